@@ -1,0 +1,19 @@
+"""Simulators by name.
+
+`REGISTRY[name](map_name=..., **env_args)` gives a `MultiAgentEnv` (one object, for the episode and
+parallel runners); `VECTOR_REGISTRY[name](map_name=..., n_envs=N, **env_args)` gives a `VectorEnv`
+(for the vector runner). A name stands in one of the two or in both. Entries import their simulator
+when they are called, so that training offline needs none of them.
+"""
+
+from __future__ import annotations
+
+
+def _smax_vector(**kwargs):
+    from envs.smax import SMAXVectorEnv
+
+    return SMAXVectorEnv(**kwargs)
+
+
+REGISTRY = {}
+VECTOR_REGISTRY = {"smax": _smax_vector}

@@ -1,0 +1,158 @@
+"""The two interfaces of a simulator: one environment, and a batch of them stepped together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class MultiAgentEnv(ABC):
+    """One cooperative environment, as EPyMARL's users know it.
+
+    `n_agents` agents act at once and share one reward. Attributes: `n_agents`, `episode_limit`.
+    """
+
+    n_agents: int
+    episode_limit: int
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """Start an episode. Returns (the observation of each agent, info)."""
+
+    @abstractmethod
+    def step(self, actions) -> tuple[list[np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Play one joint action `[n_agents]`.
+
+        Returns (observations, reward, terminated, truncated, info). `terminated` is a true end of
+        the task; `truncated` is the episode limit, from where a learner bootstraps.
+        """
+
+    @abstractmethod
+    def get_obs(self) -> list[np.ndarray]:
+        """The observation of each agent, `n_agents` arrays `[obs_shape]`, float32."""
+
+    @abstractmethod
+    def get_state(self) -> np.ndarray:
+        """The global state `[state_shape]`, float32."""
+
+    @abstractmethod
+    def get_avail_actions(self) -> np.ndarray:
+        """1 where an action is available, `[n_agents, n_actions]`."""
+
+    @abstractmethod
+    def get_env_info(self) -> dict[str, int]:
+        """`state_shape, obs_shape, n_actions, n_agents, episode_limit`, all int."""
+
+    def get_stats(self) -> dict[str, float]:
+        """Statistics of the simulator itself (restarts, say)."""
+        return {}
+
+    def save_replay(self) -> None:
+        """Write the last episode in the simulator's own replay format."""
+        raise NotImplementedError(f"{type(self).__name__} writes no replays")
+
+    def close(self) -> None:
+        """Give back what the simulator holds."""
+
+
+@dataclass(frozen=True)
+class VectorStep:
+    """What one step of N environments gave. Rows of finished environments are zero / False.
+
+    reward: float32 `[N]`. terminated, truncated: bool `[N]`. info: name -> float32 `[N]`, read by
+    the runner in the step in which an episode ends (`battle_won`, for example).
+    """
+
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    info: dict[str, np.ndarray]
+
+
+class VectorEnv(ABC):
+    """N copies of one environment in one simulator, stepped by one call.
+
+    All N start together; one that ends stays frozen (its observation is the terminal one) until
+    the next `reset`. The random stream is the simulator's own: it is set by `seed` and goes on
+    from episode to episode, and `get_rng` / `set_rng` carry it over a restart.
+    """
+
+    n_envs: int
+    n_agents: int
+    episode_limit: int
+
+    @abstractmethod
+    def get_env_info(self) -> dict[str, int]:
+        """`state_shape, obs_shape, n_actions, n_agents, episode_limit`, all int."""
+
+    @abstractmethod
+    def seed(self, seed: int) -> None:
+        """Begin the random stream of all N environments; each gets one of its own."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Start a new episode in all N."""
+
+    @abstractmethod
+    def observe(self) -> dict[str, np.ndarray]:
+        """Fresh, writable arrays of the present step.
+
+        state: float32 `[N, state_shape]`. obs: float32 `[N, n_agents, obs_shape]`.
+        avail_actions: int32 `[N, n_agents, n_actions]`.
+        """
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> VectorStep:
+        """Play `actions`, int `[N, n_agents]`; those of finished environments are ignored."""
+
+    @abstractmethod
+    def get_rng(self) -> Any:
+        """The state of the random stream, made of ints, lists and strings alone."""
+
+    @abstractmethod
+    def set_rng(self, state: Any) -> None:
+        """Put back what `get_rng` gave."""
+
+    def close(self) -> None:
+        """Give back what the simulator holds."""
+
+
+class SingleEnv(MultiAgentEnv):
+    """One environment out of a `VectorEnv` of one, for programs that step a single one."""
+
+    def __init__(self, vector: VectorEnv):
+        if vector.n_envs != 1:
+            raise ValueError(f"SingleEnv wraps a VectorEnv of 1 environment, not {vector.n_envs}")
+        self._vector = vector
+        self.n_agents = vector.n_agents
+        self.episode_limit = vector.episode_limit
+
+    def reset(self, seed=None):
+        if seed is not None:
+            self._vector.seed(seed)
+        self._vector.reset()
+        return self.get_obs(), {}
+
+    def step(self, actions):
+        out = self._vector.step(np.asarray(actions, dtype=np.int64)[None])
+        info = {name: float(values[0]) for name, values in out.info.items()}
+        terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
+        return self.get_obs(), float(out.reward[0]), terminated, truncated, info
+
+    def get_obs(self):
+        return list(self._vector.observe()["obs"][0])
+
+    def get_state(self):
+        return self._vector.observe()["state"][0]
+
+    def get_avail_actions(self):
+        return self._vector.observe()["avail_actions"][0]
+
+    def get_env_info(self):
+        return self._vector.get_env_info()
+
+    def close(self):
+        self._vector.close()

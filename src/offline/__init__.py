@@ -1,0 +1,1 @@
+"""Offline data: read, validate, annotate with the behaviour policies, sample."""

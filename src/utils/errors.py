@@ -1,0 +1,34 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: a key, a file, a checkpoint, a full disk.
+
+    The message is all that the user sees (no traceback; exit status 2). It names the file or the
+    key, what was expected, what was found, and what to do.
+    """
+
+
+class ConfigError(UserError):
+    """A key, a value or a name on the command line or in a YAML file."""
+
+
+class DatasetError(UserError):
+    """A dataset that cannot be read, written, or used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or written."""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """` Did you mean 'a' or 'b'?`, or an empty string when nothing known comes close."""
+    matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=n, cutoff=0.5)
+    if not matches:
+        return ""
+    return " Did you mean " + " or ".join(f"'{m}'" for m in matches) + "?"
