@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -326,8 +327,7 @@ def _import_jax():
     forked afterwards hangs, so programs without SMAX must not pay for it.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the GPU's memory belongs to torch
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with _quiet():
         import jax
         import jax.numpy as jnp
         import jaxmarl  # noqa: F401
@@ -340,3 +340,20 @@ def _import_jax():
     # Ours: 5m_vs_6m, as SMAC has it, is all but unwinnable on SMAX.
     register_scenario("5m_vs_5m", Scenario(jnp.zeros(10, dtype=jnp.uint8), 5, 5, False, False))
     return jax, jnp
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Swallow warnings and what is printed to stdout.
+
+    JaxMARL's import also sets sys.stdout and sys.stderr to sys.__stdout__ and sys.__stderr__, which
+    would end the capture of Sacred or pytest; both come back as they were.
+    """
+    saved, sink = (sys.stdout, sys.stderr, sys.__stdout__), io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            sys.stdout = sys.__stdout__ = sink
+            yield
+        finally:
+            sys.stdout, sys.stderr, sys.__stdout__ = saved
