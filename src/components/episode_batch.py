@@ -1,0 +1,75 @@
+"""Batches of episodes, in EPyMARL's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch as th
+
+
+def build_scheme(env_info: Mapping[str, int]) -> dict[str, dict]:
+    """The keys of a batch with their shapes and types, from an environment's `get_env_info()`."""
+    return {
+        "state": {"vshape": env_info["state_shape"], "dtype": th.float32},
+        "obs": {"vshape": env_info["obs_shape"], "group": "agents", "dtype": th.float32},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": th.long},
+        "avail_actions": {
+            "vshape": (env_info["n_actions"],),
+            "group": "agents",
+            "dtype": th.int,
+        },
+        "reward": {"vshape": (1,), "dtype": th.float32},
+        "terminated": {"vshape": (1,), "dtype": th.uint8},
+        "filled": {"vshape": (1,), "dtype": th.long},
+    }
+
+
+class EpisodeBatch:
+    """Tensors `[B, T, ...]` under the keys of `build_scheme` (and whatever else a buffer adds).
+
+    `filled` is 1 for steps 0..L of an episode of L transitions, the terminal observation included;
+    `terminated` is 1 at step L - 1 if the episode truly ended there.
+    """
+
+    def __init__(self, data: dict[str, th.Tensor]):
+        self.data = data
+        self.batch_size, self.max_seq_length = data["filled"].shape[:2]
+
+    @classmethod
+    def empty(
+        cls,
+        scheme: Mapping[str, dict],
+        n_agents: int,
+        batch_size: int,
+        max_seq_length: int,
+        device: str | th.device = "cpu",
+    ) -> EpisodeBatch:
+        """A batch of zeros, nothing filled."""
+        data = {}
+        for key, info in scheme.items():
+            vshape = info["vshape"]
+            shape = (vshape,) if isinstance(vshape, int) else tuple(vshape)
+            agents = (n_agents,) if info.get("group") == "agents" else ()
+            full = (batch_size, max_seq_length, *agents, *shape)
+            data[key] = th.zeros(full, dtype=info.get("dtype", th.float32), device=device)
+        return cls(data)
+
+    @property
+    def device(self) -> th.device:
+        return self.data["filled"].device
+
+    def __getitem__(self, item):
+        """`batch["obs"]` is a tensor; `batch[bs]` and `batch[bs, ts]` are batches."""
+        if isinstance(item, str):
+            return self.data[item]
+        return EpisodeBatch({key: value[item] for key, value in self.data.items()})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.data
+
+    def max_t_filled(self) -> int:
+        """The number of steps of the longest episode, its terminal observation included."""
+        return int(self.data["filled"].sum(1).max())
+
+    def to(self, device: str | th.device) -> EpisodeBatch:
+        return EpisodeBatch({key: value.to(device) for key, value in self.data.items()})

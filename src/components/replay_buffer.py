@@ -1,0 +1,53 @@
+"""A ring of the latest episodes, for the off-policy online learners."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch as th
+
+from components.episode_batch import EpisodeBatch
+
+
+class ReplayBuffer:
+    """The last `buffer_size` episodes, on one device."""
+
+    def __init__(self, scheme, n_agents, buffer_size, max_seq_length, seed, device="cpu"):
+        self.storage = EpisodeBatch.empty(scheme, n_agents, buffer_size, max_seq_length, device)
+        self.buffer_size = buffer_size
+        self.episodes_in_buffer = 0
+        self.index = 0
+        self.rng = np.random.default_rng(seed)
+
+    def insert_episode_batch(self, batch: EpisodeBatch) -> None:
+        places = (self.index + th.arange(batch.batch_size)) % self.buffer_size
+        for key, value in batch.data.items():
+            self.storage[key][places] = value.to(self.storage.device)
+        self.index = int((self.index + batch.batch_size) % self.buffer_size)
+        self.episodes_in_buffer = min(self.episodes_in_buffer + batch.batch_size, self.buffer_size)
+
+    def can_sample(self, batch_size: int) -> bool:
+        return self.episodes_in_buffer >= batch_size
+
+    def sample(self, batch_size: int) -> EpisodeBatch:
+        """Episodes drawn without replacement, trimmed to the longest of them."""
+        chosen = self.rng.choice(self.episodes_in_buffer, batch_size, replace=False)
+        steps = int(self.storage["filled"][chosen].sum(1).max())
+        return EpisodeBatch({k: v[chosen, :steps] for k, v in self.storage.data.items()})
+
+    def state_dict(self) -> dict:
+        """Everything, trimmed to what is filled (for an exact resume)."""
+        n = self.episodes_in_buffer
+        steps = self.storage[:n].max_t_filled() if n else 0
+        return {
+            "data": {key: value[:n, :steps].clone() for key, value in self.storage.data.items()},
+            "index": self.index,
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for key, value in state["data"].items():
+            self.storage[key].zero_()
+            self.storage[key][: value.shape[0], : value.shape[1]] = value
+        self.episodes_in_buffer = len(state["data"]["filled"])
+        self.index = state["index"]
+        self.rng.bit_generator.state = state["rng"]

@@ -1,0 +1,122 @@
+"""The multi-agent controller: observations in, actions out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch as th
+import torch.nn.functional as F
+
+from components.action_selectors import REGISTRY as action_REGISTRY
+from components.episode_batch import EpisodeBatch
+from components.packed import PackedEpisodes
+from modules.agents import REGISTRY as agent_REGISTRY
+from utils.rl_utils import masked_log_softmax
+
+
+class BasicMAC:
+    """Agents that act on their own observations, and optionally last action and identity.
+
+    Which networks they have, shared or one each, is the agent's matter (`args.agent`).
+    """
+
+    def __init__(self, scheme, groups, args):
+        self.args = args
+        self.n_agents = args.n_agents
+        self.agent = agent_REGISTRY[args.agent](self._input_shape(scheme), args)
+        self.action_selector = action_REGISTRY[args.action_selector](args)
+        self.hidden_states = None
+
+    # Acting
+
+    def select_actions(
+        self,
+        ep_batch: EpisodeBatch,
+        t_ep: int,
+        t_env: int,
+        bs=slice(None),
+        test_mode: bool = False,
+    ) -> th.Tensor:
+        """Actions of step t_ep for the episodes `bs`, long `[len(bs), n_agents]`."""
+        outputs = self.forward(ep_batch, t_ep, test_mode)[bs]
+        avail = ep_batch["avail_actions"][bs, t_ep].to(outputs.device)
+        return self.action_selector.select(outputs, avail, t_env, test_mode)
+
+    @th.no_grad()
+    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> th.Tensor:
+        """One step of all episodes, in turn from t = 0: `[B, n, A]`.
+
+        Probabilities (zero where unavailable) if `agent_output_type` is pi_logits, else Q-values.
+        """
+        device = self.device
+        actions = ep_batch["actions"][:, t - 1] if t > 0 else None
+        inputs = self._assemble(
+            ep_batch["obs"][:, t].to(device), None if actions is None else actions.to(device)
+        )
+        outputs, self.hidden_states = self.agent(inputs.flatten(0, 1), self.hidden_states)
+        outputs = outputs.unflatten(0, (-1, self.n_agents))
+        if self.args.agent_output_type == "pi_logits":
+            avail = ep_batch["avail_actions"][:, t].to(device)
+            return masked_log_softmax(outputs, avail).exp() * (avail > 0)
+        return outputs
+
+    def init_hidden(self, batch_size: int) -> None:
+        """Forget; `batch_size` episodes begin."""
+        hidden = self.agent.init_hidden()
+        self.hidden_states = hidden.expand(batch_size * self.n_agents, -1).contiguous()
+
+    # Learning
+
+    def unroll(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor:
+        """Raw outputs of the agents over whole episodes, `[R, n, A]`."""
+        return self.agent.unroll(self.inputs(batch, packed), packed)
+
+    def inputs(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor:
+        """What the agents see in every filled step, `[R, n, I]`."""
+        actions = packed.pack(batch["actions"])
+        last = None
+        if self.args.obs_last_action:
+            last = actions.new_full(actions.shape, -1)  # -1: no action before the first step
+            last[packed.successors] = actions[packed.transitions]
+        return self._assemble(packed.pack(batch["obs"]), last)
+
+    def _assemble(self, obs: th.Tensor, last_actions: th.Tensor | None) -> th.Tensor:
+        """obs `[N, n, O]`, last actions `[N, n, 1]` (-1 or None: none yet) -> `[N, n, I]`."""
+        parts = [obs]
+        if self.args.obs_last_action:
+            if last_actions is None:
+                parts.append(obs.new_zeros(*obs.shape[:-1], self.args.n_actions))
+            else:
+                onehot = F.one_hot(last_actions.squeeze(-1) + 1, self.args.n_actions + 1)
+                parts.append(onehot[..., 1:].to(obs.dtype))
+        if self.args.obs_agent_id:
+            identity = th.eye(self.n_agents, device=obs.device, dtype=obs.dtype)
+            parts.append(identity.expand(len(obs), -1, -1))
+        return th.cat(parts, dim=-1)
+
+    def _input_shape(self, scheme) -> int:
+        last = self.args.n_actions if self.args.obs_last_action else 0
+        identity = self.n_agents if self.args.obs_agent_id else 0
+        return scheme["obs"]["vshape"] + last + identity
+
+    # Networks
+
+    @property
+    def device(self) -> th.device:
+        return next(self.agent.parameters()).device
+
+    def parameters(self):
+        return self.agent.parameters()
+
+    def load_state(self, other: BasicMAC) -> None:
+        self.agent.load_state_dict(other.agent.state_dict())
+
+    def cuda(self) -> None:
+        self.agent.cuda()
+
+    def save_models(self, path: str | Path) -> None:
+        th.save(self.agent.state_dict(), Path(path) / "agent.th")
+
+    def load_models(self, path: str | Path) -> None:
+        state = th.load(Path(path) / "agent.th", map_location=self.device, weights_only=True)
+        self.agent.load_state_dict(state)

@@ -1,0 +1,17 @@
+"""Plays N episodes at once, each environment in a process of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from envs import REGISTRY
+from envs.process_vector import ProcessVectorEnv
+from runners.vector_runner import VectorRunner
+
+
+class ParallelRunner(VectorRunner):
+    """`VectorRunner` over `batch_size_run` processes with one `MultiAgentEnv` each."""
+
+    def make_env(self):
+        make = partial(REGISTRY[self.args.env], **self.args.env_args)
+        return ProcessVectorEnv([make] * self.batch_size)

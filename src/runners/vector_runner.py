@@ -1,0 +1,146 @@
+"""Plays episodes in N environments that are stepped together."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch as th
+
+from components.episode_batch import EpisodeBatch
+from envs import VECTOR_REGISTRY
+from envs.multiagentenv import VectorEnv
+from utils.seeding import spawn_seeds
+
+
+class EpisodeStats:
+    """What became of some episodes, in the order in which they were played.
+
+    returns: sums of rewards. lengths: transitions. infos: name -> values, from the last step's
+    `info` (SMAC and SMAX: `battle_won`, `dead_allies`, `dead_enemies`).
+    """
+
+    def __init__(self):
+        self.returns: list[float] = []
+        self.lengths: list[int] = []
+        self.infos: dict[str, list[float]] = {}
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+    def extend(self, other: EpisodeStats, limit: int | None = None) -> None:
+        """Append the first `limit` episodes of `other` (all of them by default)."""
+        self.returns += other.returns[:limit]
+        self.lengths += other.lengths[:limit]
+        for name, values in other.infos.items():
+            self.infos.setdefault(name, []).extend(values[:limit])
+
+    def summary(self, prefix: str = "") -> dict[str, float]:
+        """EPyMARL's keys: return_mean, return_std, ep_length_mean and {name}_mean of each info."""
+        if not self.returns:
+            return {}
+        stats = {
+            "return_mean": float(np.mean(self.returns)),
+            "return_std": float(np.std(self.returns)),
+            "ep_length_mean": float(np.mean(self.lengths)),
+        }
+        stats |= {f"{name}_mean": float(np.mean(values)) for name, values in self.infos.items()}
+        return {prefix + key: value for key, value in stats.items()}
+
+
+class VectorRunner:
+    """Runs batches of `batch_size` episodes, one in each environment.
+
+    `run` adds to `train_stats` in training and leaves it alone in tests, so that neither leaks into
+    the other; `test(n)` counts exactly the first n episodes of the batches that it plays.
+    """
+
+    def __init__(self, args, logger):
+        self.args = args
+        self.batch_size = args.batch_size_run
+        self.env = self.make_env()
+        self.env.seed(spawn_seeds(args.seed, "environment", 1)[0])
+        self.episode_limit = self.env.episode_limit
+        self.t_env = 0
+        self.train_stats = EpisodeStats()
+        self.last_stats = EpisodeStats()  # of the latest batch, tests included
+
+    def make_env(self) -> VectorEnv:
+        return VECTOR_REGISTRY[self.args.env](n_envs=self.batch_size, **self.args.env_args)
+
+    def get_env_info(self) -> dict[str, int]:
+        return self.env.get_env_info()
+
+    def setup(self, scheme, groups, preprocess, mac) -> None:
+        self.scheme = scheme
+        self.mac = mac
+
+    def run(self, test_mode: bool = False) -> EpisodeBatch:
+        """Play one episode in every environment. Returns a batch of T = episode_limit + 1 steps."""
+        env, n = self.env, self.batch_size
+        batch = EpisodeBatch.empty(self.scheme, env.n_agents, n, self.episode_limit + 1)
+        store = {key: value.numpy() for key, value in batch.data.items()}  # same memory
+        returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+        infos: dict[str, np.ndarray] = {}
+
+        self.mac.init_hidden(n)
+        env.reset()
+        active, done = np.arange(n), np.zeros(n, dtype=bool)
+        for t in itertools.count():
+            for key, value in env.observe().items():
+                store[key][active, t] = value[active]
+            store["filled"][active, t] = 1
+            active = active[~done[active]]  # those that just ended have stored their last step
+            if len(active) == 0:
+                break
+            actions = np.zeros((n, env.n_agents), dtype=np.int64)
+            bs = th.from_numpy(active)
+            chosen = self.mac.select_actions(batch, t, self.t_env, bs=bs, test_mode=test_mode)
+            actions[active] = chosen.cpu().numpy()
+            out = env.step(actions)
+            done = out.terminated | out.truncated
+            store["actions"][active, t] = actions[active, :, None]
+            store["reward"][active, t, 0] = out.reward[active]
+            store["terminated"][active, t, 0] = out.terminated[active]
+            returns[active] += out.reward[active]
+            lengths[active] += 1
+            ended = active[done[active]]
+            for name, values in out.info.items():
+                infos.setdefault(name, np.zeros(n))[ended] = values[ended]
+        self._count(returns, lengths, infos, test_mode)
+        return batch
+
+    def _count(self, returns, lengths, infos, test_mode: bool) -> None:
+        stats = EpisodeStats()
+        stats.returns, stats.lengths = returns.tolist(), lengths.tolist()
+        stats.infos = {name: values.tolist() for name, values in infos.items()}
+        self.last_stats = stats
+        if not test_mode:
+            self.train_stats.extend(stats)
+            self.t_env += int(lengths.sum())
+
+    def test(self, n_episodes: int) -> EpisodeStats:
+        """Play exactly `n_episodes` test episodes (the surplus of the last batch is not counted)."""
+        stats = EpisodeStats()
+        while len(stats) < n_episodes:
+            self.run(test_mode=True)
+            stats.extend(self.last_stats, n_episodes - len(stats))
+        return stats
+
+    def save_replay(self) -> None:
+        self.env.save_replay()
+
+    def close_env(self) -> None:
+        self.env.close()
+
+    def state_dict(self) -> dict:
+        return {
+            "t_env": self.t_env,
+            "rng": self.env.get_rng(),
+            "train_stats": vars(self.train_stats),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.t_env = state["t_env"]
+        self.env.set_rng(state["rng"])
+        vars(self.train_stats).update(state["train_stats"])

@@ -1,0 +1,88 @@
+"""Small pure functions that the learners share. `m` is the mask of the transitions."""
+
+from __future__ import annotations
+
+import torch as th
+import torch.nn.functional as F
+
+UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
+
+
+def transition_mask(filled: th.Tensor) -> th.Tensor:
+    """1 for each transition: a filled step that is followed by a filled step.
+
+    filled: `[B, T, 1]`. Returns float `[B, T - 1, 1]`. On complete episodes this equals EPyMARL's
+    `filled[t] * (1 - terminated[t - 1])`; it is right as well for episodes cut before the limit.
+    """
+    return (filled[:, :-1] * filled[:, 1:]).float()
+
+
+def masked_mean(x: th.Tensor, mask: th.Tensor) -> th.Tensor:
+    """Mean of `x` where `mask` is 1 (the mask is broadcast); 0 for an empty mask."""
+    mask = mask.expand_as(x)
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def masked_log_softmax(logits: th.Tensor, avail: th.Tensor) -> th.Tensor:
+    """Log-probabilities over the available actions; about -1e10 for the others. `[..., A]`."""
+    return F.log_softmax(logits.masked_fill(avail == 0, UNAVAILABLE), dim=-1)
+
+
+def masked_logsumexp(values: th.Tensor, avail: th.Tensor) -> th.Tensor:
+    """log sum_a exp values(a) over the available actions. `[..., A]` -> `[...]`."""
+    return values.masked_fill(avail == 0, UNAVAILABLE).logsumexp(-1)
+
+
+def gather_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """values `[..., A]` at actions `[...]`."""
+    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def kl_divergence(log_p: th.Tensor, log_q: th.Tensor) -> th.Tensor:
+    """KL(p || q) of masked log-probabilities. `[..., A]` -> `[...]`."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def entropy(log_p: th.Tensor) -> th.Tensor:
+    """Entropy of masked log-probabilities, in nats. `[..., A]` -> `[...]`."""
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def td_lambda_targets(
+    reward: th.Tensor,
+    terminated: th.Tensor,
+    mask: th.Tensor,
+    next_values: th.Tensor,
+    gamma: float,
+    td_lambda: float,
+) -> th.Tensor:
+    """TD(lambda) returns, as one product with the matrix of discounts.
+
+        G_t = r_t + gamma (1 - d_t) [(1 - lambda) V_{t+1} + lambda G_{t+1}]
+
+    and the last transition of an episode bootstraps from V alone: fully if it was cut (d = 0), not
+    at all if it ended (d = 1).
+
+    Args: all `[B, T]` for T transitions; mask is a prefix of ones in each row; `next_values[t]` is
+        V(s_{t+1}).
+    Returns: `[B, T]`, zeros where the mask is zero.
+    """
+    steps = mask.shape[1]
+    last = mask - F.pad(mask[:, 1:], (0, 1))
+    bootstrap = th.where(last > 0, 1.0, 1.0 - td_lambda)
+    gain = mask * (reward + gamma * (1 - terminated) * bootstrap * next_values)
+    lag = th.arange(steps, device=mask.device)
+    lag = lag[None, :] - lag[:, None]
+    discount = th.where(lag >= 0, (gamma * td_lambda) ** lag.clamp(min=0).float(), 0.0)
+    return mask * (gain @ discount.T)
+
+
+def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
+    """R^2 of `prediction` for `target`: 1 - Var(target - prediction) / Var(target)."""
+    return 1 - (target - prediction).var() / target.var().clamp(min=1e-8)
+
+
+@th.no_grad()
+def soft_update(target: th.nn.Module, online: th.nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online, all parameters in one fused call."""
+    th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
