@@ -15,5 +15,17 @@ def _smax_vector(**kwargs):
     return SMAXVectorEnv(**kwargs)
 
 
+def _matrix_vector(**kwargs):
+    from envs.matrix import MatrixVectorEnv
+
+    return MatrixVectorEnv(**kwargs)
+
+
+def _bridge_vector(**kwargs):
+    from envs.bridge import BridgeVectorEnv
+
+    return BridgeVectorEnv(**kwargs)
+
+
 REGISTRY = {}
-VECTOR_REGISTRY = {"smax": _smax_vector}
+VECTOR_REGISTRY = {"smax": _smax_vector, "matrix": _matrix_vector, "bridge": _bridge_vector}
