@@ -1,0 +1,277 @@
+"""SMAX as a batched simulator, and its scripted allies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.smax import SMAXVectorEnv, _build_program, known_maps
+from envs.smax_scripted import SCRIPTED
+from utils.errors import ConfigError
+
+N = 8  # one N for all that is stepped, so that it compiles once
+STOP = 4
+SRC = Path(__file__).resolve().parents[1] / "src"
+SHAPES = {  # map: allies, enemies, actions, obs, state
+    "2s3z": (5, 5, 10, 127, 120),
+    "3s_vs_5z": (3, 5, 10, 101, 96),
+    "5m_vs_6m": (5, 6, 11, 140, 132),
+    "6h_vs_8z": (6, 8, 13, 179, 168),
+    "5m_vs_5m": (5, 5, 10, 127, 120),
+}
+
+
+def make(**kwargs) -> SMAXVectorEnv:
+    return SMAXVectorEnv(**{"map_name": "2s3z", "n_envs": N, **kwargs})
+
+
+def random_actions(avail: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (rng.random(avail.shape) * avail).argmax(-1)
+
+
+def play(env: SMAXVectorEnv, choose) -> dict[str, np.ndarray]:
+    """One episode in each environment; every array that came out, stacked over time `[T, N, ...]`.
+
+    `ended` counts how often each environment said that it ended, `length` its steps.
+    """
+    env.reset()
+    active, frames = np.ones(env.n_envs, dtype=bool), []
+    length, ended = np.zeros(env.n_envs, dtype=int), np.zeros(env.n_envs, dtype=int)
+    while active.any():
+        seen = env.observe()
+        out = env.step(choose(seen))
+        seen |= {"reward": out.reward, "terminated": out.terminated, "truncated": out.truncated}
+        frames.append({**seen, **out.info, "active": active.copy()})
+        length += active
+        ended += out.terminated.astype(int) + out.truncated
+        active &= ~(out.terminated | out.truncated)
+    record = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
+    return {**record, "length": length, "ended": ended}
+
+
+def play_random(env: SMAXVectorEnv, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return play(env, lambda seen: random_actions(seen["avail_actions"], rng))
+
+
+@pytest.fixture(scope="module")
+def focus_fire() -> tuple[SMAXVectorEnv, dict[str, np.ndarray]]:
+    """An environment after one episode of focus fire in each battle."""
+    env = make()
+    return env, play(env, SCRIPTED["focus_fire"](env.layout).act)
+
+
+@pytest.mark.parametrize("map_name", SHAPES)
+def test_shapes(map_name):
+    env = SMAXVectorEnv(map_name)
+    allies, enemies, actions, obs, state = SHAPES[map_name]
+    assert (env.n_agents, env.n_enemies) == (allies, enemies)
+    assert env.get_env_info() == {
+        "n_agents": allies,
+        "n_actions": actions,
+        "obs_shape": obs,
+        "state_shape": state,
+        "episode_limit": 101,
+    }
+    assert env.simulator.startswith("jaxmarl 0.2")
+
+
+def test_observe_gives_fresh_writable_arrays_in_range():
+    env = make()
+    env.reset()
+    seen, info = env.observe(), env.get_env_info()
+    assert seen["state"].shape == (N, info["state_shape"])
+    assert seen["obs"].shape == (N, env.n_agents, info["obs_shape"])
+    assert seen["avail_actions"].shape == (N, env.n_agents, info["n_actions"])
+    assert [seen[k].dtype for k in ("state", "obs", "avail_actions")] == ["f4", "f4", "i4"]
+    seen["obs"][:] = 7.0  # ours to change: the next call is not touched
+    assert np.abs(env.observe()["obs"]).max() <= 1.0
+
+
+def test_values_are_scaled(focus_fire):
+    _, record = focus_fire
+    assert record["state"].min() >= 0.0 and record["state"].max() <= 1.0
+    assert np.abs(record["obs"]).max() <= 1.0 + 1e-6
+
+
+def test_reward_has_the_scale_of_smac_and_a_win_is_read_from_the_state(focus_fire):
+    env, record = focus_fire
+    returns, won = record["reward"].sum(0), record["battle_won"].sum(0)
+    assert 0 < won.sum() <= N
+    np.testing.assert_allclose(returns[won == 1], 20.0, rtol=1e-4)
+    assert (returns[won == 0] < 10.0 + 1e-3).all()
+    # The terminal state, read by hand: the health of each unit is its first feature.
+    n_units, features = env.n_agents + env.n_enemies, len(env.layout.own_features)
+    health = env.observe()["state"][:, : n_units * features].reshape(N, n_units, features)[..., 0]
+    allies, enemies = np.split(health > 0, [env.n_agents], axis=1)
+    np.testing.assert_array_equal(won, allies.any(1) & ~enemies.any(1))
+    last = record["length"] - 1
+    np.testing.assert_array_equal(record["dead_enemies"][last, range(N)], (~enemies).sum(1))
+    np.testing.assert_array_equal(record["dead_allies"][last, range(N)], (~allies).sum(1))
+
+
+def test_each_battle_ends_once_and_is_silent_afterwards(focus_fire):
+    _, record = focus_fire
+    assert (record["ended"] == 1).all()
+    assert len(set(record["length"])) > 1, "this test needs battles of different lengths"
+    over = ~record["active"]
+    assert not record["terminated"][over].any() and not record["truncated"][over].any()
+    for name in ("reward", "battle_won", "dead_allies", "dead_enemies"):
+        assert (record[name][over] == 0).all() and record[name].dtype == np.float32
+
+
+def test_a_finished_battle_is_frozen(focus_fire):
+    _, record = focus_fire
+    env = int(record["length"].argmin())
+    for name in ("state", "obs", "avail_actions"):
+        terminal = record[name][record["length"][env] :, env]
+        assert len(terminal) > 1 and (terminal == terminal[0]).all()
+
+
+def test_the_dead_may_only_stop_and_see_nothing(focus_fire):
+    env, record = focus_fire
+    dead = (record["obs"] == 0).all(-1)
+    assert dead.any()
+    np.testing.assert_array_equal(
+        record["avail_actions"][dead], np.tile(np.eye(10, dtype=np.int32)[STOP], (dead.sum(), 1))
+    )
+    assert (record["avail_actions"][..., STOP] == 1).all()
+    assert (record["avail_actions"][~dead][:, : env.layout.n_move_actions] == 1).all()
+
+
+def test_the_limit_truncates_at_exactly_episode_limit():
+    env = make(max_steps=7)
+    assert env.episode_limit == 8
+    record = play(env, lambda seen: np.full((N, env.n_agents), STOP))
+    np.testing.assert_array_equal(record["length"], 8)
+    assert record["truncated"][-1].all() and not record["truncated"][:-1].any()
+    assert not record["terminated"].any() and not record["battle_won"].any()
+    before = env.observe()
+    env.step(np.full((N, env.n_agents), 99))  # the actions of finished battles are ignored
+    for name, value in env.observe().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_terminal_at_the_limit_is_no_truncation(focus_fire):
+    """The same battles again, with the limit in the very step in which the first win fell."""
+    _, record = focus_fire
+    winner = int(np.where(record["battle_won"].any(0), record["length"], 10**6).argmin())
+    env = make(max_steps=int(record["length"][winner]) - 1)
+    cut = play(env, SCRIPTED["focus_fire"](env.layout).act)
+    assert cut["length"][winner] == env.episode_limit == cut["length"].max()
+    assert cut["terminated"][-1, winner] and cut["battle_won"][-1, winner]
+    assert not cut["truncated"][-1, winner] and cut["truncated"][-1].any()
+
+
+def test_same_seed_same_episodes_and_the_stream_can_be_carried_over():
+    env = make(seed=3)
+    first = play_random(env)
+    rng = env.get_rng()
+    second = play_random(env)
+    twin = make(seed=3)
+    again = play_random(twin)
+    late = make(seed=4)
+    late.set_rng(rng)
+    resumed = play_random(late)
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+        np.testing.assert_array_equal(second[name], resumed[name])
+    assert not np.array_equal(first["state"][0], second["state"][0])
+    assert all(isinstance(word, int) for word in rng)
+    with pytest.raises(ValueError, match="two ints"):
+        env.set_rng([1, 2, 3])
+
+
+def test_streams_differ_between_environments_and_seeds():
+    starts = []
+    for seed in (0, 1):
+        env = make(seed=seed)
+        env.reset()
+        starts.extend(env.observe()["state"])
+    assert len(np.unique(np.stack(starts), axis=0)) == 2 * N
+
+
+def test_step_compiles_once():
+    """Twice would mean that the first step's carry differs in (weak) type from the later ones."""
+    env = make(max_steps=7)
+    for _ in range(2):
+        play_random(env)
+    program = _build_program("2s3z", 7, 10.0, True, True, "closest")
+    assert program is env._program, "environments of one configuration share what is compiled"
+    assert program.step._cache_size() == 1 and program.reset._cache_size() == 1
+
+
+def test_focus_fire_beats_random(focus_fire):
+    env, _ = focus_fire
+    policy = SCRIPTED["focus_fire"](env.layout)
+    env.seed(0)
+    scripted = [play(env, policy.act) for _ in range(4)]
+    random = [play_random(env, seed) for seed in range(2)]
+    wins = np.mean([record["battle_won"].sum() / N for record in scripted])
+    assert wins > 0.6
+    assert np.mean([record["battle_won"].sum() / N for record in random]) < 0.1
+    means = [np.mean([r["reward"].sum(0) for r in records]) for records in (scripted, random)]
+    assert means[0] > means[1] + 5.0
+
+
+def test_kiting_steps_back_from_a_melee_enemy_while_the_weapon_cools_down():
+    env = make()
+    layout = env.layout
+    info = env.get_env_info()
+    n_unit, stalker, zealot = len(layout.unit_features), 2, 3
+    obs = np.zeros((1, env.n_agents, info["obs_shape"]), dtype=np.float32)
+    avail = np.ones((1, env.n_agents, info["n_actions"]), dtype=np.int32)
+    enemy = np.zeros(n_unit, dtype=np.float32)
+    enemy[[layout.unit_features.index(k) for k in ("health", "position_x")]] = (
+        1.0,
+        0.3,
+    )  # to the right
+    enemy[layout.unit_features.index("unit_type_bits_0") + zealot] = 1.0
+    obs[:, :, (env.n_agents - 1) * n_unit :][:, :, :n_unit] = enemy
+    own = obs[:, :, -len(layout.own_features) :]  # a view
+    own[..., layout.own_features.index("health")] = 1.0
+    own[..., [layout.own_features.index(k) for k in ("position_x", "position_y")]] = 0.5
+    own[..., layout.own_features.index("unit_type_bit_0") + stalker] = 1.0
+    own[0, 0, layout.own_features.index("weapon_cooldown")] = 0.9  # agent 0 has just fired
+    avail[..., layout.n_move_actions + 1 :] = 0
+    left, attack = 3, layout.n_move_actions
+    seen = {"obs": obs, "avail_actions": avail}
+    assert SCRIPTED["kiting"](layout).act(seen)[0].tolist() == [left] + 4 * [attack]
+    assert SCRIPTED["focus_fire"](layout).act(seen)[0].tolist() == 5 * [attack]
+
+
+def test_errors_name_what_is_wrong():
+    env = make()
+    with pytest.raises(RuntimeError, match="reset"):
+        env.observe()
+    env.reset()
+    actions = np.full((N, env.n_agents), STOP)
+    for action in (9, 10, -1):  # no enemy is in range at the start; no such action
+        actions[2, 1] = action
+        with pytest.raises(ValueError, match=rf"environment 2, agent 1: action {action} "):
+            env.step(actions)
+    with pytest.raises(ValueError, match="shape"):
+        env.step(actions[:, :1])
+    with pytest.raises(ConfigError, match="2s3z"):
+        SMAXVectorEnv("2s3zz")
+    with pytest.raises(ConfigError, match="attack_mode"):
+        SMAXVectorEnv(attack_mode="weakest")
+    with pytest.raises(ConfigError, match="n_envs"):
+        SMAXVectorEnv(n_envs=0)
+    assert {"2s3z", "5m_vs_5m"} <= set(known_maps())
+
+
+def test_import_is_quiet_and_leaves_stdout_alone():
+    code = (
+        "import sys; out, err = sys.stdout, sys.stderr = [open('/dev/null', 'w') for _ in '12']\n"
+        "from envs.smax import SMAXVectorEnv; SMAXVectorEnv()\n"
+        "assert (sys.stdout, sys.stderr) == (out, err)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=SRC, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
