@@ -1,0 +1,1 @@
+"""InSPO in closed form on finite games: the oracle of the tests and of the theory figures."""

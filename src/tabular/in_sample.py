@@ -1,0 +1,364 @@
+"""InSPO in closed form from a dataset alone: Eqs. 14, 15, 20 to 24 of arXiv 2412.07639.
+
+What the networks of the practical algorithm approximate, exactly: the behaviour policies are the
+dataset's frequencies, resampling by the ratio rho is weighting by it (an expectation, no draws),
+and every network is a table. For agent i in its turn
+
+    rho(s, a)  = (pi^{-i}(a^{-i} | s) / mu(a^{-i} | s, a_i))^exponent                Eqs. 14, 22, 23
+    Q_i(s, a_i) = E_{D_rho}[r + gamma V_i(s') | s, a_i]                              Eqs. 15, 24
+    V_i(s)     = E_{pi_i}[Q_i(s, a_i)] - alpha KL(pi_i || mu_i) + beta H(pi_i)       Eqs. 14, 24
+    pi_i(a_i | s) ~ D_rho(a_i | s) exp((Q_i - beta log mu_i(a_i)) / (alpha + beta))   Eq. 20
+
+without the CQL term and without clipping. `M` rows, `n` agents, `S` states, `A_i` actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabular.game import (
+    Policies,
+    check_discount,
+    check_support,
+    expect_others,
+    joint_policy,
+    probabilities,
+)
+from tabular.inspo import Order, Schedule, Trace, beta_at, draw_orders, total_regulariser
+from utils.errors import ConfigError, DatasetError
+
+# exp(-700) is still a double: the log of a probability that vanished is held here.
+LOG_FLOOR = -700.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Transitions (s, a, r, s', done); episodes need not be whole, expectations are all we take.
+
+    state `[M]`, action `[M, n]`, reward `[M]`, next_state `[M]`, done `[M]` (the next state of a
+    finished step is not read), weight `[M]` (how much a row counts; 1 each).
+    """
+
+    state: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    next_state: np.ndarray
+    done: np.ndarray
+    n_actions: tuple[int, ...]
+    n_states: int
+    weight: np.ndarray | None = None
+
+    def __post_init__(self):
+        action = np.asarray(self.action)
+        rows, n = len(action), len(self.n_actions)
+        if rows == 0 or action.shape != (rows, n):
+            raise DatasetError(
+                f"action has shape {action.shape}; expected [M, n] with M >= 1 and n = {n} agents"
+            )
+        fields = {
+            "state": np.asarray(self.state),
+            "next_state": np.asarray(self.next_state),
+            "reward": np.asarray(self.reward, dtype=float),
+            "done": np.asarray(self.done, dtype=bool),
+            "weight": np.ones(rows) if self.weight is None else np.asarray(self.weight, float),
+        }
+        for name, value in fields.items():
+            if value.shape != (rows,):
+                raise DatasetError(f"{name} has shape {value.shape}; action has {rows} rows")
+        for name in ("reward", "weight"):
+            if not np.isfinite(fields[name]).all():
+                row = int(np.argmin(np.isfinite(fields[name])))
+                raise DatasetError(f"{name}[{row}] is {fields[name][row]}; it must be finite")
+        if fields["weight"].min() <= 0:
+            raise DatasetError("every weight must be positive; leave rows out instead")
+        _in_range("state", fields["state"], self.n_states)
+        _in_range("next_state", fields["next_state"][~fields["done"]], self.n_states)
+        for i, count in enumerate(self.n_actions):
+            _in_range(f"action of agent {i}", action[:, i], count)
+        unseen = np.setdiff1d(np.arange(self.n_states), fields["state"])
+        if len(unseen):
+            raise DatasetError(
+                f"no row starts in state {int(unseen[0])}: neither a behaviour policy nor a value "
+                "is known there. Number only the states that have rows, and mark the last step of "
+                "an episode as done."
+            )
+        fields["action"] = action.astype(int)
+        fields["next_state"] = np.where(fields["done"], 0, fields["next_state"])
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def one_shot(cls, frequency: np.ndarray, payoff: np.ndarray) -> Dataset:
+        """A one-state game's data as exact frequencies `[*A]`; joint actions of frequency 0 are
+        absent, and so is their payoff."""
+        payoff = np.asarray(payoff, dtype=float)
+        frequency = np.asarray(frequency, dtype=float)
+        if frequency.shape != payoff.shape:
+            raise DatasetError(f"frequency {frequency.shape} and payoff {payoff.shape} differ")
+        probabilities("frequency", frequency.reshape(-1), (frequency.size,))
+        action = np.argwhere(frequency > 0)
+        rows, at = len(action), tuple(action.T)
+        zeros = np.zeros(rows, dtype=int)
+        return cls(
+            state=zeros, action=action, reward=payoff[at], next_state=zeros, done=zeros == 0,
+            n_actions=frequency.shape, n_states=1, weight=frequency[at],
+        )  # fmt: skip
+
+    @property
+    def n_agents(self) -> int:
+        return len(self.n_actions)
+
+    def own(self, agent: int) -> np.ndarray:
+        """Index of (s, a_i) of every row, `[M]`, into a raveled `[S, A_i]`."""
+        return self.state * self.n_actions[agent] + self.action[:, agent]
+
+    def total(self, agent: int, x: np.ndarray) -> np.ndarray:
+        """Sum of the row values `x` over the rows of every (s, a_i), `[S, A_i]`."""
+        shape = (self.n_states, self.n_actions[agent])
+        return np.bincount(self.own(agent), x, shape[0] * shape[1]).reshape(shape)
+
+    def behaviour(self) -> Policies:
+        """The empirical mu_i(a_i | s), list of `[S, A_i]`: what Eq. 21 (cloning) finds."""
+        counts = [self.total(i, self.weight) for i in range(self.n_agents)]
+        return [c / c.sum(-1, keepdims=True) for c in counts]
+
+    def joint_weight(self) -> np.ndarray:
+        """The weight of a row's (s, a) over all rows that share it, `[M]`."""
+        key = np.ravel_multi_index((self.state, *self.action.T), (self.n_states, *self.n_actions))
+        _, group = np.unique(key, return_inverse=True)
+        return np.bincount(group, self.weight)[group]
+
+    def log_conditional(self, agent: int) -> np.ndarray:
+        """log mu(a^{-i} | s, a_i) of every row, `[M]`: what Eq. 22 finds."""
+        own = self.total(agent, self.weight).reshape(-1)[self.own(agent)]
+        return np.log(self.joint_weight() / own)
+
+    def conditional(self, agent: int) -> np.ndarray:
+        """The same for all joint actions, `[S, *A]`; 0 where (s, a_i) has no rows."""
+        joint = np.zeros((self.n_states, *self.n_actions))
+        np.add.at(joint, (self.state, *self.action.T), self.weight)
+        others = tuple(j + 1 for j in range(self.n_agents) if j != agent)
+        own = joint.sum(others, keepdims=True)
+        return np.divide(joint, own, out=np.zeros_like(joint), where=own > 0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Where the paper leaves a choice or contradicts itself. The defaults are what it prints.
+
+    exponent: of the ratio; None is 1 / (N - 1), Eq. 23, and 1.0 is Eq. 14.
+    conditional: the ratio's denominator is mu(a^{-i} | s, a_i), Eq. 22; False takes the product
+        of the mu_j, which is what Eq. 14 prints if mu factorises.
+    own_regulariser: a local critic is charged for its own agent alone, Eqs. 14 and 24; False
+        charges for every agent, as Eq. 10 does.
+    resampled_policy: the policy is fitted on D_rho, Eq. 20; False fits it on D, Eq. 13.
+    joint_kl: a deviation from the paper. This many times alpha KL(pi^{-i} || mu(. | s, a_i)) is
+        taken off the target: what KL(pi || mu) holds beyond KL(pi_i || mu_i).
+    joint_kl_floor: log mu of a joint action that the data lack, for that term.
+    """
+
+    exponent: float | None = None
+    conditional: bool = True
+    own_regulariser: bool = True
+    resampled_policy: bool = True
+    joint_kl: float = 0.0
+    joint_kl_floor: float = -23.0
+
+
+PAPER = Variant()
+
+
+def log_ratio(
+    data: Dataset, policies: Policies, agent: int, variant: Variant = PAPER
+) -> np.ndarray:
+    """log rho of every row, `[M]` (Eqs. 14, 23)."""
+    others = [j for j in range(data.n_agents) if j != agent]
+    if not others:
+        return np.zeros(len(data.state))
+    numerator = sum(_log_taken(data, policies, j) for j in others)
+    if variant.conditional:
+        denominator = data.log_conditional(agent)
+    else:
+        mu = data.behaviour()
+        denominator = sum(_log_taken(data, mu, j) for j in others)
+    exponent = 1 / len(others) if variant.exponent is None else variant.exponent
+    return exponent * (numerator - denominator)
+
+
+def local_q(
+    data: Dataset, policies: Policies, mu: Policies, agent: int,
+    alpha: float, beta: float, gamma: float = 0.0, variant: Variant = PAPER,
+) -> np.ndarray:  # fmt: skip
+    """The fixed point of Eq. 24 (no CQL term), `[S, A_i]`, by one linear solve for V_i.
+
+    0 for an action that the data lack in a state: the policy cannot take it, nothing reads it.
+    """
+    n_states, size = data.n_states, data.n_actions[agent]
+    share = _share_of_action(data, agent, log_ratio(data, policies, agent, variant))
+    # Rows -> (s, a_i): what one step pays; rows -> (s, s'): where pi_i and D_rho lead.
+    reward = data.total(agent, share * data.reward)
+    if variant.joint_kl:
+        reward = reward - variant.joint_kl * alpha * _others_kl(data, policies, agent, variant)
+    flow = share * gamma * ~data.done
+    taken = policies[agent].reshape(-1)[data.own(agent)]
+    kernel = np.bincount(
+        data.state * n_states + data.next_state, taken * flow, n_states * n_states
+    ).reshape(n_states, n_states)
+    charged = [agent] if variant.own_regulariser else None
+    paid = (policies[agent] * reward).sum(-1)
+    paid = paid - total_regulariser(policies, mu, alpha, beta, charged)
+    v = np.linalg.solve(np.eye(n_states) - kernel, paid)
+    q = reward + data.total(agent, flow * v[data.next_state])
+    return np.where(mu[agent] > 0, q, 0.0).reshape(n_states, size)
+
+
+def update(
+    data: Dataset, policies: Policies, mu: Policies, agent: int,
+    alpha: float, beta: float, gamma: float = 0.0, variant: Variant = PAPER,
+) -> np.ndarray:  # fmt: skip
+    """The new policy of one agent, `[S, A_i]`: the minimiser of Eq. 20 over all tables.
+
+    A weighted log-likelihood is maximal at the normalised weights: the mass of (s, a_i) in D_rho
+    times exp((Q_i - beta log mu_i) / (alpha + beta)). The baseline of the advantage cancels.
+    """
+    q = local_q(data, policies, mu, agent, alpha, beta, gamma, variant)
+    log_mu = np.log(np.where(mu[agent] > 0, mu[agent], 1.0))
+    logits = log_mu + (q - beta * log_mu) / (alpha + beta)
+    if variant.resampled_policy:
+        # D_rho(a_i | s) ~ mu_i(a_i | s) E_{mu(a^-i | s, a_i)}[rho]
+        logits = logits + _log_mean_ratio(data, agent, log_ratio(data, policies, agent, variant))
+    logits = np.where(mu[agent] > 0, logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def sweep(
+    data: Dataset, policies: Policies, mu: Policies, alpha: float, beta: float,
+    order: Sequence[int], gamma: float = 0.0, variant: Variant = PAPER,
+) -> Policies:  # fmt: skip
+    """One agent after the other, each with a critic fitted to the policies of its turn."""
+    new = list(policies)
+    for i in order:
+        new[i] = update(data, new, mu, i, alpha, beta, gamma, variant)
+    return new
+
+
+def simultaneous(
+    data: Dataset, policies: Policies, mu: Policies, alpha: float, beta: float,
+    gamma: float = 0.0, variant: Variant = PAPER,
+) -> Policies:  # fmt: skip
+    """All agents at once, each against the old policies of the others ("w/o SPO", Fig. 5b)."""
+    agents = range(data.n_agents)
+    return [update(data, policies, mu, i, alpha, beta, gamma, variant) for i in agents]
+
+
+def iterate(
+    data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0,
+    mu: Policies | None = None, sweeps: int = 100, order: Order = "random",
+    initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
+    variant: Variant = PAPER, tol: float | None = None, seed: int = 0,
+) -> Trace:  # fmt: skip
+    """The practical algorithm in closed form, from pi^0 = mu unless `initial` says otherwise.
+
+    mu: behaviour policies `[S, A_i]`; the data's own frequencies where it is not given.
+    The trace's residual is how far a simultaneous update would move the policies; its values stay
+    empty: a dataset that does not cover the game does not know V.
+    """
+    check_discount(gamma)
+    mu = data.behaviour() if mu is None else check_behaviour(data, mu)
+    policies = mu if initial is None else _policies(data, initial, "initial")
+    check_support(policies, mu, "initial")
+    orders = draw_orders(order, data.n_agents, seed)
+    trace = Trace()
+    for k in range(sweeps + 1):
+        beta_k = beta_at(beta, k, alpha)
+        at_once = simultaneous(data, policies, mu, alpha, beta_k, gamma, variant)
+        trace.history.append(policies)
+        trace.betas.append(beta_k)
+        trace.residuals.append(max(np.abs(x - y).max() for x, y in zip(at_once, policies)))
+        if k == sweeps or (tol is not None and trace.residuals[-1] <= tol):
+            return trace
+        if sequential:
+            policies = sweep(data, policies, mu, alpha, beta_k, orders(k), gamma, variant)
+        else:
+            policies = at_once
+
+
+def check_behaviour(data: Dataset, mu: Sequence[np.ndarray]) -> Policies:
+    """Behaviour policies that somebody gives beside the data, checked against them."""
+    mu = _policies(data, mu, "mu")
+    for i in range(data.n_agents):
+        impossible = np.argwhere(mu[i].reshape(-1)[data.own(i)] == 0)
+        if len(impossible):
+            row = int(impossible[0, 0])
+            raise DatasetError(
+                f"row {row} has action {data.action[row, i]} of agent {i} in state "
+                f"{data.state[row]}, to which mu[{i}] gives probability zero; the ratio of Eq. 14 "
+                "and log mu are undefined there. Fit mu on the same data."
+            )
+        unseen = np.argwhere((mu[i] > 0) & (data.behaviour()[i] == 0))
+        if len(unseen):
+            state, action = (int(k) for k in unseen[0])
+            raise DatasetError(
+                f"mu[{i}] gives probability {mu[i][state, action]} to action {action} in state "
+                f"{state}, which has zero behaviour probability in the data: its value is unknown"
+            )
+    return mu
+
+
+def _policies(data: Dataset, policies: Sequence[np.ndarray], name: str) -> Policies:
+    if len(policies) != data.n_agents:
+        raise ConfigError(f"{name} has {len(policies)} agents; the data have {data.n_agents}")
+    return [
+        probabilities(f"{name}[{i}]", policy, (data.n_states, data.n_actions[i]))
+        for i, policy in enumerate(policies)
+    ]
+
+
+def _log_taken(data: Dataset, policies: Policies, agent: int) -> np.ndarray:
+    """log pi_j(a_j | s) of the actions in the rows, `[M]`, floored."""
+    taken = policies[agent].reshape(-1)[data.own(agent)]
+    return np.log(np.maximum(taken, np.exp(LOG_FLOOR)))
+
+
+def _shifted(data: Dataset, agent: int, log_rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """rho over the largest rho of its (s, a_i), `[M]`, and the log of that largest, `[S, A_i]`."""
+    largest = np.full((data.n_states, data.n_actions[agent]), -np.inf)
+    np.maximum.at(largest.reshape(-1), data.own(agent), log_rho)
+    return np.exp(log_rho - largest.reshape(-1)[data.own(agent)]), largest
+
+
+def _share_of_action(data: Dataset, agent: int, log_rho: np.ndarray) -> np.ndarray:
+    """Share of a row among the rows of its (s, a_i) in D_rho, `[M]`; each (s, a_i) sums to 1."""
+    mass = data.weight * _shifted(data, agent, log_rho)[0]
+    return mass / data.total(agent, mass).reshape(-1)[data.own(agent)]
+
+
+def _log_mean_ratio(data: Dataset, agent: int, log_rho: np.ndarray) -> np.ndarray:
+    """log E[rho | s, a_i] over the data, `[S, A_i]`; -inf for an action without rows."""
+    rho, largest = _shifted(data, agent, log_rho)
+    total = data.total(agent, data.weight)
+    mean = data.total(agent, data.weight * rho) / np.where(total > 0, total, 1.0)
+    return largest + np.log(np.where(total > 0, mean, 1.0))
+
+
+def _others_kl(data: Dataset, policies: Policies, agent: int, variant: Variant) -> np.ndarray:
+    """KL(pi^{-i} || mu(. | s, a_i)), `[S, A_i]`, over all joint actions, floored where unseen."""
+    log_mu = np.log(np.maximum(data.conditional(agent), np.exp(variant.joint_kl_floor)))
+    others = list(policies)
+    others[agent] = np.ones_like(policies[agent])
+    probability = joint_policy(others)
+    log_pi = np.log(np.where(probability > 0, probability, 1.0))
+    return expect_others(log_pi - log_mu, policies, agent)
+
+
+def _in_range(name: str, index: np.ndarray, count: int) -> None:
+    if index.dtype.kind not in "iu":
+        raise DatasetError(f"{name} must hold integers, not {index.dtype}")
+    if len(index) and (index.min() < 0 or index.max() >= count):
+        raise DatasetError(
+            f"{name} ranges over {index.min()}..{index.max()}; expected 0..{count - 1}"
+        )
