@@ -1,1 +1,22 @@
 """Offline data: read, validate, annotate with the behaviour policies, sample."""
+
+from offline.dataset import DatasetMetadata, OfflineDataset, concatenate
+from offline.formats import load_dataset
+from offline.formats.canonical import CanonicalWriter, write_dataset
+from offline.statistics import DatasetStatistics, compute_statistics
+from offline.validation import Violation, check_matches, require_valid, validate
+
+__all__ = [
+    "CanonicalWriter",
+    "DatasetMetadata",
+    "DatasetStatistics",
+    "OfflineDataset",
+    "Violation",
+    "check_matches",
+    "compute_statistics",
+    "concatenate",
+    "load_dataset",
+    "require_valid",
+    "validate",
+    "write_dataset",
+]

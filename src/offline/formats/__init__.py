@@ -1,0 +1,69 @@
+"""The formats that can be read. A new one is one file here and one line in `REGISTRY`.
+
+A format is a module with `NAME`, `DESCRIPTION`, `recognises(path) -> bool` (by content, not by
+name) and `load(path, hints) -> OfflineDataset` (validated; DatasetError otherwise).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline.dataset import OfflineDataset
+from offline.formats import alberdice, canonical
+from offline.formats.common import Hints, describe_content
+from offline.validation import check_matches
+from utils.errors import DatasetError
+
+REGISTRY = {module.NAME: module for module in (canonical, alberdice)}
+
+
+def recognise(path: str | os.PathLike) -> str:
+    """The name in `REGISTRY` of the format of a file or folder.
+
+    Raises DatasetError: nothing there, no permission, or a format that nobody here knows.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DatasetError(
+                f"{path}: there is no such file or folder. Collect or download the dataset, or "
+                "correct dataset.path."
+            )
+        for name, module in REGISTRY.items():
+            if module.recognises(path):
+                return name
+        found = "a folder without meta.json" if path.is_dir() else describe_content(path)
+    except PermissionError:
+        raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    known = "; ".join(f"{name}: {module.DESCRIPTION}" for name, module in REGISTRY.items())
+    raise DatasetError(f"{path}: no known dataset: found {found}. Known formats: {known}.")
+
+
+def load_dataset(
+    path: str | os.PathLike,
+    *,
+    env: str | None = None,
+    map_name: str | None = None,
+    quality: str | None = None,
+    env_info: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
+    verify_hash: bool = True,
+) -> OfflineDataset:
+    """Read and validate a dataset of any known format.
+
+    env, map_name, quality: recorded where the file is silent; a file that states another map_name
+    is refused. env_info: the numbers of `get_env_info`, which the data must match. episode_limit:
+    longer episodes are cut there (and bootstrap from there). verify_hash: recompute the hash of the
+    content, where the file states one. Raises DatasetError: one message with file, key, expected,
+    found, and what to do.
+    """
+    path = Path(path)
+    hints = Hints(env, map_name, quality, episode_limit, verify_hash)
+    dataset = REGISTRY[recognise(path)].load(path, hints)
+    check_matches(dataset.metadata, env_info, map_name, str(path))
+    return dataset
