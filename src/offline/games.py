@@ -1,0 +1,243 @@
+"""Datasets of the paper's small games, made in seconds: matrix games and Bridge.
+
+`generate(env, map_name, quality, path, seed)` writes one; the same seed gives the same content.
+From a shell, all of them: `cd src && python -m offline.games ../datasets`.
+
+What is in them, and whose recipe it is (InSPO, arXiv 2412.07639, Figures 1 and 2, Appendix C.2;
+Bridge as in AlberDICE's published files):
+
+| env    | map    | quality    | episodes | content                                                |
+|--------|--------|------------|----------|--------------------------------------------------------|
+| matrix | xor    | a          | 1,200    | AB and BA, half each                                   |
+| matrix | xor    | b          | 1,200    | AA, AB and BA, a third each                            |
+| matrix | xor    | c          | 1,200    | all four joint actions, a quarter each                 |
+| matrix | m_ne   | balanced   | 1,000    | product of uniform policies                            |
+| matrix | m_ne   | imbalanced | 1,000    | product of the policies (0.8, 0.1, 0.1)                |
+| bridge | bridge | optimal    | 500      | both orders of crossing, half each                     |
+| bridge | bridge | mixed      | 1,000    | 500 episodes of uniformly random play, then `optimal`  |
+
+The counts of joint actions are exact, not drawn; the order of the episodes is drawn. 1,000 is not
+a multiple of 9, so in `balanced` one joint action, AA, occurs 112 times and the others 111 times.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
+from envs.matrix import MatrixVectorEnv
+from envs.multiagentenv import VectorEnv
+from offline.dataset import DatasetMetadata, OfflineDataset
+from offline.formats.canonical import write_dataset
+from utils.errors import ConfigError, nearest
+
+# Probabilities of joint actions, [a_1][a_2], and the number of episodes.
+JOINT_POLICIES = {
+    ("xor", "a"): ([[0, 1 / 2], [1 / 2, 0]], 1200),
+    ("xor", "b"): ([[1 / 3, 1 / 3], [1 / 3, 0]], 1200),
+    ("xor", "c"): ([[1 / 4, 1 / 4], [1 / 4, 1 / 4]], 1200),
+    ("m_ne", "balanced"): (np.outer([1 / 3] * 3, [1 / 3] * 3), 1000),
+    ("m_ne", "imbalanced"): (np.outer([0.8, 0.1, 0.1], [0.8, 0.1, 0.1]), 1000),
+}
+BRIDGE_EPISODES = 500  # of each kind
+
+QUALITIES = {
+    ("matrix", "xor"): ("a", "b", "c"),
+    ("matrix", "m_ne"): ("balanced", "imbalanced"),
+    ("bridge", "bridge"): ("optimal", "mixed"),
+}
+
+
+# --------------------------------------------------------------------------------------------------
+# Matrix games
+
+
+def exact_counts(probabilities: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total` and are nearest to `probabilities * total`, same shape.
+
+    What is left after rounding down goes to the largest remainders, the first one in a tie.
+    """
+    # 1e-9: 0.1 * 0.1 * 1000 is 10.000000000000002, and its like may fall below the whole number
+    wanted = np.asarray(probabilities, dtype=np.float64) * total
+    counts = np.floor(wanted + 1e-9).astype(np.int64)
+    remainders = (wanted - counts).ravel()
+    first = np.argsort(-np.round(remainders, 9), kind="stable")[: total - counts.sum()]
+    np.add.at(counts.ravel(), first, 1)
+    return counts
+
+
+def joint_actions(map_name: str, quality: str, rng: np.random.Generator) -> np.ndarray:
+    """Joint actions int `[E, 1, 2]` of a matrix dataset, in exact proportions and random order."""
+    probabilities, total = JOINT_POLICIES[map_name, quality]
+    counts = exact_counts(probabilities, total)
+    actions = np.repeat(np.argwhere(np.ones_like(counts)), counts.ravel(), axis=0)
+    return rng.permutation(actions)[:, None]
+
+
+# --------------------------------------------------------------------------------------------------
+# Bridge
+
+TURNED = {STAY: STAY, UP: DOWN, DOWN: UP, RIGHT: LEFT, LEFT: RIGHT}
+
+
+def optimal_plan(first_to_cross: int, room: int, rng: np.random.Generator) -> np.ndarray:
+    """One plan of 8 steps that takes both agents home from side by side: actions int `[8, 2]`.
+
+    Written for agent 2 crossing first (`first_to_cross=1`); turned by 180 degrees, the board is the
+    same with the agents exchanged. Agent 1 backs off the bridge, makes room in one of the three
+    cells beside its end (`room`: LEFT, UP or DOWN), comes back and crosses; agent 2 follows and
+    goes home. Remaining choices are drawn uniformly, as in AlberDICE's file, and so are the actions
+    of an agent that is done, from those that would not move it.
+    """
+    # agent 2 stands where the bridge ends, has to leave it, and cannot enter agent 1's cell
+    corner = {LEFT: (UP, LEFT), UP: (LEFT, UP)}.get(room)
+    corner = corner or ((LEFT, UP) if rng.random() < 0.5 else (UP, LEFT))
+    last = (RIGHT, DOWN) if rng.random() < 0.5 else (DOWN, RIGHT)
+    back = {LEFT: RIGHT, UP: DOWN, DOWN: UP}[room]
+    second = [LEFT, room, back, RIGHT, RIGHT, RIGHT, *last]
+    first = [LEFT, LEFT, *corner, *rng.choice([STAY, UP, LEFT], size=4)]
+    if first_to_cross == 1:
+        return np.array([second, first]).T
+    return np.array([[TURNED[a] for a in first], [TURNED[a] for a in second]]).T
+
+
+def optimal_actions(episode_limit: int, rng: np.random.Generator) -> np.ndarray:
+    """`BRIDGE_EPISODES` optimal plans, half in each order, int `[E, limit, 2]` (0 after the end).
+
+    Each room is used by a third of them. The rooms differ in the distances on the way, so the
+    returns are -1.290, -1.259 and -1.235, and the mean is that of AlberDICE's file, -1.262.
+    """
+    plans = rng.permutation(BRIDGE_EPISODES)
+    actions = np.zeros((BRIDGE_EPISODES, episode_limit, 2), dtype=np.int64)
+    for episode, plan in enumerate(plans):
+        room = (LEFT, UP, DOWN)[plan // 2 % 3]
+        actions[episode, :8] = optimal_plan(plan % 2, room, rng)
+    return actions
+
+
+def random_actions(episode_limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Uniformly random actions of `BRIDGE_EPISODES` episodes, int `[E, limit, 2]`."""
+    return rng.integers(5, size=(BRIDGE_EPISODES, episode_limit, 2))
+
+
+# --------------------------------------------------------------------------------------------------
+# From actions to a dataset
+
+
+def play(env: VectorEnv, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The rows that `actions` (int `[E, episode_limit, n]`) give in `env` (E environments).
+
+    Returns (key -> `[rows, ...]`, lengths `[E]`) as `OfflineDataset` holds them.
+    """
+    n_steps = env.episode_limit + 1
+    steps: dict[str, list[np.ndarray]] = {}
+    filled = np.zeros((env.n_envs, n_steps), dtype=bool)
+    playing = np.ones(env.n_envs, dtype=bool)
+    ended = np.zeros(env.n_envs, dtype=bool)
+    env.reset()
+    for t in range(n_steps):
+        row = env.observe()
+        filled[:, t] = playing  # that of the terminal observation too
+        playing = playing & ~ended
+        row["actions"] = np.zeros((env.n_envs, env.n_agents, 1), dtype=np.int64)
+        row["reward"] = np.zeros((env.n_envs, 1), dtype=np.float32)
+        row["terminated"] = np.zeros((env.n_envs, 1), dtype=np.uint8)
+        if playing.any():
+            out = env.step(actions[:, t])
+            row["actions"][playing] = actions[playing, t, :, None]
+            row["reward"][:, 0] = out.reward
+            row["terminated"][:, 0] = out.terminated
+            ended = ended | out.terminated | out.truncated
+        for key, value in row.items():
+            steps.setdefault(key, []).append(value)
+    arrays = {key: np.stack(values, axis=1)[filled] for key, values in steps.items()}
+    return arrays, filled.sum(axis=1) - 1
+
+
+def check_names(env: str, map_name: str, quality: str) -> None:
+    """ConfigError unless this module makes such a dataset."""
+    if (env, map_name) not in QUALITIES:
+        known = [f"{e}/{m}" for e, m in QUALITIES]
+        raise ConfigError(
+            f"map_name: there are no generated data for '{env}/{map_name}'."
+            f"{nearest(f'{env}/{map_name}', known)} Known: {', '.join(known)}. For data of your "
+            "own give dataset.path."
+        )
+    known = QUALITIES[env, map_name]
+    if quality not in known:
+        raise ConfigError(
+            f"quality: '{env}/{map_name}' has no quality '{quality}'.{nearest(quality, known)} "
+            f"Known: {', '.join(known)}. For data of your own give dataset.path."
+        )
+
+
+def make_dataset(
+    env: str,
+    map_name: str,
+    quality: str,
+    seed: int = 0,
+    episode_limit: int = 20,
+    observation: str = "coordinates",
+) -> OfflineDataset:
+    """The dataset in memory. episode_limit and observation are Bridge's alone."""
+    check_names(env, map_name, quality)
+    # one stream for each kind of data, so that `mixed` contains exactly the episodes of `optimal`
+    streams = [np.random.default_rng([seed, stream]) for stream in range(2)]
+    if env == "matrix":
+        actions = joint_actions(map_name, quality, streams[0])
+        simulator: VectorEnv = MatrixVectorEnv(map_name, n_envs=len(actions))
+    else:
+        if episode_limit < 8:
+            raise ConfigError(
+                "env_args.episode_limit: the optimal plans of Bridge take 8 steps, so the data "
+                f"need a limit of 8 or more; found {episode_limit}."
+            )
+        actions = optimal_actions(episode_limit, streams[0])
+        if quality == "mixed":
+            actions = np.concatenate([random_actions(episode_limit, streams[1]), actions])
+        simulator = BridgeVectorEnv(
+            n_envs=len(actions), episode_limit=episode_limit, observation=observation
+        )
+    arrays, lengths = play(simulator, actions)
+    metadata = DatasetMetadata(
+        env=env,
+        map_name=map_name,
+        quality=quality,
+        simulator=f"{env} 1",
+        source=f"generated, seed {seed}",
+        created_by="offline.games",
+        **simulator.get_env_info(),
+    )
+    return OfflineDataset.build(arrays, lengths, metadata)
+
+
+def generate(
+    env: str, map_name: str, quality: str, path: str | Path, seed: int = 0, **options
+) -> OfflineDataset:
+    """Make a dataset (see `make_dataset`), write it to `path` and return it.
+
+    A file of that name is replaced, in one move and by the same content, so that runs started
+    together that all miss the file may all make it.
+    """
+    dataset = make_dataset(env, map_name, quality, seed, **options)
+    write_dataset(path, dataset, overwrite=True)
+    return dataset
+
+
+def main(folder: str = "datasets") -> None:
+    """Write those datasets that are missing to `{folder}/{env}/{map}_{quality}.h5`."""
+    for (env, map_name), qualities in QUALITIES.items():
+        for quality in qualities:
+            path = Path(folder) / env / f"{map_name}_{quality}.h5"
+            if path.exists():
+                print(f"{path}: is there already, left as it is")
+                continue
+            facts = generate(env, map_name, quality, path).metadata
+            print(f"{path}: {facts.n_episodes} episodes, mean return {facts.return_mean:.3f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
