@@ -1,0 +1,385 @@
+"""Checkpoints that a kill at any moment and a full disk leave whole.
+
+A run's model folder holds one folder for each saved step, named by the number; that holds one file
+for each entry, in `torch.save`'s format, and `manifest.json`: what it is, and each file's SHA-256.
+It is written under a temporary name and renamed, so a folder named by a number is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.errors import CheckpointError, nearest
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp"  # `{step}.tmp`: being written, of no use
+REPLACED = ".old"  # `{step}.old`: whole; its successor is being put in its place
+PICKLE_OVERHEAD = 16_384  # bytes a file takes beside its tensors, about
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: its folder, its step, its entries by file name, its words."""
+
+    folder: Path
+    step: int
+    files: dict[str, Any]
+    text: dict[str, Any]
+
+
+# --------------------------------------------------------------------------------------------------
+# Writing
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    files: Mapping[str, Any],
+    text: Mapping[str, Any] | None = None,
+    keep_checkpoints: int = 0,
+    protect: Iterable[int] = (),
+) -> Path:
+    """Write `{folder}/{step}/`, then delete all but the newest `keep_checkpoints` (0: keep all).
+
+    files: name ("agent.th") -> what `torch.load(weights_only=True)` can read back: tensors,
+    numbers, strings, lists, tuples, dicts. text: JSON facts (algorithm, environment, map, ..).
+    protect: steps that are never deleted. Until the new one is complete the earlier ones stay.
+    """
+    folder = Path(folder)
+    final, temporary = folder / str(int(step)), folder / f"{int(step)}{TEMPORARY}"
+    needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
+    writing = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clean_up(folder)
+        temporary.mkdir()
+        digests = {}
+        for name, entry in files.items():
+            writing = temporary / name
+            digests[name] = _write_entry(writing, entry)
+        writing = temporary / MANIFEST
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "step": int(step),
+            **(text or {}),
+            "files": digests,
+        }
+        _write_bytes(writing, json.dumps(manifest, indent=2).encode())
+        _sync_folder(temporary)
+        writing = final
+        _put_in_place(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(_no_room(writing, needed, error, folder)) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if keep_checkpoints > 0:
+        _prune(folder, int(step), keep_checkpoints, set(protect))
+    return final
+
+
+def _write_entry(path: Path, entry: Any) -> dict[str, Any]:
+    """Save one entry and give its size and hash. A failed write is an OSError, as it should be."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(entry, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        # Torch's zip writer hides the reason; a write that did not fit is the only one we know.
+        raise OSError(f"torch.save: {str(error).splitlines()[0]}") from error
+    return {"sha256": _hash(path), "bytes": path.stat().st_size}
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename; one that stands there already steps aside and goes only when its successor stands."""
+    old = final.with_name(final.name + REPLACED)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    _sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clean_up(folder: Path) -> None:
+    """Remove what killed runs left, and bring back what stepped aside for nothing."""
+    for path in folder.iterdir():
+        if re.fullmatch(rf"\d+{re.escape(TEMPORARY)}", path.name):
+            shutil.rmtree(path)
+        elif re.fullmatch(rf"\d+{re.escape(REPLACED)}", path.name):
+            final = path.with_name(path.name.removesuffix(REPLACED))
+            if final.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(final)
+
+
+def _prune(folder: Path, step: int, keep: int, protect: set[int]) -> None:
+    others = [s for s in list_steps(folder) if s != step and s not in protect]
+    for old in others[: max(0, len(others) - (keep - 1))]:
+        shutil.rmtree(_step_folder(folder, old), ignore_errors=True)
+
+
+def _no_room(path: Path, needed: int, error: OSError, folder: Path) -> str:
+    steps = list_steps(folder)
+    if steps:
+        earlier = f"The earlier checkpoint, step {steps[-1]}, is intact."
+    else:
+        earlier = "There was no earlier checkpoint."
+    try:
+        free = f"{shutil.disk_usage(_existing(folder)).free:,} bytes free"
+    except OSError:
+        free = "free space unknown"
+    return (
+        f"cannot write the checkpoint file {path}: {error.strerror or error} "
+        f"(about {needed:,} bytes needed, {free}). {earlier} "
+        "Make room, or choose another local_results_path or a smaller keep_checkpoints"
+    )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def size_of(entry: Any) -> int:
+    """The bytes of the tensors in nested dicts and lists; eight for any other leaf."""
+    if isinstance(entry, torch.Tensor):
+        return entry.numel() * entry.element_size()
+    if isinstance(entry, Mapping):
+        return sum(size_of(value) for value in entry.values())
+    if isinstance(entry, list | tuple):
+        return sum(size_of(value) for value in entry)
+    return len(entry) if isinstance(entry, str | bytes) else 8
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading
+
+
+def list_steps(folder: str | Path) -> list[int]:
+    """The steps of the complete checkpoints of a run's model folder, ascending."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    matches = (re.fullmatch(r"(\d+)(\.old)?", path.name) for path in folder.iterdir())
+    return sorted({int(match[1]) for match in matches if match})
+
+
+def _step_folder(folder: Path, step: int) -> Path:
+    """Where a step lies: a kill between two renames leaves it under its other name."""
+    path = folder / str(step)
+    return path if path.exists() else folder / f"{step}{REPLACED}"
+
+
+def find_checkpoint(path: str | Path, load_step: int = 0) -> Path:
+    """The folder of one step. `path` is a run's model folder, or such a folder itself.
+
+    load_step: 0 is the last step; otherwise the nearest one, the earlier of two equally near.
+    """
+    path = Path(path)
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise CheckpointError(
+            f"there is no checkpoint folder {path}.{nearest(path.name, siblings)} "
+            "checkpoint_path and resume name a run's model folder (results/models/RUN)"
+        )
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is a file; checkpoint_path and resume name a run's model folder, "
+            "which holds one folder for each saved step"
+        )
+    if (path / MANIFEST).is_file():
+        return path
+    steps = list_steps(path)
+    if not steps:
+        raise CheckpointError(
+            f"{path} holds no checkpoint: expected folders named by their step (0, 10000, ..), "
+            f"found {_listing(path)}. The run may have ended before its first one"
+        )
+    step = steps[-1] if load_step == 0 else min(steps, key=lambda s: (abs(s - load_step), s))
+    return _step_folder(path, step)
+
+
+def load_checkpoint(
+    path: str | Path,
+    load_step: int = 0,
+    map_location: Any = "cpu",
+    expect: Mapping[str, Any] | None = None,
+    only: Iterable[str] | None = None,
+) -> Checkpoint:
+    """Read and verify a checkpoint; whatever is wrong with it is one CheckpointError.
+
+    expect: facts that its manifest must name, as `{"alg": "inspo"}`. only: the files to read
+    (default: all).
+    """
+    folder = find_checkpoint(path, load_step)
+    manifest = read_manifest(folder)
+    for key, wanted in (expect or {}).items():
+        if manifest.get(key) != wanted:
+            raise CheckpointError(
+                f"{folder} is a checkpoint of another {key}: expected {wanted!r}, "
+                f"found {manifest.get(key)!r}. Give the path of a matching run, or its own options"
+            )
+    listed = manifest["files"]
+    wanted_files = list(listed) if only is None else list(only)
+    for name in wanted_files:
+        if name not in listed:
+            raise CheckpointError(
+                f"{folder} holds no {name}: expected it beside {', '.join(listed) or 'nothing'}"
+            )
+    files = {name: _read_entry(folder / name, listed[name], map_location) for name in wanted_files}
+    text = {k: v for k, v in manifest.items() if k not in ("format_version", "step", "files")}
+    return Checkpoint(folder, int(manifest["step"]), files, text)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of one step's folder."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} has no {MANIFEST} (it holds {_listing(folder)}): "
+            "not a checkpoint of this program, or an incomplete copy of one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is broken: {error}. Use another step (load_step)") from error
+    whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
+    if not whole or not isinstance(manifest.get("step"), int):
+        raise CheckpointError(f"{path} is broken: expected the keys step and files")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {manifest.get('format_version')!r}; "
+            f"this program reads format {FORMAT_VERSION}"
+        )
+    return manifest
+
+
+def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
+    advice = "Use another step (load_step) or a fresh copy of the folder"
+    try:
+        size = path.stat().st_size
+        if size != facts.get("bytes"):
+            raise CheckpointError(
+                f"{path} is broken: expected {facts.get('bytes'):,} bytes, found {size:,}. {advice}"
+            )
+        if _hash(path) != facts.get("sha256"):
+            raise CheckpointError(
+                f"{path} is broken: its content differs from the hash in {MANIFEST}. {advice}"
+            )
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing, although {MANIFEST} names it. {advice}"
+        ) from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a file of this program: it holds objects other than tensors and plain "
+            f"values, which are not loaded because they could run code. {advice}"
+        ) from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read: {reason}. {advice}") from error
+
+
+def _listing(folder: Path, n: int = 5) -> str:
+    found = sorted(path.name for path in folder.iterdir())
+    return ", ".join(found[:n]) + (", .." if len(found) > n else "") if found else "nothing"
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------
+# Random states
+
+
+def get_random_states() -> dict[str, Any]:
+    """The states of random, numpy (global) and torch (CPU, every GPU), in plain types."""
+    return {
+        "random": random.getstate(),
+        "numpy": _plain(np.random.get_state(legacy=False)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put back what `get_random_states` gave. GPUs that this machine lacks are passed over."""
+    version, internal, gauss = states["random"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(_numpy_state(states["numpy"]))
+    torch.set_rng_state(states["torch"].cpu())
+    for index, state in enumerate(states["cuda"]):
+        if index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state.cpu(), index)
+
+
+def get_generator_state(generator: np.random.Generator) -> dict[str, Any]:
+    """The state of a numpy Generator, in plain types."""
+    return _plain(generator.bit_generator.state)
+
+
+def set_generator_state(generator: np.random.Generator, state: Mapping[str, Any]) -> None:
+    """Put back what `get_generator_state` gave."""
+    generator.bit_generator.state = _numpy_state(state)
+
+
+def _plain(value: Any) -> Any:
+    """Dicts, lists, ints, floats and strings alone. Ints beyond 64 bits become hexadecimal text,
+    which every unpickler can read."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, int) and value.bit_length() > 63:
+        return hex(value)
+    return value
+
+
+def _numpy_state(value: Any) -> Any:
+    """The inverse of `_plain`, in numpy's types."""
+    if isinstance(value, Mapping):
+        return {key: _numpy_state(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return np.array(value, dtype=np.uint32)
+    if isinstance(value, str) and value.startswith("0x"):
+        return int(value, 16)
+    return value
