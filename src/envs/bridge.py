@@ -10,10 +10,11 @@ were read off AlberDICE's published trajectories: replaying them gives the same 
 Rules of a step, for cells (row, column) and actions stay, up, down, right, left:
 1. An agent on its goal is done: it stays there for good, whatever it plays, and is in nobody's way.
 2. A move off the grid or into a wall is no move.
-3. An agent cannot enter a cell in which the other one stays. It can where the other one leaves, and
-   it can always enter its own goal (the one way in which two agents come to share a cell).
-4. Two agents that swap cells both stay, unless agent 1 thereby reaches its goal.
-5. Of two agents that enter the same cell, agent 1 moves and agent 2 stays.
+3. An agent cannot enter a cell in which the other one stays, its own goal excepted. It can where
+   the other one leaves.
+4. Two agents that would swap cells both stay, unless agent 1 thereby reaches its goal.
+5. Of two agents that would enter the same cell, agent 1 moves and agent 2 stays.
+So two agents share a cell only where it is the goal of one that is done.
 The reward is shared: -0.1 x the mean over both agents of the Euclidean distance to the goal after
 the step, where one that was done before counts 0.
 """

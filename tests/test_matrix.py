@@ -1,0 +1,249 @@
+"""Matrix games: payoffs, exact returns, bad input, and the datasets made of them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs import VECTOR_REGISTRY
+from envs.matrix import PAYOFFS, MatrixVectorEnv, check_payoff, expected_payoff
+from envs.multiagentenv import SingleEnv
+from offline import load_dataset
+from offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
+from utils.errors import ConfigError
+
+QUALITIES = sorted(JOINT_POLICIES)
+
+
+def brute_force(payoff: np.ndarray, policies: list[np.ndarray]) -> float:
+    """The mean payoff, one joint action at a time."""
+    total = 0.0
+    for joint in itertools.product(*map(range, payoff.shape)):
+        total += payoff[joint] * np.prod([p[a] for p, a in zip(policies, joint)])
+    return total
+
+
+# ------------------------------------------------------------------------------------- the game
+
+
+@pytest.mark.parametrize("name", sorted(PAYOFFS))
+def test_every_joint_action_pays_what_the_paper_prints(name):
+    payoff = np.array(PAYOFFS[name])
+    joints = np.array(list(itertools.product(*map(range, payoff.shape))))
+    env = VECTOR_REGISTRY["matrix"](map_name=name, n_envs=len(joints))
+    env.reset()
+    out = env.step(joints)
+    assert out.reward.dtype == np.float32
+    assert out.reward.tolist() == [payoff[tuple(joint)] for joint in joints]
+    assert out.terminated.all() and not out.truncated.any()
+
+
+def test_the_paper_s_payoffs():
+    assert PAYOFFS["xor"] == [[0, 1], [1, -2]]
+    m_ne = np.array(PAYOFFS["m_ne"])
+    assert m_ne.diagonal().tolist() == [5, 10, 20]
+    assert (m_ne[~np.eye(3, dtype=bool)] == -20).all()
+
+
+def test_three_agents_with_different_numbers_of_actions():
+    payoff = np.arange(12.0).reshape(2, 3, 2)
+    env = MatrixVectorEnv("custom", n_envs=2, payoff=payoff.tolist())
+    assert env.get_env_info() == {
+        "state_shape": 1, "obs_shape": 1, "n_actions": 3, "n_agents": 3, "episode_limit": 1
+    }
+    env.reset()
+    seen = env.observe()
+    assert seen["avail_actions"].tolist() == [[[1, 1, 0], [1, 1, 1], [1, 1, 0]]] * 2
+    assert seen["state"].shape == (2, 1) and seen["obs"].shape == (2, 3, 1)
+    assert [seen[key].dtype.name for key in ("state", "obs", "avail_actions")] == [
+        "float32", "float32", "int32"
+    ]
+    assert env.step(np.array([[1, 2, 1], [0, 1, 1]])).reward.tolist() == [11, 3]
+    env.reset()
+    with pytest.raises(ValueError, match="agent 2 has 2 actions"):
+        env.step(np.array([[1, 2, 2], [0, 1, 1]]))
+
+
+def test_a_finished_game_stays_as_it_is_until_reset():
+    env = MatrixVectorEnv("xor", n_envs=3)
+    env.reset()
+    assert env.step(np.full((3, 2), 1)).reward.tolist() == [-2, -2, -2]
+    again = env.step(np.full((3, 2), 7))  # ignored, so that even nonsense does no harm
+    assert not again.reward.any() and not again.terminated.any() and not again.truncated.any()
+    env.reset()
+    assert env.step(np.full((3, 2), 1)).terminated.all()
+
+
+def test_one_environment_and_its_stream():
+    env = SingleEnv(MatrixVectorEnv("xor", n_envs=1))
+    observations, _ = env.reset(seed=3)
+    assert [o.tolist() for o in observations] == [[1], [1]]
+    assert env.step([0, 1])[1:4] == (1.0, True, False)
+    vector = MatrixVectorEnv("xor", n_envs=1)
+    vector.seed(3)
+    other = MatrixVectorEnv("xor", n_envs=1)
+    other.set_rng(vector.get_rng())
+    assert other.get_rng() == vector.get_rng()
+
+
+# ---------------------------------------------------------------------------- the exact return
+
+
+@st.composite
+def games(draw):
+    """A payoff tensor for 1 to 4 agents with 1 to 4 actions each, and a policy per agent."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.normal(size=shape) * 10, [rng.dirichlet(np.ones(width)) for width in shape]
+
+
+@settings(max_examples=60, deadline=None)
+@given(games())
+def test_expected_return_is_the_sum_over_all_joint_actions(game):
+    payoff, policies = game
+    assert expected_payoff(payoff, policies) == pytest.approx(brute_force(payoff, policies))
+    padded = [np.append(p, [0.0, 0.0]) for p in policies]
+    env = MatrixVectorEnv("custom", payoff=payoff.tolist())
+    assert env.expected_return(padded) == pytest.approx(brute_force(payoff, policies))
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "value"),
+    [
+        # behaviour cloning of the paper's datasets: the product of the marginals
+        ("xor", [1 / 2, 1 / 2], 0.0),
+        ("xor", [2 / 3, 1 / 3], 2 / 9),
+        ("m_ne", [1 / 3, 1 / 3, 1 / 3], -85 / 9),
+        ("m_ne", [0.8, 0.1, 0.1], -3.3),
+    ],
+)
+def test_expected_return_of_behaviour_cloning(name, policy, value):
+    assert MatrixVectorEnv(name).expected_return([policy, policy]) == pytest.approx(value)
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("payoff", "message"),
+    [
+        ([[0, 1], [1]], "equally long"),
+        ([[[0], [1]], [[1], [2, 3]]], "equally long"),
+        ([[0, "x"], [1, 2]], "nested list of numbers"),
+        ("ab", "nested list of numbers"),
+        ([[0, [1]], [1, 2]], "nested list of numbers"),
+        (3.0, "one level per agent"),
+        ([], "at least one action"),
+        ([[], []], "at least one action"),
+        ([[0, float("nan")], [1, 2]], r"finite numbers; .* \[0, 1\] is nan"),
+        ([[0, 1], [float("inf"), 2]], r"\[1, 0\] is inf"),
+        ([[0, None], [1, 2]], "finite numbers|nested list of numbers"),
+    ],
+)
+def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        MatrixVectorEnv("custom", payoff=payoff)
+    assert str(caught.value).startswith("env_args.payoff:")
+
+
+def test_unknown_names_and_limits_are_refused():
+    with pytest.raises(ConfigError, match=r"env_args.map_name: .*'m_nee'.*'m_ne'"):
+        MatrixVectorEnv("m_nee")
+    with pytest.raises(ConfigError, match="give its payoff"):
+        MatrixVectorEnv("custom")
+    with pytest.raises(ConfigError, match="episode_limit"):
+        MatrixVectorEnv("xor", episode_limit=50)
+
+
+@pytest.mark.parametrize(
+    ("policies", "message"),
+    [
+        ([[0.5, 0.5]], "one distribution per agent, 2; found 1"),
+        ([[0.5, 0.5], [1.0]], r"policies\[1\]: expected 2 probabilities"),
+        ([[0.5, 0.4], [0.5, 0.5]], r"policies\[0\]: .* sum to 0.9"),
+        ([[1.5, -0.5], [0.5, 0.5]], r"policies\[0\]: expected probabilities"),
+        ([[0.5, 0.5], [float("nan"), 1]], r"policies\[1\]: expected probabilities"),
+        ([[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]], r"policies\[1\]: .* padding"),
+    ],
+)
+def test_policies_that_are_no_distributions_are_refused(policies, message):
+    with pytest.raises(ConfigError, match=message):
+        MatrixVectorEnv("xor").expected_return(policies)
+
+
+def test_a_payoff_is_not_changed_by_its_check():
+    payoff = [[0, 1], [1, -2]]
+    check_payoff(payoff)[0, 0] = 9
+    assert payoff == [[0, 1], [1, -2]]
+
+
+# ------------------------------------------------------------------------------------- datasets
+
+
+def joint_counts(map_name: str, quality: str) -> np.ndarray:
+    dataset = make_dataset("matrix", map_name, quality)
+    actions = dataset.arrays["actions"][dataset.is_transition()][..., 0]
+    counts = np.zeros(np.shape(PAYOFFS[map_name]), dtype=int)
+    np.add.at(counts, tuple(actions.T), 1)
+    return counts
+
+
+def test_proportions_are_exact():
+    assert joint_counts("xor", "a").tolist() == [[0, 600], [600, 0]]
+    assert joint_counts("xor", "b").tolist() == [[400, 400], [400, 0]]
+    assert joint_counts("xor", "c").tolist() == [[300, 300], [300, 300]]
+    assert joint_counts("m_ne", "imbalanced").tolist() == [
+        [640, 80, 80], [80, 10, 10], [80, 10, 10]
+    ]
+    # 1,000 is not a multiple of 9
+    assert joint_counts("m_ne", "balanced").tolist() == [
+        [112, 111, 111], [111, 111, 111], [111, 111, 111]
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 2000), st.lists(st.floats(0.01, 1), min_size=1, max_size=12))
+def test_exact_counts_sum_up_and_differ_by_less_than_one(total, weights):
+    probabilities = np.array(weights) / np.sum(weights)
+    counts = exact_counts(probabilities, total)
+    assert counts.sum() == total
+    assert (np.abs(counts - probabilities * total) < 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize(("map_name", "quality"), QUALITIES)
+def test_rows_are_what_the_game_says(map_name, quality):
+    dataset = make_dataset("matrix", map_name, quality)
+    assert len(dataset) == (1200 if map_name == "xor" else 1000)
+    assert (dataset.lengths == 1).all()
+    start = dataset.is_transition()
+    actions = dataset.arrays["actions"][start][..., 0]
+    payoff = np.array(PAYOFFS[map_name], dtype=np.float32)
+    assert (dataset.arrays["reward"][start, 0] == payoff[tuple(actions.T)]).all()
+    assert (dataset.arrays["terminated"][:, 0] == start).all()
+    assert not dataset.arrays["actions"][~start].any() and dataset.arrays["state"].all()
+
+
+def test_generation_is_deterministic_and_the_seed_orders_the_rows(tmp_path):
+    first = generate("matrix", "xor", "b", tmp_path / "one.h5")
+    second = generate("matrix", "xor", "b", tmp_path / "two.h5")
+    assert first.metadata.content_hash == second.metadata.content_hash
+    other = make_dataset("matrix", "xor", "b", seed=1)
+    assert other.metadata.content_hash != first.metadata.content_hash
+    read = load_dataset(tmp_path / "one.h5")
+    assert read.metadata == first.metadata
+    assert read.metadata.return_mean == pytest.approx(2 / 3)
+    # runs that start together may all make the file
+    generate("matrix", "xor", "b", tmp_path / "one.h5")
+
+
+def test_data_that_nobody_makes_are_refused():
+    with pytest.raises(ConfigError, match=r"quality: .*'balance'.*'balanced'"):
+        make_dataset("matrix", "m_ne", "balance")
+    with pytest.raises(ConfigError, match=r"quality: .*Known: a, b, c"):
+        make_dataset("matrix", "xor", "balanced")
+    with pytest.raises(ConfigError, match=r"map_name: .*'matrix/xorr'.*'matrix/xor'"):
+        make_dataset("matrix", "xorr", "a")
