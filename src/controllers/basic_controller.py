@@ -23,7 +23,8 @@ class BasicMAC:
     def __init__(self, scheme, groups, args):
         self.args = args
         self.n_agents = args.n_agents
-        self.agent = agent_REGISTRY[args.agent](self._input_shape(scheme), args)
+        self.input_shape = self._input_shape(scheme)
+        self.agent = agent_REGISTRY[args.agent](self.input_shape, args)
         self.action_selector = action_REGISTRY[args.action_selector](args)
         self.hidden_states = None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch as th
 import torch.nn.functional as F
 
+from components.packed import PackedEpisodes
+
 UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
 
 
@@ -75,6 +77,23 @@ def td_lambda_targets(
     lag = lag[None, :] - lag[:, None]
     discount = th.where(lag >= 0, (gamma * td_lambda) ** lag.clamp(min=0).float(), 0.0)
     return mask * (gain @ discount.T)
+
+
+def packed_td_lambda(
+    packed: PackedEpisodes,
+    reward: th.Tensor,
+    terminated: th.Tensor,
+    next_values: th.Tensor,
+    gamma: float,
+    td_lambda: float,
+) -> th.Tensor:
+    """`td_lambda_targets` of packed transitions: everything `[M]`, in and out."""
+    if td_lambda == 0:
+        return reward + gamma * (1 - terminated) * next_values
+    rows = th.stack([reward, terminated, next_values, th.ones_like(reward)], dim=-1)
+    reward, terminated, next_values, mask = packed.unpack(rows, packed.transitions).unbind(-1)
+    targets = td_lambda_targets(reward, terminated, mask, next_values, gamma, td_lambda)
+    return targets.flatten()[packed.index[packed.transitions]]
 
 
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:

@@ -1,0 +1,13 @@
+"""Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
+
+from learners.bc_learner import BCLearner
+from learners.inspo_learner import InSPOLearner
+from learners.mappo_learner import MAPPOLearner
+from learners.qmix_learner import QMIXLearner
+
+REGISTRY = {
+    "bc_learner": BCLearner,
+    "inspo_learner": InSPOLearner,
+    "mappo_learner": MAPPOLearner,
+    "qmix_learner": QMIXLearner,
+}

@@ -1,0 +1,37 @@
+"""Behaviour cloning."""
+
+from __future__ import annotations
+
+import torch as th
+
+from components.packed import PackedEpisodes
+from learners.learner import Learner, cosine_rate, optimise
+from utils.rl_utils import gather_actions, masked_log_softmax
+
+
+class BCLearner(Learner):
+    r"""Behaviour cloning: the maximum-likelihood policy of the data.
+
+    .. math:: L = -\operatorname{mean}_{m, i} \log \pi_i(a_i | \tau_i)
+
+    over available actions, the mean over valid transitions and agents. The learning rate falls on a
+    cosine over the run if `lr_decay` is cosine (PyMARL's forks keep it constant).
+    """
+
+    def __init__(self, mac, scheme, logger, args):
+        super().__init__(mac, scheme, logger, args)
+        self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
+
+    def train(self, batch, t_env: int, episode_num: int) -> None:
+        packed = PackedEpisodes(batch["filled"])
+        now = packed.transitions
+        avail = packed.pack(batch["avail_actions"])[now]
+        actions = packed.pack(batch["actions"]).squeeze(-1)[now]
+        log_policy = masked_log_softmax(self.mac.unroll(batch, packed)[now], avail)
+        loss = -gather_actions(log_policy, actions).mean()
+        if self.args.lr_decay == "cosine":
+            cosine_rate(self.optimisers["policy"], self.args.lr, t_env / self.args.t_max)
+        norm = optimise(loss, self.optimisers["policy"], self.args.grad_norm_clip)
+        self.updates += 1
+        if self.log_due(t_env):
+            self.logger.log_stats({"loss": loss.detach(), "grad_norm": norm}, t_env)

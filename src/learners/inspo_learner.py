@@ -1,0 +1,362 @@
+"""InSPO: in-sample sequential policy optimisation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch as th
+from torch import nn
+
+from components.packed import PackedEpisodes
+from components.schedules import hold_decay
+from learners.learner import Learner, optimise
+from modules.mlp import mlp
+from utils.rl_utils import (
+    entropy,
+    explained_variance,
+    gather_actions,
+    kl_divergence,
+    masked_logsumexp,
+    packed_td_lambda,
+    soft_update,
+)
+
+LOG_FLOOR = -23.0  # log 1e-10: no log-probability of an action in the data counts for less
+RATIO_RANGE = (1e-8, 100.0)
+LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20
+
+
+def others_ratio(
+    log_pi: th.Tensor, log_mu_others: th.Tensor, i: int, exponent: float
+) -> tuple[th.Tensor, th.Tensor]:
+    """rho_i = (pi^{-i}(a^{-i} | s) / mu^{-i}(a^{-i} | s, a^i))^exponent, Eqs. 14 and 23.
+
+    Args:
+        log_pi: `[M, n]`, log pi_j(a_j) of the actions in the data under the present policies: new
+            ones of the agents already updated, old ones of the others.
+        log_mu_others: `[M]`, log mu^{-i}(a^{-i} | s, a^i).
+        exponent: 1 / (n - 1) for the geometric mean of Eq. 23.
+    Returns:
+        rho, clamped to [1e-8, 100], and the log-ratio before exponent and clamp, both `[M]`.
+    """
+    log_pi = log_pi.clamp(min=LOG_FLOOR)
+    log_ratio = log_pi.sum(-1) - log_pi[:, i] - log_mu_others.clamp(min=LOG_FLOOR * log_pi.shape[1])
+    return (exponent * log_ratio).exp().clamp(*RATIO_RANGE), log_ratio
+
+
+def resample(ratio: th.Tensor, how: str) -> tuple[th.Tensor, th.Tensor]:
+    """A dataset D_rho drawn from the data, Eq. 15: which transitions, and their weights.
+
+    how:
+        draw: M transitions with replacement, with probability proportional to rho, weight 1.
+        weight: every transition once, in random order, with weight M rho / sum(rho): the same
+            expectation without the variance of drawing.
+    Returns: index, long `[M]`, and weight `[M]`.
+    """
+    if how == "draw":
+        index = th.multinomial(ratio, len(ratio), replacement=True)
+        return index, th.ones_like(ratio)
+    index = th.randperm(len(ratio), device=ratio.device)
+    return index, ratio[index] * (len(ratio) / ratio.sum())
+
+
+def soft_value(
+    q: th.Tensor, log_pi: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float
+) -> th.Tensor:
+    """V(s) = E_pi[Q] - alpha KL(pi || mu) + beta H(pi), the bracket of y in Eq. 24.
+
+    All `[..., A]`, log-probabilities over the available actions -> `[...]`.
+    """
+    expected_q = (log_pi.exp() * q).sum(-1)
+    return expected_q - alpha * kl_divergence(log_pi, log_mu) + beta * entropy(log_pi)
+
+
+def advantage_weights(
+    advantage: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float, clip: float
+) -> tuple[th.Tensor, th.Tensor]:
+    """exp((A - beta log mu(a)) / (alpha + beta)), Eq. 20, with the exponent cut at `clip`.
+
+    advantage and log_mu `[M]`, of the actions in the data. Returns (weights, exponents), `[M]`.
+    """
+    exponent = (advantage - beta * log_mu.clamp(min=LOG_MU_FLOOR)) / (alpha + beta)
+    return exponent.clamp(max=clip).exp(), exponent
+
+
+@dataclass
+class Transitions:
+    """One batch without padding: R filled steps, M of which begin a transition."""
+
+    packed: PackedEpisodes
+    inputs: th.Tensor  # [R, n, I], what the policies see
+    state: th.Tensor  # [R, S]
+    avail: th.Tensor  # [R, n, A]
+    log_mu: th.Tensor  # [R, n, A], behaviour policies, Eq. 21
+    actions: th.Tensor  # [M, n]
+    log_mu_others: th.Tensor  # [M, n], log mu^{-i}(a^{-i} | s, a^i), Eq. 22
+    reward: th.Tensor  # [M]
+    terminated: th.Tensor  # [M]
+
+    def critic_inputs(self, i: int) -> th.Tensor:
+        """State and what agent i sees, `[R, S + I]`."""
+        return th.cat([self.state, self.inputs[:, i]], dim=-1)
+
+    def taken(self, i: int, values: th.Tensor) -> th.Tensor:
+        """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
+        return gather_actions(values[self.packed.transitions], self.actions[:, i])
+
+    def td_lambda(self, next_values: th.Tensor, gamma: float, td_lambda: float) -> th.Tensor:
+        return packed_td_lambda(
+            self.packed, self.reward, self.terminated, next_values, gamma, td_lambda
+        )
+
+
+class InSPOLearner(Learner):
+    r"""In-Sample Sequential Policy Optimisation (arXiv 2412.07639), discrete actions.
+
+    For each agent i in turn, in a fresh order for every call (Algorithm 1), on data resampled in
+    proportion to
+
+    .. math::
+        \rho_i = \Big(\frac{\pi^{-i}(a^{-i}|s)}{\mu^{-i}(a^{-i}|s, a^i)}\Big)^{1/(N-1)}
+        \qquad (14, 15, 22, 23)
+
+    first its critic, then its policy takes a step down
+
+    .. math::
+        J(\phi_i) &= E_{D_\rho}\big[(Q_i(s, a_i) - y)^2\big] + \alpha_{CQL} E_{D_\rho}\big[
+            \log \textstyle\sum_a e^{Q_i(s, a)} - E_{a \sim \mu_i} Q_i(s, a)\big] \qquad (24) \\
+        y &= r + \gamma \big[E_{\pi_i} \bar Q_i(s', \cdot) - \alpha KL(\pi_i \| \mu_i)(s')
+            + \beta H(\pi_i)(s')\big] \\
+        J(\theta_i) &= -E_{D_\rho}\Big[\exp\Big(\frac{A_i - \beta \log \mu_i(a_i)}{\alpha + \beta}
+            \Big) \log \pi_i(a_i)\Big], \quad
+            A_i = \bar Q_i(s, a_i) - E_{\pi_i} \bar Q_i(s, \cdot) \qquad (20)
+
+    and last the temperature, if it is tuned,
+
+    .. math:: J(\alpha) = \alpha \, (\bar D - KL(\pi \| \mu)) \qquad (25)
+
+    with the sign that makes alpha grow when the policies are too far from the data; as printed,
+    (25) does the opposite (docs/theory.md).
+
+    Open points and how they are decided stand in docs/algorithm.md; in short: policies see their
+    histories, critics the state and the agent's input; both start from the behaviour policies, the
+    critics alone are trained for the share `critic_warmup` of the run; with `td_lambda` > 0 the
+    target y is the TD(lambda) return on the bracket above (0: Eq. 24 as printed).
+
+    The batch must carry, beside EPyMARL's keys,
+        behaviour_log_probs `[B, T, n, A]`: log mu_i, from `offline.behaviour`;
+        behaviour_log_prob_others `[B, T, n]`: log mu^{-i}(a^{-i} | s, a^i).
+    """
+
+    needs_behaviour = True
+
+    def __init__(self, mac, scheme, logger, args):
+        super().__init__(mac, scheme, logger, args)
+        width = scheme["state"]["vshape"] + mac.input_shape
+        self.critics = nn.ModuleList(
+            mlp(width, args.critic_hidden_dim, args.n_actions) for _ in range(args.n_agents)
+        )
+        self.target_critics = copy.deepcopy(self.critics)
+        self.temperature = nn.ParameterDict({"log_alpha": th.tensor(math.log(args.alpha))})
+        self.networks |= {
+            "critics": self.critics,
+            "target_critics": self.target_critics,
+            "temperature": self.temperature,
+        }
+        for i in range(args.n_agents):
+            self.optimisers[f"critic_{i}"] = th.optim.Adam(
+                self.critics[i].parameters(), lr=args.critic_lr
+            )
+            self.optimisers[f"policy_{i}"] = th.optim.Adam(mac.agent_parameters(i), lr=args.lr)
+        self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
+        others = max(args.n_agents - 1, 1)
+        self.exponent = 1.0 / others if args.geometric_mean else 1.0
+
+    @property
+    def alpha(self) -> th.Tensor:
+        return self.temperature["log_alpha"].detach().exp()
+
+    def start_from(self, behaviour_mac) -> None:
+        """pi^0 = mu (the paper leaves Algorithm 1's input open; docs/algorithm.md, D7)."""
+        if self.args.init_from_behaviour:
+            self.mac.load_state(behaviour_mac)
+
+    def train(self, batch, t_env: int, episode_num: int) -> None:
+        """One sweep over the agents on one batch of episodes."""
+        a = self.args
+        progress = t_env / a.t_max
+        improving = progress >= a.critic_warmup
+        beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, progress)
+        logging = self.log_due(t_env)
+        data = self._transitions(batch)
+
+        # Each agent's graph depends on its own weights alone, so all are built before the first
+        # update: the pass that gives log pi of the old policies is the one that is differentiated.
+        with th.set_grad_enabled(improving):
+            log_policies = [
+                self.mac.log_policy(i, data.inputs, data.avail, data.packed)
+                for i in range(self.n_agents)
+            ]
+        old = th.stack([data.taken(i, lp.detach()) for i, lp in enumerate(log_policies)], dim=-1)
+        present = old.clone()  # [M, n], log pi_j(a_j); new policies enter as agents are updated
+
+        stats: dict[str, list[th.Tensor]] = {}
+        order = self.mac.draw_order(self._expected_advantages(data, log_policies))
+        for place, i in enumerate(order):
+            log_pi = log_policies[i].detach()
+            joint = present if a.update == "sequential" else old
+            ratio, _ = others_ratio(joint, data.log_mu_others[:, i], i, self.exponent)
+            index, weight = resample(ratio, a.resample)
+            losses = self._improve_critic(i, data, log_pi, beta, index, weight)
+            if improving:
+                losses |= self._improve_policy(i, data, log_policies[i], beta, index, weight)
+                if place + 1 < self.n_agents:
+                    with th.no_grad():
+                        fresh = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
+                        present[:, i] = data.taken(i, fresh)
+            if logging:
+                losses |= self._diagnose(i, data, log_pi, ratio)
+                for key, value in losses.items():
+                    stats.setdefault(key, []).append(value)
+
+        kl = self._mean_kl(data, log_policies)
+        if a.tune_alpha and improving:
+            self._adapt_temperature(kl)
+        self.updates += 1
+        if logging:
+            means = {key: th.stack(values).mean() for key, values in stats.items()}
+            means |= {"alpha": self.alpha, "beta": beta, "kl": kl}
+            per_agent = {
+                f"{key}_agent{i}": value
+                for key in ("kl", "entropy")
+                for i, value in zip(order, stats[f"{key}_of_agent"])
+            }
+            del means["kl_of_agent"]
+            means["entropy"] = means.pop("entropy_of_agent")
+            self.logger.log_stats(means | per_agent | {"updates": self.updates}, t_env)
+
+    def _transitions(self, batch) -> Transitions:
+        packed = PackedEpisodes(batch["filled"])
+        now = packed.transitions
+        return Transitions(
+            packed=packed,
+            inputs=self.mac.inputs(batch, packed),
+            state=packed.pack(batch["state"]),
+            avail=packed.pack(batch["avail_actions"]),
+            log_mu=packed.pack(batch["behaviour_log_probs"]),
+            actions=packed.pack(batch["actions"]).squeeze(-1)[now],
+            log_mu_others=packed.pack(batch["behaviour_log_prob_others"])[now],
+            reward=packed.pack(batch["reward"]).squeeze(-1)[now],
+            terminated=packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
+        )
+
+    def _improve_critic(self, i, data, log_pi, beta, index, weight) -> dict[str, th.Tensor]:
+        """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho."""
+        a = self.args
+        now, then = data.packed.transitions, data.packed.successors
+        critic, target = self.critics[i], self.target_critics[i]
+        inputs = data.critic_inputs(i)
+        log_mu, avail = data.log_mu[:, i], data.avail[:, i]
+        with th.no_grad():
+            next_value = soft_value(
+                target(inputs[then]), log_pi[then], log_mu[then], self.alpha, beta
+            )
+            y = data.td_lambda(next_value, a.gamma, a.td_lambda)
+        inputs, avail, mu = inputs[now], avail[now], log_mu[now].exp()
+
+        size = a.critic_minibatch or len(index)
+        td, cql, norms = [], [], []
+        for rows, w in zip(index.split(size), weight.split(size)):
+            q = critic(inputs[rows])
+            error = gather_actions(q, data.actions[rows, i]) - y[rows]
+            penalty = masked_logsumexp(q, avail[rows]) - (mu[rows] * q).sum(-1)
+            td.append((w * error.square()).mean())
+            cql.append((w * penalty).mean())
+            loss = td[-1] + a.cql_alpha * cql[-1]
+            norms.append(optimise(loss, self.optimisers[f"critic_{i}"], a.grad_norm_clip))
+            soft_update(target, critic, a.target_tau)
+        return {
+            "critic_loss": th.stack(td).mean().detach(),
+            "cql_loss": th.stack(cql).mean().detach(),
+            "critic_grad_norm": th.stack(norms).mean(),
+            "target_mean": y.mean(),
+        }
+
+    def _advantage(self, i, data, log_pi) -> th.Tensor:
+        """A_i of the actions in the data, from the target critic (Eq. 20). `[M]`."""
+        now = data.packed.transitions
+        with th.no_grad():
+            q = self.target_critics[i](data.critic_inputs(i)[now])
+            return gather_actions(q, data.actions[:, i]) - (log_pi[now].exp() * q).sum(-1)
+
+    def _improve_policy(self, i, data, log_policy, beta, index, weight) -> dict[str, th.Tensor]:
+        """Eq. 20. The episodes are unrolled whole; D_rho is how often each transition counts."""
+        a = self.args
+        advantage = self._advantage(i, data, log_policy.detach())
+        if a.advantage_weighting:
+            log_mu = data.taken(i, data.log_mu[:, i])
+            w, exponent = advantage_weights(advantage, log_mu, self.alpha, beta, a.weight_clip)
+        else:
+            w, exponent = th.ones_like(advantage), th.zeros_like(advantage)
+        counts = th.zeros_like(weight).index_add(0, index, weight)
+        loss = -(counts * w * data.taken(i, log_policy)).mean()
+        norm = optimise(loss, self.optimisers[f"policy_{i}"], a.grad_norm_clip)
+        return {
+            "policy_loss": loss.detach(),
+            "policy_grad_norm": norm,
+            "advantage_std": advantage.std(),
+            "weight_mean": w.mean(),
+            "weight_clipped_share": (exponent > a.weight_clip).float().mean(),
+        }
+
+    def _mean_kl(self, data, log_policies) -> th.Tensor:
+        """KL(pi_i || mu_i), the mean over agents that have a choice and over transitions."""
+        now = data.packed.transitions
+        total, count = 0.0, 0.0
+        for i, log_policy in enumerate(log_policies):
+            choosing = (data.avail[now, i].sum(-1) > 1).float()
+            kl = kl_divergence(log_policy.detach()[now], data.log_mu[now, i])
+            total, count = total + (kl * choosing).sum(), count + choosing.sum()
+        return total / count.clamp(min=1)
+
+    def _adapt_temperature(self, kl: th.Tensor) -> None:
+        """Eq. 25 with the sign mended, on log alpha."""
+        loss = self.temperature["log_alpha"].exp() * (self.args.target_kl - kl)
+        optimiser = self.optimisers["alpha"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        low, high = self.args.alpha_range
+        self.temperature["log_alpha"].data.clamp_(math.log(low), math.log(high))
+
+    def _expected_advantages(self, data, log_policies) -> th.Tensor | None:
+        """E|A_i| of each agent, `[n]`, where the order depends on it."""
+        if self.args.agent_order != "semi_greedy":
+            return None
+        return th.stack(
+            [
+                self._advantage(i, data, log_pi.detach()).abs().mean()
+                for i, log_pi in enumerate(log_policies)
+            ]
+        )
+
+    @th.no_grad()
+    def _diagnose(self, i, data, log_pi, ratio) -> dict[str, th.Tensor]:
+        """What a person looks at first when a run does not learn."""
+        now = data.packed.transitions
+        returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
+        q = self.critics[i](data.critic_inputs(i)[now])
+        q_taken = gather_actions(q, data.actions[:, i])
+        choosing = (data.avail[now, i].sum(-1) > 1).float()
+        n_choosing = choosing.sum().clamp(min=1)
+        kl = kl_divergence(log_pi[now], data.log_mu[now, i])
+        return {
+            "ratio_mean": ratio.mean(),
+            "ess_share": ratio.sum().square() / ratio.square().sum() / len(ratio),
+            "critic_bias": (q_taken - returns).mean(),
+            "critic_r2": explained_variance(q_taken, returns),
+            "kl_of_agent": (kl * choosing).sum() / n_choosing,
+            "entropy_of_agent": (entropy(log_pi[now]) * choosing).sum() / n_choosing,
+        }

@@ -1,0 +1,84 @@
+"""What every learner has: networks and optimisers that can be moved, saved and put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch as th
+
+
+class Learner:
+    """Subclasses fill `networks` and `optimisers` and write `train`.
+
+    Attributes:
+        networks: name -> module; `agent` is the controller's and stands here too.
+        optimisers: name -> optimiser.
+        updates: number of calls of `train` so far.
+    """
+
+    def __init__(self, mac, scheme, logger, args):
+        self.args = args
+        self.mac = mac
+        self.logger = logger
+        self.n_agents = args.n_agents
+        self.n_actions = args.n_actions
+        self.updates = 0
+        self.log_t = -args.log_interval - 1  # the first update is logged
+        self.networks: dict[str, th.nn.Module] = {"agent": mac.agent}
+        self.optimisers: dict[str, th.optim.Optimizer] = {}
+
+    def train(self, batch, t_env: int, episode_num: int) -> None:
+        raise NotImplementedError
+
+    def log_due(self, t_env: int) -> bool:
+        """Whether `log_interval` steps have passed since the last time this was true."""
+        if t_env - self.log_t < self.args.log_interval:
+            return False
+        self.log_t = t_env
+        return True
+
+    def cuda(self) -> None:
+        for network in self.networks.values():
+            network.cuda()
+
+    def state_dict(self) -> dict:
+        """All that `train` depends on, in types that a `weights_only` load accepts."""
+        return {
+            "networks": {name: net.state_dict() for name, net in self.networks.items()},
+            "optimisers": {name: opt.state_dict() for name, opt in self.optimisers.items()},
+            "updates": self.updates,
+            "log_t": self.log_t,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.updates, self.log_t = state["updates"], state["log_t"]
+
+    def save_models(self, path: str | Path) -> None:
+        """Write `agent.th` (what acting needs) and `learner.th` (what training on needs)."""
+        self.mac.save_models(path)
+        th.save(self.state_dict(), Path(path) / "learner.th")
+
+    def load_models(self, path: str | Path) -> None:
+        state = th.load(Path(path) / "learner.th", map_location=self.mac.device, weights_only=True)
+        self.load_state_dict(state)
+
+
+def optimise(loss: th.Tensor, optimiser: th.optim.Optimizer, clip: float) -> th.Tensor:
+    """One step down `loss`. Returns the norm of the gradient before it was clipped."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = th.nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()
+    return norm
+
+
+def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
+    """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
+    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
+    for group in optimiser.param_groups:
+        group["lr"] = scaled

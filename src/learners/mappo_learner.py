@@ -1,0 +1,116 @@
+"""MAPPO, the learner that collects the expert data."""
+
+from __future__ import annotations
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+from components.packed import PackedEpisodes
+from learners.learner import Learner, optimise
+from modules.mlp import mlp
+from utils.rl_utils import entropy, gather_actions, masked_log_softmax, packed_td_lambda
+
+
+class ValueNorm(nn.Module):
+    """Running mean and deviation of the value targets, so that the critic's outputs are near 1."""
+
+    def __init__(self, decay: float = 0.99):
+        super().__init__()
+        self.decay = decay
+        for name in ("mean", "square", "weight"):
+            self.register_buffer(name, th.zeros(()))
+
+    @th.no_grad()
+    def update(self, x: th.Tensor) -> None:
+        self.mean.lerp_(x.mean(), 1 - self.decay)
+        self.square.lerp_(x.square().mean(), 1 - self.decay)
+        self.weight.lerp_(th.ones_like(self.weight), 1 - self.decay)
+
+    def _moments(self) -> tuple[th.Tensor, th.Tensor]:
+        weight = self.weight.clamp(min=1e-5)
+        mean = self.mean / weight
+        return mean, (self.square / weight - mean**2).clamp(min=1e-2).sqrt()
+
+    def normalise(self, x: th.Tensor) -> th.Tensor:
+        mean, std = self._moments()
+        return (x - mean) / std
+
+    def denormalise(self, x: th.Tensor) -> th.Tensor:
+        mean, std = self._moments()
+        return x * std + mean
+
+
+class MAPPOLearner(Learner):
+    r"""MAPPO (Yu et al. 2022): PPO with shared actors and a critic of the global state.
+
+    .. math::
+        L_\pi = -\operatorname{mean} \min(\rho A, \operatorname{clip}(\rho, 1 \pm \epsilon) A)
+                - c_H \operatorname{mean} H(\pi), \qquad
+        L_V = \operatorname{mean} \operatorname{huber}(V(s) - \hat G^\lambda)
+
+    with :math:`\rho = \pi(a|\tau) / \pi_{old}(a|\tau)` per agent, GAE advantages normalised over
+    the batch, value targets normalised by their running moments. Agents without a choice (the dead)
+    take no part in the actor's mean. `epochs` steps on each on-policy batch.
+    """
+
+    def __init__(self, mac, scheme, logger, args):
+        super().__init__(mac, scheme, logger, args)
+        self.critic = mlp(scheme["state"]["vshape"], args.critic_hidden_dim, 1)
+        self.value_norm = ValueNorm()
+        self.networks |= {"critic": self.critic, "value_norm": self.value_norm}
+        self.optimisers["actor"] = th.optim.Adam(mac.parameters(), lr=args.lr)
+        self.optimisers["critic"] = th.optim.Adam(self.critic.parameters(), lr=args.critic_lr)
+
+    def train(self, batch, t_env: int, episode_num: int) -> None:
+        a = self.args
+        packed = PackedEpisodes(batch["filled"])
+        now, then = packed.transitions, packed.successors
+        state, avail = packed.pack(batch["state"]), packed.pack(batch["avail_actions"])
+        actions = packed.pack(batch["actions"]).squeeze(-1)[now]
+        choosing = (avail[now].sum(-1) > 1).float()  # [M, n]
+        n_choosing = choosing.sum().clamp(min=1)
+
+        with th.no_grad():
+            values = self.value_norm.denormalise(self.critic(state).squeeze(-1))
+            targets = packed_td_lambda(
+                packed,
+                packed.pack(batch["reward"]).squeeze(-1)[now],
+                packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
+                values[then],
+                a.gamma,
+                a.gae_lambda,
+            )
+            advantage = targets - values[now]
+            advantage = (advantage - advantage.mean()) / advantage.std().clamp(min=1e-6)
+            self.value_norm.update(targets)
+            targets = self.value_norm.normalise(targets)
+        old_log_pi = None
+        for _ in range(a.epochs):
+            log_policy = masked_log_softmax(self.mac.unroll(batch, packed)[now], avail[now])
+            log_pi = gather_actions(log_policy, actions)
+            if old_log_pi is None:
+                old_log_pi = log_pi.detach()  # the networks that acted are those of the first epoch
+            ratio = (log_pi - old_log_pi).exp()
+            clipped = ratio.clamp(1 - a.eps_clip, 1 + a.eps_clip)
+            gain = th.min(ratio * advantage[:, None], clipped * advantage[:, None])
+            policy_entropy = (entropy(log_policy) * choosing).sum() / n_choosing
+            actor_loss = -(gain * choosing).sum() / n_choosing - a.entropy_coef * policy_entropy
+            actor_norm = optimise(actor_loss, self.optimisers["actor"], a.grad_norm_clip)
+            critic_loss = F.huber_loss(self.critic(state[now]).squeeze(-1), targets)
+            critic_norm = optimise(critic_loss, self.optimisers["critic"], a.grad_norm_clip)
+        self.updates += 1
+
+        if self.log_due(t_env):
+            far = ((ratio - 1).abs() > a.eps_clip).float()
+            self.logger.log_stats(
+                {
+                    "actor_loss": actor_loss.detach(),
+                    "critic_loss": critic_loss.detach(),
+                    "actor_grad_norm": actor_norm,
+                    "critic_grad_norm": critic_norm,
+                    "entropy": policy_entropy.detach(),
+                    "clipped_share": (far * choosing).sum().detach() / n_choosing,
+                },
+                t_env,
+            )

@@ -1,0 +1,59 @@
+"""The autoregressive behaviour policy of the other agents, InSPO Eq. 22."""
+
+from __future__ import annotations
+
+import torch as th
+from torch import nn
+
+from utils.rl_utils import gather_actions, masked_log_softmax
+
+
+class AutoregressivePolicy(nn.Module):
+    """mu(a_j | s, a_i, a_<j) for every pair of agents i != j, in one network.
+
+        logits_ij = log mu_j(. | tau_j) + MLP(s, i, j, a_i, a_k for k < j, k != i)
+
+    The product of the individual behaviour policies is the point of departure and the MLP, zero at
+    first, adds what the others' actions tell. So numerator and denominator of the ratio (Eq. 23)
+    know the same histories, and rho is 1 at pi = mu wherever the agents act independently; a model
+    of the state alone would make it differ from 1 without cause. The first layer, a linear map of
+    one-hot inputs, is written as the sum of its embeddings.
+    """
+
+    def __init__(self, state_dim: int, n_agents: int, n_actions: int, hidden_dim: int):
+        super().__init__()
+        self.n_agents, self.n_actions = n_agents, n_actions
+        self.state = nn.Linear(state_dim, hidden_dim)
+        self.of_i = nn.Embedding(n_agents, hidden_dim)
+        self.of_j = nn.Embedding(n_agents, hidden_dim)
+        self.action_i = nn.Embedding(n_actions, hidden_dim)
+        self.predecessors = nn.Embedding(n_agents * n_actions, hidden_dim)
+        for embedding in (self.of_i, self.of_j, self.action_i, self.predecessors):
+            nn.init.normal_(embedding.weight, std=0.1)
+        self.hidden = nn.Linear(hidden_dim, hidden_dim)
+        self.out = nn.Linear(hidden_dim, n_actions)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def log_policies(
+        self, i: int, state: th.Tensor, log_mu: th.Tensor, avail: th.Tensor, actions: th.Tensor
+    ) -> th.Tensor:
+        """log mu(. | s, a_i, a_<j) of every agent j given agent i's action.
+
+        state `[M, S]`, log_mu and avail `[M, n, A]`, actions `[M, n]` -> `[M, n, A]`; the entry of
+        j = i means nothing.
+        """
+        agents = th.arange(self.n_agents, device=actions.device)
+        played = self.predecessors(actions + agents * self.n_actions)  # [M, n, H]
+        played = played * (agents != i)[:, None]
+        before = played.cumsum(1) - played  # the sum over k < j, k != i
+        common = self.state(state) + self.of_i.weight[i] + self.action_i(actions[:, i])
+        x = (common[:, None] + self.of_j.weight + before).relu()
+        return masked_log_softmax(log_mu + self.out(self.hidden(x).relu()), avail)
+
+    def forward(
+        self, i: int, state: th.Tensor, log_mu: th.Tensor, avail: th.Tensor, actions: th.Tensor
+    ) -> th.Tensor:
+        """log mu^{-i}(a^{-i} | s, a^i) = sum over j != i of log mu(a_j | s, a_i, a_<j). `[M]`."""
+        log_prob = gather_actions(self.log_policies(i, state, log_mu, avail, actions), actions)
+        return log_prob.sum(-1) - log_prob[:, i]

@@ -1,0 +1,66 @@
+"""Draws batches of episodes from a dataset that lies on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+
+from components.episode_batch import EpisodeBatch
+from offline.dataset import OfflineDataset
+from utils.errors import DatasetError
+
+
+class OfflineBuffer:
+    """The filled rows of all episodes, `[rows, ...]` under each key, on one device.
+
+    Batches are trimmed to the longest of their episodes and padded with zeros. `add` attaches what
+    has been computed once for every row (the behaviour policies' log-probabilities).
+    """
+
+    def __init__(self, dataset: OfflineDataset, seed: int, device: str | th.device = "cpu"):
+        self.device = th.device(device)
+        self.rows = {key: th.from_numpy(a).to(self.device) for key, a in dataset.arrays.items()}
+        self.lengths = np.asarray(dataset.lengths)
+        self.offsets = np.asarray(dataset.offsets)
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def add(self, key: str, values: th.Tensor) -> None:
+        """Attach `values` `[rows, ...]`; batches carry them from now on."""
+        if len(values) != self.offsets[-1]:
+            raise ValueError(f"{key}: {len(values)} rows for a dataset of {self.offsets[-1]}")
+        self.rows[key] = values.to(self.device)
+
+    def sample(self, batch_size: int) -> EpisodeBatch:
+        """`batch_size` episodes, drawn without replacement."""
+        if batch_size > len(self):
+            raise DatasetError(
+                f"batch_size is {batch_size}, but the dataset holds {len(self)} episodes. "
+                f"Set batch_size to {len(self)} or less."
+            )
+        return self.batch(self.rng.choice(len(self), batch_size, replace=False))
+
+    def batch(self, episodes: Sequence[int] | np.ndarray) -> EpisodeBatch:
+        """The given episodes, `[len(episodes), longest + 1, ...]`."""
+        episodes = np.asarray(episodes)
+        filled = np.arange(self.lengths[episodes].max() + 1) <= self.lengths[episodes, None]
+        rows = (self.offsets[episodes, None] + np.arange(filled.shape[1]))[filled]
+        source = th.from_numpy(rows).to(self.device)
+        cells = th.from_numpy(np.flatnonzero(filled)).to(self.device)
+        data = {}
+        for key, values in self.rows.items():
+            flat = values.new_zeros(filled.size, *values.shape[1:])
+            flat[cells] = values[source]
+            data[key] = flat.unflatten(0, filled.shape)
+        data["filled"] = th.from_numpy(filled[..., None].astype(np.int64)).to(self.device)
+        return EpisodeBatch(data)
+
+    def state_dict(self) -> dict:
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rng.bit_generator.state = state["rng"]
