@@ -292,7 +292,7 @@ def _check_short(
     """Episodes that neither terminate nor reach the limit, beyond those that metadata admits."""
     short = (lengths < episode_limit) & ~terminated
     count = int(short.sum())
-    if count <= n_cut:
+    if count <= max(n_cut, 0):
         return []
     episode = int(np.flatnonzero(short)[0])
     return [

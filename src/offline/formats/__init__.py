@@ -35,13 +35,20 @@ def recognise(path: str | os.PathLike) -> str:
         for name, module in REGISTRY.items():
             if module.recognises(path):
                 return name
-        found = "a folder without meta.json" if path.is_dir() else describe_content(path)
+        found = _describe(path)
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from error
     known = "; ".join(f"{name}: {module.DESCRIPTION}" for name, module in REGISTRY.items())
     raise DatasetError(f"{path}: no known dataset: found {found}. Known formats: {known}.")
+
+
+def _describe(path: Path) -> str:
+    """What there is at `path`, for the error that nobody knows it."""
+    if path.is_dir():
+        return "a folder without meta.json"
+    return describe_content(path) if path.is_file() else "neither a file nor a folder"
 
 
 def load_dataset(

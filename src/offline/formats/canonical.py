@@ -41,6 +41,9 @@ FORMAT = "offline-marl-dataset"
 FORMAT_VERSION = 1
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CHUNK_BYTES = 1 << 20
+# Readable since HDF5 1.10 (2016). Older structures carry no checksums, and HDF5 crashes the process
+# on some damaged ones; so do strings of variable length, which is why ours have fixed lengths.
+LIBVER = ("v110", "v110")
 # Deflate packs at most about 1030 to 1: a file that claims more than this is damaged.
 MAX_COMPRESSION = 1100
 
@@ -100,7 +103,8 @@ def open_source(path: Path) -> Iterator[Hdf5Source]:
     if content != "an HDF5 file":
         raise DatasetError(f"{path}: expected an HDF5 file, found {content}.")
     with _translated(path, "opening it"):
-        file = h5py.File(path, "r")
+        # Without locks: they fail on some network disks, and a file under its name is complete.
+        file = h5py.File(path, "r", locking=False)
     try:
         yield Hdf5Source(file, path)
     finally:
@@ -117,7 +121,7 @@ class Hdf5Source:
         self._size = os.path.getsize(path)
         self._datasets: dict[str, h5py.Dataset] = {}
         with _translated(path, "listing its keys"):
-            names = list(file)
+            names = [name if isinstance(name, str) else repr(name) for name in file]
         for key in names:
             if key in FIELDS or key == FILLED:
                 self._datasets[key] = self._dataset(key)
@@ -173,10 +177,10 @@ def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
     attributes = source.attributes()
     if "format" not in attributes:
         return None
-    if attributes["format"] != FORMAT:
+    if _parse(source.name, attributes, "format", "str") != FORMAT:
         raise DatasetError(
             f"{source.name}: attribute 'format': expected '{FORMAT}', found "
-            f"{attributes['format']!r}. This program does not know that format."
+            f"'{attributes['format']}'. This program does not know that format."
         )
     version = _parse(source.name, attributes, "format_version", "int")
     if version > FORMAT_VERSION:
@@ -194,6 +198,8 @@ def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
 def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any:
     """One attribute as the type `kind` that the annotation of `DatasetMetadata` states."""
     value = attributes.get(key)
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
     optional = kind.endswith("| None")
     if value is None and optional:
         return None
@@ -204,8 +210,8 @@ def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any
             return float(value)
         if kind == "str" and isinstance(value, str):
             return value
-        if kind.startswith("tuple"):
-            return tuple(str(item) for item in np.asarray(value).ravel() if item != "")
+        if kind.startswith("tuple") and isinstance(value, str):
+            return tuple(line for line in value.split("\n") if line)
     except (TypeError, ValueError, OverflowError):
         pass
     raise DatasetError(
@@ -263,6 +269,9 @@ class CanonicalWriter:
         self._overwrite = overwrite
         self._allow_cut = allow_cut
         self._file: h5py.File | None = None
+        # Held until the end: a handle that goes away writes what it has cached, and an error there
+        # would be lost.
+        self._datasets: dict[str, h5py.Dataset] = {}
         self._hash = ContentHash()
         self._per_episode: dict[str, list[np.ndarray]] = {
             "returns": [], "lengths": [], "terminated": [], "battle_won": []
@@ -280,7 +289,9 @@ class CanonicalWriter:
         )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "x", rdcc_nbytes=4 * CHUNK_BYTES)
+            self._file = h5py.File(
+                self._temporary, "x", libver=LIBVER, rdcc_nbytes=4 * CHUNK_BYTES
+            )
         except OSError as error:
             raise self._cannot_write(error) from error
         return self
@@ -351,15 +362,15 @@ class CanonicalWriter:
 
     def _extend(self, key: str, padded: np.ndarray) -> None:
         """Append `[b, T, ...]` to the dataset `key`, made with the first batch."""
-        if key not in self._file:
+        if key not in self._datasets:
             episode_bytes = max(padded[:1].nbytes, 1)
             chunk = min(max(CHUNK_BYTES // episode_bytes, 1), 1024)
-            self._file.create_dataset(
+            self._datasets[key] = self._file.create_dataset(
                 key, shape=(0, *padded.shape[1:]), maxshape=(None, *padded.shape[1:]),
                 chunks=(chunk, *padded.shape[1:]), dtype=padded.dtype,
-                compression="gzip", compression_opts=1, shuffle=True,
+                compression="gzip", compression_opts=1, shuffle=True, fletcher32=True,
             )
-        dataset = self._file[key]
+        dataset = self._datasets[key]
         first = len(dataset)
         dataset.resize(first + len(padded), axis=0)
         dataset[first:] = padded
@@ -383,33 +394,37 @@ class CanonicalWriter:
         )
         try:
             self._write_attributes(seen["battle_won"])
+            self._file.flush()
             self._file.close()
             _sync(self._temporary)
             self._refuse_existing()
             os.replace(self._temporary, self.path)
-            _sync(self.path.parent)
         except (OSError, RuntimeError) as error:
             raise self._cannot_write(error) from error
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            _sync(self.path.parent)
 
     def _write_attributes(self, battle_won: np.ndarray | None) -> None:
         attributes = self._file.attrs
-        attributes["format"] = FORMAT
+        attributes["format"] = _fixed(FORMAT)
         attributes["format_version"] = FORMAT_VERSION
         for item in fields(DatasetMetadata):
             value = getattr(self.metadata, item.name)
             if isinstance(value, tuple):
-                # HDF5 has no empty lists of strings of variable length.
-                value = np.array(value or ("",), dtype=h5py.string_dtype())
+                value = "\n".join(value)
             if value is not None:
-                attributes[item.name] = value
+                attributes[item.name] = _fixed(value) if isinstance(value, str) else value
         if battle_won is not None:
-            # One bit an episode: attributes of every HDF5 version hold 64 KB, half a million.
+            # One bit an episode: even attributes of at most 64 KB hold half a million.
             attributes["battle_won"] = np.packbits(battle_won)
 
     def _abandon(self) -> None:
         """Close and remove the temporary file, whatever state it is in."""
-        with contextlib.suppress(*H5_ERRORS):
-            if self._file is not None:
+        if self._file:
+            with contextlib.suppress(*H5_ERRORS):
+                _detach(self._file)
+            self._datasets.clear()
+            with contextlib.suppress(*H5_ERRORS):
                 self._file.close()
         with contextlib.suppress(OSError):
             os.unlink(self._temporary)
@@ -426,14 +441,15 @@ class CanonicalWriter:
     def _cannot_write(self, error: Exception) -> DatasetError:
         code = getattr(error, "errno", None)
         text = str(error).strip() or type(error).__name__
-        if code == errno.ENOSPC or f"errno = {errno.ENOSPC}" in text or "No space left" in text:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if code in full or any(f"errno = {number}," in text for number in full):
             rows = sum(int(part.sum()) + len(part) for part in self._per_episode["lengths"])
             size = rows * _row_bytes(self.metadata)
             with contextlib.suppress(OSError):
                 free = shutil.disk_usage(self.path.parent).free
                 text = f"{free / 1e6:.0f} MB are free"
             return DatasetError(
-                f"{self.path}: the disk is full: the {self.n_episodes} episodes so far need up to "
+                f"{self.path}: the disk (or a quota) is full: the {self.n_episodes} episodes so far need up to "
                 f"{size / 1e6:.0f} MB, {text}. Nothing was left under this name; free some space "
                 "or choose another folder, and run it again."
             )
@@ -462,6 +478,24 @@ def _row_bytes(metadata: DatasetMetadata) -> int:
     return sum(
         int(np.prod(metadata.row_shape(key))) * spec.dtype.itemsize for key, spec in FIELDS.items()
     )
+
+
+def _fixed(text: str) -> np.ndarray:
+    """A string of fixed length, in UTF-8, as HDF5 stores it inside an attribute."""
+    encoded = text.encode()
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(len(encoded), 1)))
+
+
+def _detach(file: h5py.File) -> None:
+    """Let what HDF5 has yet to write go into memory that nobody reads, and not to the disk.
+
+    On a full disk closing fails halfway and HDF5 then crashes the process (2.0, h5py 3.16).
+    """
+    scratch = os.memfd_create("abandoned")
+    try:
+        os.dup2(scratch, file.id.get_vfd_handle())
+    finally:
+        os.close(scratch)
 
 
 def _sync(path: Path) -> None:
