@@ -85,7 +85,7 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
     console = get_console_logger()
     experiment = sacred.Experiment(values["name"], save_git_info=False)
     experiment.logger = sacred_logger()
-    experiment.observers.append(FileStorageObserver(folder))
+    experiment.observers.append(FileStorageObserver(folder, copy_sources=False))
     experiment.add_config(values)
 
     @experiment.main

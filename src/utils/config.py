@@ -7,9 +7,9 @@ anything may override it, and keeps the type of its declaration.
 Three top-level sections of a file describe the configuration and are no part of it:
 
 - `_extends: NAME` reads the file NAME.yaml of the same folder first.
-- `_rules: {key: {type: "int | null", choices: [..], min: 1, max: 9, open: True}}` says what the
-  declared value does not say by itself: a type that differs from the value's own, the values
-  allowed, the smallest and the largest; `open` marks a mapping that takes keys of any name.
+- `_rules: {key: {type: "int | null", choices: [..], min: 1, max: 9}}` says what the declared
+  value does not say by itself: a type that differs from the value's own, the values allowed, the
+  smallest and the largest.
 - `maps: [..]` in an environment's file lists the maps that `env_args.map_name` may name.
 
 Nothing here imports more than yaml, so that `--help` and an error answer at once.
@@ -327,15 +327,14 @@ def convert(key: str, value: Any, declared: Any, rule: Mapping[str, Any], text: 
 # Layers
 
 
-def _unknown_key(key: str, layers: _Layers, source: str) -> ConfigError:
+def _unknown_key(key: str, layers: _Layers) -> ConfigError:
     known = [name for name, _ in flatten(layers.values)]
     tails = {name.rsplit(".", 1)[-1]: name for name in known}
     hint = nearest(key, known)
     if not hint and key.rsplit(".", 1)[-1] in tails:
         hint = f" Did you mean '{tails[key.rsplit('.', 1)[-1]]}'?"
-    where = "" if source == "with" else f"{source}: "
     return ConfigError(
-        f"{where}unknown key '{key}'.{hint} Keys are declared in src/config/*.yaml "
+        f"unknown key '{key}'.{hint} Keys are declared in src/config/*.yaml "
         "(print_config shows all of them)"
     )
 
@@ -381,8 +380,8 @@ def _apply(
         try:
             if old is _MISSING:
                 _check_parents(key, layers.values)
-                if not declare and not _inside_open_mapping(key, layers):
-                    raise _unknown_key(key, layers, "with")
+                if not declare:
+                    raise _unknown_key(key, layers)
                 value = convert(key, value, value, layers.rules.get(key, {}), text)
             elif isinstance(old, Mapping) and value == {}:
                 continue
@@ -402,14 +401,6 @@ def _check_parents(key: str, values: Mapping[str, Any]) -> None:
         value = get(values, parent, _MISSING)
         if value is not _MISSING and not isinstance(value, Mapping):
             raise ConfigError(f"unknown key '{key}': {parent} is a {type_name(value)}, not a group")
-
-
-def _inside_open_mapping(key: str, layers: _Layers) -> bool:
-    """Whether a parent is declared with `open: True`: a mapping that takes keys of any name."""
-    parts = key.split(".")
-    return any(
-        layers.rules.get(".".join(parts[:end]), {}).get("open") for end in range(1, len(parts))
-    )
 
 
 def _read_layer(layers: _Layers, path: Path) -> None:
@@ -502,11 +493,15 @@ def _read_presets(path: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _apply_presets(
-    layers: _Layers, arguments: Arguments, updates: Mapping[str, Any], config_dir: Path
+    layers: _Layers,
+    arguments: Arguments,
+    updates: Mapping[str, Any],
+    texts: Mapping[str, str],
+    config_dir: Path,
 ) -> list[str]:
     """Apply what matches the configuration that the user asked for; say what was set and why."""
     asked = copy.deepcopy(layers)
-    _apply(asked, updates, "with", declare=False)
+    _apply(asked, updates, "with", declare=False, texts=texts)
     if not get(asked.values, "use_presets", True):
         return []
     path = config_dir / "presets" / f"{arguments.algorithm}.yaml"
@@ -538,7 +533,7 @@ def load_config(
         return Config("help", arguments.algorithm, arguments.environment, {})
     layers = _base_layers(arguments.algorithm, arguments.environment, config_dir)
     updates, texts = _parse_overrides(arguments.overrides)
-    notes = _apply_presets(layers, arguments, updates, config_dir)
+    notes = _apply_presets(layers, arguments, updates, texts, config_dir)
     _apply(layers, updates, "with", declare=False, texts=texts)
     values = absolute_paths(layers.values, typed=set(updates), cwd=cwd or Path.cwd())
     return Config(

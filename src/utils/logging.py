@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ class Logger:
     def setup_tb(self, folder: str | Path) -> None:
         """Send every scalar to TensorBoard files in `folder`."""
         try:
-            from tensorboard_logger import Logger as TensorBoard
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of its old protobuf files
+                from tensorboard_logger import Logger as TensorBoard
         except ImportError as error:
             raise ConfigError(
                 f"use_tensorboard=True, but tensorboard-logger cannot be imported ({error}); "

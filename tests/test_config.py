@@ -1,0 +1,426 @@
+"""The configuration: words of the command line, layers, types, aliases, presets, errors."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from utils import config as configuration
+from utils.config import (
+    CONFIG_DIR,
+    PROJECT_ROOT,
+    help_text,
+    load_config,
+    map_label,
+    parse_arguments,
+    parse_value,
+    sacred_folder,
+    to_yaml,
+)
+from utils.errors import ConfigError
+
+FILES = {
+    "default.yaml": """
+        # The defaults.
+        name: null
+        seed: null
+        use_presets: True
+        map_name: null
+        quality: null
+        offline: False
+        lr: 0.1
+        steps: 10
+        label: "word"
+        update: "sequential"
+        both: 1
+        dataset: {path: null}
+        datasets_dir: "datasets"
+        local_results_path: "results"
+        env: null
+        env_args: {}
+        _rules:
+          seed: {type: "int | null", min: 0}
+          map_name: {type: "str | null"}
+          quality: {type: "str | null"}
+          env: {type: "str | null"}
+          dataset.path: {type: "str | null"}
+          update: {choices: [sequential, simultaneous]}
+        """,
+    "envs/toy.yaml": """
+        # A toy environment.
+        env: toy
+        env_args: {map_name: easy, limit: 5}
+        both: 2
+        lr: 0.2
+        maps: [easy, hard, 5m_vs_6m]
+        """,
+    "envs/toy_offline.yaml": """
+        # Data of the toy.
+        _extends: toy
+        offline: True
+        quality: medium
+        """,
+    "envs/mapless.yaml": "env: mapless\n",
+    "algs/inspo.yaml": """
+        #
+        # The algorithm.
+        name: inspo
+        both: 3
+        t_max: 1e6
+        own: {width: 64}
+        """,
+    "presets/inspo.yaml": """
+        - match: {env: toy}
+          because: "toys are small"
+          set: {lr: 0.3, own.width: 8}
+        - match: {map_name: [hard, harder], quality: medium}
+          because: "it is hard"
+          set: {own: {width: 16}}
+        - match: {map_name: nowhere}
+          because: "never"
+          set: {lr: 9.0}
+        """,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in FILES.items():
+        path = tmp_path / "config" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    return tmp_path / "config"
+
+
+def load(folder, *words, env="toy"):
+    return load_config([f"--env-config={env}", "with", *words], folder)
+
+
+def error_of(folder, *argv):
+    with pytest.raises(ConfigError) as caught:
+        load_config(argv, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", [["--config=qmix"], ["--config", "qmix"]])
+def test_a_flag_takes_its_name_after_an_equals_sign_or_a_space(style):
+    assert parse_arguments(style).algorithm == "qmix"
+    env_style = [word.replace("--config", "--env-config") for word in style]
+    arguments = parse_arguments([*env_style, "with", "a=1", "b.c=x=y"])
+    assert arguments.environment == "qmix"
+    assert arguments.overrides == (("a", "1"), ("b.c", "x=y"))
+
+
+def test_without_words_the_defaults_run():
+    arguments = parse_arguments([])
+    assert (arguments.command, arguments.algorithm, arguments.environment) == (
+        "run",
+        "inspo",
+        "smax_offline",
+    )
+    assert parse_arguments(["print_config", "with", "a=1"]).command == "print_config"
+    assert parse_arguments(["--config=bc", "-h"]).command == "help"
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--config"], ["--config needs a name"]),
+        (["--config="], ["--config needs a name"]),
+        (["--env-config", "with", "a=1"], ["--env-config needs a name"]),
+        (["--config", "--env-config=x"], ["--config needs a name"]),
+        (["--config=a", "--config=b"], ["twice", "a and b"]),
+        (["--confg=bc"], ["--confg", "'--config'"]),
+        (["t_max=5"], ["outside of 'with'", "with t_max=5"]),
+        (["print_confg"], ["print_confg", "'print_config'"]),
+        (["with", "t_max"], ["'t_max'", "key=value"]),
+        (["with", "=5"], ["key=value"]),
+        (["with", "--config=bc"], ["--config=bc", "before"]),
+        (["with", "--help"], ["before"]),
+    ],
+)
+def test_a_wrong_word_is_named(argv, parts):
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(argv)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("1e6", 1e6),
+        ("-0.5", -0.5),
+        ("True", True),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("null", None),
+        ("2s3z", "2s3z"),
+        ("5m_vs_6m", "5m_vs_6m"),
+        ("[1, 'a']", [1, "a"]),
+        ("(1, 2)", [1, 2]),
+        ("{'a': 1}", {"a": 1}),
+        ("'5'", "5"),
+        ("", ""),
+        ("a b", "a b"),
+        ("__import__('os')", "__import__('os')"),
+    ],
+)
+def test_values_are_read_as_sacred_reads_them(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def test_each_layer_goes_over_the_one_before(folder):
+    values = load(folder, "use_presets=False").values
+    assert (values["lr"], values["both"], values["steps"]) == (0.2, 3, 10)
+    values = load(folder, "use_presets=False", "lr=0.5", "own.width=3").values
+    assert (values["lr"], values["own"]) == (0.5, {"width": 3})
+    assert values["env_args"] == {"map_name": "easy", "limit": 5}
+
+
+def test_a_file_extends_another(folder):
+    values = load(folder, env="toy_offline").values
+    assert values["env_args"]["limit"] == 5
+    assert (values["offline"], values["quality"]) == (True, "medium")
+    (folder / "envs/toy_offline.yaml").write_text("_extends: nobody\n")
+    assert "nobody.yaml" in error_of(folder, "--env-config=toy_offline")
+
+
+def test_numbers_like_1e6_are_numbers_in_yaml_too(folder):
+    assert load(folder).values["t_max"] == 1e6
+
+
+def test_a_group_can_be_given_as_a_dictionary(folder):
+    values = load(folder, "env_args={'limit': 7}").values
+    assert values["env_args"] == {"map_name": "easy", "limit": 7}
+
+
+def test_the_last_of_two_overrides_counts(folder):
+    assert load(folder, "steps=1", "steps=2").values["steps"] == 2
+
+
+def test_loading_changes_nothing_that_is_shared(folder):
+    load(folder, "own.width=3")
+    assert load(folder, "use_presets=False").values["own"] == {"width": 64}
+
+
+# --- aliases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["map_name", "env_args.map_name"])
+def test_both_names_of_the_map_set_both(folder, key):
+    values = load(folder, f"{key}=hard").values
+    assert values["map_name"] == values["env_args"]["map_name"] == "hard"
+
+
+def test_the_map_of_the_file_fills_both(folder):
+    values = load(folder).values
+    assert values["map_name"] == values["env_args"]["map_name"] == "easy"
+
+
+def test_two_maps_that_disagree_are_an_error(folder):
+    message = error_of(
+        folder, "--env-config=toy", "with", "map_name=hard", "env_args.map_name=easy"
+    )
+    assert "map_name=hard" in message
+    assert "env_args.map_name=easy" in message
+    assert load(folder, "map_name=hard", "env_args.map_name=hard").values["map_name"] == "hard"
+
+
+def test_a_map_where_there_are_none_is_an_error(folder):
+    assert "no maps" in error_of(folder, "--env-config=mapless", "with", "map_name=hard")
+    assert load(folder, "use_presets=False", env="mapless").values["map_name"] is None
+
+
+# --- types and names ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("lr=1", "lr", 1.0),
+        ("steps=1e3", "steps", 1000),
+        ("label=5", "label", "5"),
+        ("seed=null", "seed", None),
+        ("seed=3", "seed", 3),
+        ("map_name=5m_vs_6m", "map_name", "5m_vs_6m"),
+        ("quality=2", "quality", "2"),
+    ],
+)
+def test_what_converts_without_loss_is_converted(folder, word, key, value):
+    found = load(folder, "use_presets=False", word).values[key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("lr=fast", ["lr", "float", "str", "fast"]),
+        ("lr=True", ["lr", "float", "bool"]),
+        ("lr=null", ["lr", "float", "null"]),
+        ("steps=True", ["steps", "int", "bool"]),
+        ("steps=1.5", ["steps", "int", "float", "1.5"]),
+        ("seed=abc", ["seed", "int or null", "str"]),
+        ("seed=-1", ["seed", "at least 0", "-1"]),
+        ("offline=1", ["offline", "bool", "int"]),
+        ("label=True", ["label", "str", "bool"]),
+        ("dataset=5", ["dataset", "dict", "int"]),
+        ("lr.x=5", ["lr.x", "lr is a float"]),
+        ("update=sequental", ["update", "sequental", "'sequential'", "simultaneous"]),
+        ("stepz=5", ["stepz", "'steps'"]),
+        ("own.widht=5", ["own.widht", "'own.width'"]),
+        ("width=5", ["width", "'own.width'"]),
+        ("map_name=hrd", ["map_name", "'hrd'", "'hard'", "easy"]),
+        ("env_args.map_name=hrd", ["map_name", "'hrd'", "'hard'"]),
+    ],
+)
+def test_a_wrong_override_names_key_expected_and_found(folder, word, parts):
+    message = error_of(folder, "--env-config=toy", "with", word)
+    assert all(part in message for part in parts), message
+
+
+def test_unknown_algorithm_and_environment_name_the_nearest(folder):
+    message = error_of(folder, "--config=inspoo", "--env-config=toy")
+    assert "algorithm" in message
+    assert "'inspo'" in message
+    message = error_of(folder, "--env-config=toy_ofline")
+    assert "environment" in message
+    assert "'toy_offline'" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("lr: fast", ["inspo.yaml", "lr", "float"]),
+        ("lr: [1", ["inspo.yaml", "YAML"]),
+        ("- a", ["inspo.yaml", "list"]),
+        ("lr: 1.0\nlr: 2.0", ["lr", "twice"]),
+    ],
+)
+def test_a_broken_file_is_named(folder, content, parts):
+    (folder / "algs/inspo.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load(folder)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+
+def test_presets_apply_in_order_where_they_match(folder):
+    loaded = load(folder)
+    assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.3, 8)
+    assert len(loaded.notes) == 1
+    assert "toys are small" in loaded.notes[0]
+    loaded = load(folder, "map_name=hard", env="toy_offline")
+    assert loaded.values["own"]["width"] == 16
+    assert "it is hard" in loaded.notes[1]
+
+
+def test_the_command_line_goes_over_presets(folder):
+    loaded = load(folder, "lr=0.9", "label=7")
+    assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.9, 8)
+    assert "lr given on the command line" in loaded.notes[0]
+
+
+def test_presets_can_be_left_out(folder):
+    loaded = load(folder, "use_presets=False")
+    assert loaded.values["lr"] == 0.2
+    assert loaded.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("- {match: {}, because: b, set: {lrr: 1.0}}", ["presets", "lrr", "'lr'"]),
+        ("- {match: {mapp: a}, because: b, set: {lr: 1.0}}", ["entry 1", "mapp"]),
+        ("- {match: {}, set: {lr: 1.0}}", ["entry 1", "because"]),
+        ("- {match: {}, because: b, sett: {}}", ["entry 1", "match, because, set"]),
+        ("a: b", ["list"]),
+    ],
+)
+def test_a_broken_preset_is_named(folder, content, parts):
+    (folder / "presets/inspo.yaml").write_text(content)
+    message = error_of(folder, "--env-config=toy")
+    assert all(part in message for part in parts), message
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def test_overrides_reach_the_results_path(folder, tmp_path):
+    argv = ["--env-config=toy_offline", "with", "map_name=hard", "quality=expert"]
+    values = load_config([*argv, "local_results_path=out", "name=mine"], folder, tmp_path).values
+    assert sacred_folder(values) == tmp_path / "out/sacred/mine/hard_expert"
+
+
+def test_an_online_run_has_no_quality_in_its_path(folder):
+    values = load(folder).values
+    assert map_label(values) == "easy"
+    assert sacred_folder(values) == PROJECT_ROOT / "results/sacred/inspo/easy"
+
+
+def test_typed_paths_are_relative_to_where_one_stands(folder, tmp_path):
+    values = load_config(
+        ["--env-config=toy", "with", "dataset.path=a/../b.h5"], folder, tmp_path
+    ).values
+    assert values["dataset"]["path"] == str(tmp_path / "b.h5")
+    assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
+
+
+def test_a_name_cannot_leave_the_results_folder(folder):
+    values = load(folder, "name=../../x").values
+    assert sacred_folder(values).parent.parent == PROJECT_ROOT / "results/sacred"
+
+
+# --- help, and the files of the project -----------------------------------------------------------
+
+
+def test_help_lists_each_algorithm_and_environment_with_its_line(folder):
+    text = help_text(folder)
+    assert "  inspo  The algorithm." in text
+    assert "  toy          A toy environment." in text
+    assert "usage:" in text
+
+
+def test_the_printed_configuration_is_yaml(folder):
+    values = load(folder).values
+    assert yaml.safe_load(to_yaml(values)) == values
+
+
+ALGORITHMS = configuration.names("algs")
+ENVIRONMENTS = configuration.names("envs")
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_loads_with_every_environment(algorithm, environment):
+    loaded = load_config([f"--config={algorithm}", f"--env-config={environment}"])
+    assert loaded.values["env"]
+    assert loaded.values["name"]
+
+
+@pytest.mark.parametrize(
+    "path", [*CONFIG_DIR.glob("algs/*.yaml"), *CONFIG_DIR.glob("envs/*.yaml")], ids=lambda p: p.stem
+)
+def test_every_file_says_what_it_is_in_one_line(path):
+    assert 10 < len(configuration.one_liner(Path(path))) < 120
+
+
+def test_every_default_is_commented():
+    for line in (CONFIG_DIR / "default.yaml").read_text().split("_rules:")[0].splitlines():
+        key = line.split("#")[0].rstrip()
+        if ":" in key and not key.endswith(":"):
+            assert "#" in line or key == "use_progress_bar: True", line

@@ -1,0 +1,147 @@
+"""Statistics: from tensors to floats, to the sinks, into a checkpoint and out of it."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from utils import logging as run_logging
+from utils.logging import Logger, add_file, get_console_logger, progress_bar, to_floats
+from utils.seeding import seed_everything, spawn_seeds
+
+
+class FakeSacred:
+    def __init__(self):
+        self.scalars = []
+
+    def log_scalar(self, key, value, t):
+        self.scalars.append((key, value, t))
+
+
+@pytest.fixture
+def logger():
+    return Logger(get_console_logger("test_logging"))
+
+
+def test_every_kind_of_number_becomes_a_float():
+    stats = {
+        "float": 0.5,
+        "tensor": torch.tensor(1.5, requires_grad=True),
+        "bool": True,
+        "int_tensor": torch.tensor([2**40]),
+        "numpy": np.float32(0.25),
+        "array": np.array([3]),
+        "bool_tensor": torch.tensor(False),
+    }
+    floats = to_floats(stats)
+    assert floats == {
+        "float": 0.5,
+        "tensor": 1.5,
+        "bool": 1.0,
+        "int_tensor": float(2**40),
+        "numpy": 0.25,
+        "array": 3.0,
+        "bool_tensor": 0.0,
+    }
+    assert list(floats) == list(stats)
+    assert all(type(value) is float for value in floats.values())
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), np.zeros(0), [1, 2]])
+def test_more_than_one_number_is_an_error(value):
+    with pytest.raises(ValueError, match="'loss'"):
+        to_floats({"loss": value})
+
+
+def test_all_tensors_cross_in_one_copy(logger, monkeypatch):
+    copies = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda self: copies.append(self.shape) or tolist(self)
+    )
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("a copy of its own"))
+    logger.log_stats({f"x{i}": torch.tensor(float(i)) for i in range(20)}, 5)
+    assert copies == [(20,)]
+    assert logger.stats["x7"] == [(5, 7.0)]
+
+
+def test_sacred_gets_every_scalar(logger):
+    run = FakeSacred()
+    logger.setup_sacred(run)
+    logger.log_stat("loss", torch.tensor(0.5), 10)
+    assert run.scalars == [("loss", 0.5, 10)]
+
+
+def test_tensorboard_files_are_written(logger, tmp_path):
+    logger.setup_tb(tmp_path / "tb")
+    logger.log_stat("loss", torch.tensor(0.5), 10)
+    logger.log_stat("loss", 0.25, np.int64(20))
+    (file,) = (tmp_path / "tb").iterdir()
+    assert b"loss" in file.read_bytes()
+
+
+def test_the_history_goes_through_a_checkpoint_and_to_new_sinks(logger, tmp_path):
+    logger.log_stats({"a": 1, "b": 2.0}, 1)
+    logger.log_stat("a", 3, 2)
+    torch.save(logger.state_dict(), tmp_path / "state")
+    resumed = Logger(logger.console_logger)
+    run = FakeSacred()
+    resumed.setup_sacred(run)
+    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert resumed.stats == logger.stats
+    assert run.scalars == [("a", 1.0, 1), ("b", 2.0, 1), ("a", 3.0, 2)]
+    resumed.log_stat("a", 4, 3)
+    assert resumed.stats["a"][-1] == (3, 4.0)
+
+
+def test_recent_statistics_are_printed_once(logger, capsys):
+    logger.log_stats({"loss": 0.125, "test_return_mean": 12.5}, 1500)
+    logger.print_recent_stats()
+    logger.print_recent_stats()
+    text = capsys.readouterr().err
+    assert text.count("Recent statistics, t_env 1,500") == 1
+    assert "loss:" in text
+    assert "0.125" in text
+    logger.log_stat("loss", 0.5, 1600)
+    logger.print_recent_stats()
+    text = capsys.readouterr().err
+    assert "0.5" in text
+    assert "test_return_mean" not in text
+
+
+def test_lines_stand_above_the_bar_and_alone_in_the_file(tmp_path, monkeypatch):
+    console = get_console_logger("test_bar")
+    handler = add_file(console, tmp_path / "cout.txt")
+    monkeypatch.setattr(run_logging.sys, "stderr", io.StringIO())
+    with progress_bar(10, desc="training") as bar:
+        bar.update(5)
+        console.info("half of it")
+    handler.close()
+    assert "half of it\n" in run_logging.sys.stderr.getvalue()
+    text = (tmp_path / "cout.txt").read_text()
+    assert text.count("\n") == 1
+    assert "half of it" in text
+
+
+def test_seeds_of_different_purposes_differ_and_longer_lists_begin_alike():
+    seeds = spawn_seeds(1, "environment", 500)
+    assert len(set(seeds)) == 500
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert spawn_seeds(1, "environment", 3) == seeds[:3]
+    assert not set(seeds) & set(spawn_seeds(1, "sampling", 500))
+    assert not set(seeds) & set(spawn_seeds(2, "environment", 500))
+
+
+def test_one_seed_fixes_the_three_global_generators():
+    import random
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_everything(5)
+    first = draw()
+    seed_everything(5)
+    assert draw() == first
+    seed_everything(6)
+    assert draw() != first

@@ -1,0 +1,256 @@
+"""The program from outside: exit statuses, one-line errors, what Sacred records, signals."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import main as program
+from utils.errors import UserError
+from utils.interrupts import GracefulExit, Interrupted
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = [sys.executable, str(ROOT / "src" / "main.py")]
+
+
+@pytest.fixture
+def run_main(monkeypatch, tmp_path):
+    """Calls main with `run.run` replaced; results go to tmp_path/results."""
+
+    def call(run, *words, argv=("--config=bc", "--env-config=smax_offline")):
+        monkeypatch.setitem(sys.modules, "run", types.SimpleNamespace(run=run))
+        return program.main([*argv, "with", f"local_results_path={tmp_path / 'results'}", *words])
+
+    return call
+
+
+def folder_of(tmp_path, name="bc", label="2s3z_medium"):
+    (folder,) = (tmp_path / "results/sacred" / name / label).iterdir()
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_run_is_recorded(run_main, tmp_path):
+    seen = {}
+
+    def run(args, logger):
+        seen["args"] = args
+        logger.log_stat("loss", 0.5, 10)
+        logger.info("hello")
+        args.env_args["written"] = "to"  # as EPyMARL's code does; Sacred must not forbid it
+        return {"test_return_mean": 1.0}
+
+    assert run_main(run, "seed=7", "map_name=3m", "use_tensorboard=True") == 0
+    folder = folder_of(tmp_path, label="3m_medium")
+    assert folder.name == "1"
+    config = read(folder / "config.json")
+    assert (config["seed"], config["map_name"], config["env_args"]["map_name"]) == (7, "3m", "3m")
+    run_json = read(folder / "run.json")
+    assert (run_json["status"], run_json["result"]) == ("COMPLETED", {"test_return_mean": 1.0})
+    metrics = read(folder / "metrics.json")
+    assert (metrics["loss"]["values"], metrics["loss"]["steps"]) == ([0.5], [10])
+    info = read(folder / "info.json")
+    assert info["command_line"][0] == "--config=bc"
+    assert info["versions"]["torch"]
+    assert "hello" in (folder / "cout.txt").read_text()
+    args = seen["args"]
+    assert args.unique_token.startswith("bc_seed7_3m_medium_")
+    assert args.device in ("cpu", "cuda")
+    assert list((tmp_path / "results/tb_logs" / args.unique_token).iterdir())
+
+
+def test_a_seed_is_drawn_and_recorded(run_main, tmp_path):
+    seeds = []
+    for _ in range(2):
+        assert run_main(lambda args, logger: seeds.append(args.seed)) == 0
+    folder = tmp_path / "results/sacred/bc/2s3z_medium"
+    assert [read(folder / n / "config.json")["seed"] for n in "12"] == seeds
+    assert seeds[0] != seeds[1]
+
+
+def test_a_users_error_is_one_line_and_the_run_has_failed(run_main, tmp_path, capsys):
+    def run(args, logger):
+        raise UserError("datasets/x.h5: there is none")
+
+    assert run_main(run) == 2
+    err = capsys.readouterr().err
+    assert err.strip().endswith("error: datasets/x.h5: there is none")
+    assert "Traceback" not in err
+    assert read(folder_of(tmp_path) / "run.json")["status"] == "FAILED"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(run_main, tmp_path):
+    def run(args, logger):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main(run)
+    assert read(folder_of(tmp_path) / "run.json")["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_what_was_saved(run_main, tmp_path, capsys, signum, status):
+    def run(args, logger):
+        with GracefulExit(logger.info) as stop:
+            signal.raise_signal(signum)
+        assert stop.requested
+        raise Interrupted(stop.signum, "saved step 5; go on with resume=x")
+
+    assert run_main(run) == status
+    err = capsys.readouterr().err
+    assert "interrupted: saved step 5; go on with resume=x" in err
+    assert "Traceback" not in err
+    assert read(folder_of(tmp_path) / "run.json")["status"] == "INTERRUPTED"
+
+
+def test_sigterm_outside_of_the_training_loop(run_main, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_main(lambda args, logger: signal.raise_signal(signal.SIGTERM)) == 143
+    assert "SIGTERM" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_second_signal_stops_at_once_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="second"), GracefulExit():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_results_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    status = program.main(["--config=bc", "with", f"local_results_path={tmp_path}/file/results"])
+    assert status == 2
+    assert "local_results_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--config=bcc"], "'bc'"),
+        (["--env-config=smaxx"], "'smax'"),
+        (["--config=bc", "with", "map_name=2s3x"], "'2s3z'"),
+        (["--config=bc", "with", "batchsize=3"], "'batch_size'"),
+        (["--config=bc", "with", "batch_size=many"], "expected int"),
+        (["--config=bc", "with", "test_nepisode=-1"], "at least 0"),
+        (["--conf=bc"], "'--config'"),
+    ],
+)
+def test_each_wrong_word_exits_with_2_and_one_line(argv, named, capsys):
+    assert program.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_print_config(capsys):
+    argv = ["print_config", "--config", "bc", "--env-config", "smax_offline", "with", "lr=1"]
+    assert program.main(argv) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# --config=bc --env-config=smax_offline")
+    assert "\nlr: 1.0\n" in out
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import main; main.main(['--help'])"
+        "; assert not {'torch', 'sacred', 'jax', 'numpy'} & set(sys.modules)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    assert time.perf_counter() - started < 5  # 0.1 s on an idle machine
+
+
+def test_from_any_folder_and_into_a_closed_pipe(tmp_path):
+    done = subprocess.run(
+        [*PYTHON, "--config=bc", "with", "nothing=1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
+    """Two processes started together get folders and tokens of their own; both stop cleanly."""
+    code = textwrap.dedent(
+        f"""
+        import sys, time, types
+        sys.path.insert(0, {str(ROOT / "src")!r})
+        from utils.interrupts import GracefulExit, Interrupted
+
+        def run(args, logger):
+            with GracefulExit(logger.info) as stop:
+                print("ready", args.unique_token, flush=True)
+                while not stop.requested:
+                    time.sleep(0.01)
+            raise Interrupted(stop.signum, "saved")
+
+        sys.modules["run"] = types.SimpleNamespace(run=run)
+        import main
+        sys.exit(main.main(["--config=bc", "with", "seed=1", "local_results_path={tmp_path}"]))
+        """
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    tokens = {run.stdout.readline() for run in runs}
+    for run in runs:
+        run.send_signal(signal.SIGTERM)
+    for run in runs:
+        _, err = run.communicate(timeout=60)
+        assert run.returncode == 143, err
+        assert err.strip().endswith("interrupted: saved")
+        assert "Traceback" not in err
+        assert "Warning" not in err
+    assert len(tokens) == 2
+    folder = tmp_path / "sacred/bc/2s3z_medium"
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert {read(folder / n / "run.json")["status"] for n in "12"} == {"INTERRUPTED"}
+
+
+@pytest.mark.parametrize("script", ["run.sh", "test.sh", ".ci/run", "scripts/environment.sh"])
+def test_the_shell_scripts_parse(script):
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+
+
+def test_without_the_right_python_the_user_hears_what_was_tried(tmp_path):
+    """In a copy of the scripts, on a PATH whose only Python says that it is another version."""
+    (tmp_path / "project/scripts").mkdir(parents=True)
+    for name in ("run.sh", "scripts/environment.sh", "requirements.txt"):
+        (tmp_path / "project" / name).write_bytes((ROOT / name).read_bytes())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "python3").write_text("#!/bin/sh\necho 3.8\n")
+    (tools / "python3").chmod(0o755)
+    for tool in ("bash", "sh", "cat", "cksum", "dirname"):
+        (tools / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    done = subprocess.run(
+        ["bash", str(tmp_path / "project/run.sh"), "--help"],
+        env={"PATH": str(tools)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Python 3.11 is needed" in done.stderr
+    assert "python3.11: not found" in done.stderr
+    assert "python3: 3.8" in done.stderr
+    assert not (tmp_path / "project/.venv").exists()
