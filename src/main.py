@@ -72,7 +72,7 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
 
     values = dict(config.values)
     if values["seed"] is None:
-        values["seed"] = draw_seed()
+        values["seed"] = resumed_seed(values) if values["resume"] else draw_seed()
     folder = sacred_folder(values)
     make_results_folder(folder)
 
@@ -114,6 +114,13 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
             log_file.close()
 
     return experiment.run().result
+
+
+def resumed_seed(values: dict[str, Any]) -> int:
+    """The seed of the run that `resume` names, so that its command line need not repeat it."""
+    from utils.checkpoints import find_checkpoint, read_manifest
+
+    return read_manifest(find_checkpoint(values["resume"], values["load_step"]))["config"]["seed"]
 
 
 def sacred_logger():

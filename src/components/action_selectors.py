@@ -8,8 +8,20 @@ from components.schedules import linear
 from utils.rl_utils import UNAVAILABLE
 
 
+def explore(actions: th.Tensor, avail: th.Tensor, epsilon: float) -> th.Tensor:
+    """Replace each action, with probability epsilon, by a uniformly drawn available one.
+
+    actions `[N, n]`, avail `[N, n, A]`.
+    """
+    if epsilon == 0:
+        return actions
+    random = th.multinomial(avail.float().flatten(0, -2), 1).view_as(actions)
+    chance = th.rand(actions.shape, device=actions.device)
+    return th.where(chance < epsilon, random, actions)
+
+
 class EpsilonGreedySelector:
-    """The best available action, or with probability epsilon a uniformly drawn available one."""
+    """The action of largest value, or with probability epsilon a random one."""
 
     def __init__(self, args):
         self.args = args
@@ -19,12 +31,8 @@ class EpsilonGreedySelector:
         """values and avail `[N, n, A]` -> actions, long `[N, n]`."""
         a = self.args
         self.epsilon = linear(a.epsilon_start, a.epsilon_finish, a.epsilon_anneal_time, t_env)
-        epsilon = self.args.test_epsilon if test_mode else self.epsilon
         greedy = values.masked_fill(avail == 0, UNAVAILABLE).argmax(-1)
-        if epsilon == 0:
-            return greedy
-        explored = th.multinomial(avail.float().flatten(0, -2), 1).view_as(greedy)
-        return th.where(th.rand_like(values[..., 0]) < epsilon, explored, greedy)
+        return explore(greedy, avail, a.test_epsilon if test_mode else self.epsilon)
 
 
 class MultinomialSelector:
@@ -33,13 +41,15 @@ class MultinomialSelector:
     epsilon = 0.0
 
     def __init__(self, args):
-        self.test_greedy = args.test_greedy
+        self.args = args
 
     def select(self, probs: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
         """probs (zero where unavailable) and avail `[N, n, A]` -> actions, long `[N, n]`."""
-        if test_mode and self.test_greedy:
-            return probs.masked_fill(avail == 0, -1.0).argmax(-1)
-        return th.multinomial(probs.flatten(0, -2), 1).view(probs.shape[:-1])
+        if test_mode and self.args.test_greedy:
+            actions = probs.masked_fill(avail == 0, -1.0).argmax(-1)
+        else:
+            actions = th.multinomial(probs.flatten(0, -2), 1).view(probs.shape[:-1])
+        return explore(actions, avail, self.args.test_epsilon if test_mode else 0.0)
 
 
 REGISTRY = {"epsilon_greedy": EpsilonGreedySelector, "multinomial": MultinomialSelector}

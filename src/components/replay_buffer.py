@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 
 from components.episode_batch import EpisodeBatch
+from utils.checkpoints import get_generator_state, set_generator_state
 
 
 class ReplayBuffer:
@@ -41,7 +42,7 @@ class ReplayBuffer:
         return {
             "data": {key: value[:n, :steps].clone() for key, value in self.storage.data.items()},
             "index": self.index,
-            "rng": self.rng.bit_generator.state,
+            "rng": get_generator_state(self.rng),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -50,4 +51,4 @@ class ReplayBuffer:
             self.storage[key][: value.shape[0], : value.shape[1]] = value
         self.episodes_in_buffer = len(state["data"]["filled"])
         self.index = state["index"]
-        self.rng.bit_generator.state = state["rng"]
+        set_generator_state(self.rng, state["rng"])

@@ -178,10 +178,13 @@ class InSPOLearner(Learner):
     def alpha(self) -> th.Tensor:
         return self.temperature["log_alpha"].detach().exp()
 
-    def start_from(self, behaviour_mac) -> None:
-        """pi^0 = mu (the paper leaves Algorithm 1's input open; docs/algorithm.md, D7)."""
+    def start_from(self, behaviour) -> None:
+        """pi^0 = mu (the paper leaves Algorithm 1's input open; docs/algorithm.md, D7).
+
+        behaviour: an `offline.behaviour.Behaviour`.
+        """
         if self.args.init_from_behaviour:
-            self.mac.load_state(behaviour_mac)
+            self.mac.agent.load_state_dict(behaviour.agent)
 
     def train(self, batch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""

@@ -53,7 +53,13 @@ class Behaviour:
 
 
 def obtain(
-    buffer: OfflineBuffer, mac, args, content_hash: str, cache_dir: Path, say: Callable[[str], None]
+    buffer: OfflineBuffer,
+    mac,
+    args,
+    content_hash: str,
+    cache_dir: Path,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> Behaviour:
     """The behaviour policies from the cache, or fitted now and put there.
 
@@ -63,6 +69,7 @@ def obtain(
     Args:
         mac: a controller whose agents are of the class to fit; only its shape is used.
         say: gets a line of text at each stage.
+        check: called at every update; raises if the run was asked to stop.
     """
     settings = {
         "format": FORMAT,
@@ -89,7 +96,7 @@ def obtain(
     # for the fit and put back, so that a run that finds the cache full draws the same numbers.
     before = th.get_rng_state()
     th.manual_seed(spawn_seeds(args.seed, "behaviour", 1)[0])
-    fitted = _fit(buffer, copy.deepcopy(mac), others, args, say)
+    fitted = _fit(buffer, copy.deepcopy(mac), others, args, say, check)
     th.set_rng_state(before)
     _save(path, fitted)
     return fitted
@@ -106,7 +113,7 @@ def _save(path: Path, fitted: Behaviour) -> None:
         temporary.unlink(missing_ok=True)  # a cache that cannot be written is only not there
 
 
-def _fit(buffer, mac, others, args, say) -> Behaviour:
+def _fit(buffer, mac, others, args, say, check) -> Behaviour:
     settings = args.behaviour
     order = np.random.default_rng(spawn_seeds(args.seed, "held_out", 1)[0]).permutation(len(buffer))
     n_held_out = min(max(1, int(settings["held_out"] * len(buffer))), len(buffer) - 1)
@@ -115,13 +122,13 @@ def _fit(buffer, mac, others, args, say) -> Behaviour:
         held_out = training = order  # one episode: nothing can be held out
 
     reset_parameters(mac.agent)
-    individual = _fit_individual(buffer, mac, settings, training, held_out, say)
+    individual = _fit_individual(buffer, mac, settings, training, held_out, say, check)
     log_probs = _evaluate_individual(buffer, mac)
     say(f"behaviour policies: held-out NLL {individual:.4f} per agent and step")
 
     report = {"behaviour_nll": individual}
     if settings["others"] == "autoregressive":
-        start, end = _fit_others(buffer, others, log_probs, settings, training, held_out)
+        start, end = _fit_others(buffer, others, log_probs, settings, training, held_out, check)
         say(f"others' policy: held-out NLL {end:.4f} (product of the individual ones {start:.4f})")
         report |= {"others_nll": end, "others_nll_product": start}
     log_prob_others = _evaluate_others(buffer, others, log_probs)
@@ -145,7 +152,7 @@ def _individual_nll(mac, batch) -> th.Tensor:
     return -gather_actions(log_policy, actions).mean(0)
 
 
-def _fit_individual(buffer, mac, settings, training, held_out, say) -> float:
+def _fit_individual(buffer, mac, settings, training, held_out, say, check) -> float:
     """Eq. 21 for all agents; leaves the best weights in `mac`. Returns the held-out NLL."""
     rng = np.random.default_rng(int(th.randint(2**31, ())))
     optimiser = th.optim.Adam(mac.parameters(), lr=settings["lr"])
@@ -158,6 +165,7 @@ def _fit_individual(buffer, mac, settings, training, held_out, say) -> float:
 
     stopping = EarlyStopping(mac.agent, settings["patience"])
     for update in range(settings["updates"]):
+        check()
         cosine_rate(optimiser, settings["lr"], update / settings["updates"])
         size = min(settings["batch_size"], len(training))
         batch = buffer.batch(rng.choice(training, size, replace=False))
@@ -230,7 +238,9 @@ def _others_inputs(buffer, log_probs, rows):
     )
 
 
-def _fit_others(buffer, others, log_probs, settings, training, held_out) -> tuple[float, float]:
+def _fit_others(
+    buffer, others, log_probs, settings, training, held_out, check
+) -> tuple[float, float]:
     """Eq. 22; leaves the best weights in `others`. Returns the held-out NLL before and after."""
     n = others.n_agents
     pairs = n * max(n - 1, 1)
@@ -250,6 +260,7 @@ def _fit_others(buffer, others, log_probs, settings, training, held_out) -> tupl
     start = held_out_nll()
     stopping.observe(start)
     for update in range(settings["others_updates"]):
+        check()
         cosine_rate(optimiser, settings["others_lr"], update / settings["others_updates"])
         drawn = rows[th.randint(len(rows), (settings["others_batch_size"],), device=rows.device)]
         loss = nll(_others_inputs(buffer, log_probs, drawn))

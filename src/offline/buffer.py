@@ -9,6 +9,7 @@ import torch as th
 
 from components.episode_batch import EpisodeBatch
 from offline.dataset import OfflineDataset
+from utils.checkpoints import get_generator_state, set_generator_state
 from utils.errors import DatasetError
 
 
@@ -60,7 +61,7 @@ class OfflineBuffer:
         return EpisodeBatch(data)
 
     def state_dict(self) -> dict:
-        return {"rng": self.rng.bit_generator.state}
+        return {"rng": get_generator_state(self.rng)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.rng.bit_generator.state = state["rng"]
+        set_generator_state(self.rng, state["rng"])

@@ -46,6 +46,11 @@ class GracefulExit:
     def requested(self) -> bool:
         return self.signum is not None
 
+    def check(self, message: str = "") -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.requested:
+            raise Interrupted(self.signum, message)
+
     def _handle(self, signum, frame):
         if self.requested:
             raise Interrupted(signum, "stopped at once by a second signal; nothing more was saved")

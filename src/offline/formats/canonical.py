@@ -491,7 +491,7 @@ def _detach(file: h5py.File) -> None:
 
     On a full disk closing fails halfway and HDF5 then crashes the process (2.0, h5py 3.16).
     """
-    scratch = os.memfd_create("abandoned")
+    scratch = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(scratch, file.id.get_vfd_handle())
     finally:

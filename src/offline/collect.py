@@ -1,0 +1,231 @@
+"""Makes datasets: rolls policies out in their simulator, one part after the other.
+
+The behaviour policies that the project ships stand in `policies/{env}/{map}/`, one folder each with
+`agent.th` (weights) and `policy.json` (algorithm, settings of its agent, where it came from), and
+`recipes.yaml` says which of them make a quality, with how many episodes and which exploration.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import json
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch as th
+import yaml
+
+from components.episode_batch import build_scheme
+from controllers import REGISTRY as mac_REGISTRY
+from offline.dataset import DatasetMetadata
+from offline.formats.canonical import CanonicalWriter
+from offline.games import QUALITIES, generate
+from runners import REGISTRY as runner_REGISTRY
+from utils.config import PROJECT_ROOT
+from utils.errors import CheckpointError, DatasetError
+from utils.seeding import spawn_seeds
+
+POLICIES = PROJECT_ROOT / "policies"
+DATA_SEED = 0  # of what is made from recipes, so that everybody gets the same episodes
+ACTING = (  # the settings that a policy's weights were made with
+    "mac",
+    "agent",
+    "agent_output_type",
+    "action_selector",
+    "obs_agent_id",
+    "obs_last_action",
+    "hidden_dim",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """`episodes` episodes of one policy, with the share `epsilon` of random actions."""
+
+    settings: dict  # ACTING
+    weights: dict[str, th.Tensor]
+    episodes: int
+    epsilon: float
+    greedy: bool
+    source: str
+
+
+def read_policy(folder: Path) -> tuple[dict, dict[str, th.Tensor]]:
+    """policy.json and the weights of a shipped policy; CheckpointError if one is not whole."""
+    try:
+        facts = json.loads((folder / "policy.json").read_text())
+        weights = th.load(folder / "agent.th", map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: expected policy.json and agent.th of a shipped policy, found a broken one "
+            f"({error}). Restore the folder from the repository."
+        ) from error
+    return facts, weights
+
+
+def recipe(env: str, map_name: str, quality: str) -> list[dict] | None:
+    """The parts of a quality, `{policy, episodes, epsilon}` each; None if there is no recipe.
+
+    `mixed_X_Y` is X % medium and Y % expert (`mixed` is `mixed_50_50`).
+    """
+    path = POLICIES / env / map_name / "recipes.yaml"
+    if not path.exists():
+        return None
+    recipes = yaml.safe_load(path.read_text())
+    if quality in recipes:
+        return recipes[quality]
+    share = re.fullmatch(r"mixed_(\d+)_(\d+)", quality)
+    if not share or sum(map(int, share.groups())) != 100:
+        return None
+    parts = []
+    for name, percent in zip(("medium", "expert"), share.groups()):
+        for part in recipes[name]:
+            parts.append(part | {"episodes": part["episodes"] * int(percent) // 100})
+    return [part for part in parts if part["episodes"] > 0]
+
+
+def qualities(env: str, map_name: str) -> list[str]:
+    """What can be made for this map without a download."""
+    path = POLICIES / env / map_name / "recipes.yaml"
+    shipped = sorted(yaml.safe_load(path.read_text())) if path.exists() else []
+    return [*shipped, *QUALITIES.get((env, map_name), ())]
+
+
+def dataset_path(args) -> Path:
+    """`dataset.path`, or the place of this map and quality in `datasets_dir`."""
+    if args.dataset["path"]:
+        return Path(args.dataset["path"])
+    return Path(args.datasets_dir) / args.env / f"{args.map_name}_{args.quality}.h5"
+
+
+def ensure_dataset(args, say: Callable[[str], None], progress) -> Path:
+    """The path of the dataset that `args` asks for, made first if it can be made here.
+
+    progress: `progress(total)` gives a bar with `update(n)` and `close()`.
+    Raises DatasetError if it is neither there nor can be made.
+    """
+    path = dataset_path(args)
+    if path.exists() or args.dataset["path"]:
+        return path  # a missing file of the user's own is the reader's error to report
+    with _locked(path):
+        if path.exists():  # another run made it while this one waited
+            return path
+        parts = recipe(args.env, args.map_name, args.quality)
+        if parts is not None:
+            folder = POLICIES / args.env / args.map_name
+            say(f"{path} is not there: rolling it out from the policies in {folder}")
+            collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress)
+        elif args.quality in QUALITIES.get((args.env, args.map_name), ()):
+            say(f"{path} is not there: generating it")
+            options = {k: v for k, v in args.env_args.items() if k in ("episode_limit",)}
+            generate(args.env, args.map_name, args.quality, path, DATA_SEED, **options)
+        else:
+            known = qualities(args.env, args.map_name)
+            raise DatasetError(
+                f"{path}: there is no such dataset, and none of quality '{args.quality}' can be "
+                f"made for {args.env} {args.map_name} (known here: {', '.join(known) or 'none'}). "
+                "Choose one of these, name a file with dataset.path=..., or collect one: "
+                "`python src/main.py --config=qmix --env-config=... with checkpoint_path=... "
+                "collect.n_episodes=5000`."
+            )
+    return path
+
+
+def _part(folder: Path, entry: dict) -> Part:
+    facts, weights = read_policy(folder / entry["policy"])
+    epsilon = float(entry.get("epsilon", 0.0))
+    return Part(
+        settings={key: facts["settings"][key] for key in ACTING},
+        weights=weights,
+        episodes=int(entry["episodes"]),
+        epsilon=epsilon,
+        greedy=True,
+        source=f"{entry['policy']} ({facts['algorithm']}, seed {facts['seed']}, "
+        f"t_env {facts['t_env']}, test win rate {facts['test_battle_won_mean']:.3f}), greedy, "
+        f"epsilon {epsilon}, {entry['episodes']} episodes",
+    )
+
+
+def collect(
+    parts: list[Part], args, path: Path, seed: int, progress, overwrite: bool = False
+) -> DatasetMetadata:
+    """Roll out `parts` into a dataset file at `path`; nothing is left there if it fails.
+
+    The global random states are as before afterwards.
+    """
+    devices = [] if not th.cuda.is_available() else list(range(th.cuda.device_count()))
+    with th.random.fork_rng(devices=devices):
+        return _collect(parts, args, path, seed, progress, overwrite)
+
+
+def _collect(parts, args, path, seed, progress, overwrite) -> DatasetMetadata:
+    args = SimpleNamespace(**{**vars(args), "seed": spawn_seeds(seed, str(path.stem), 1)[0]})
+    th.manual_seed(args.seed)
+    runner = runner_REGISTRY[args.runner](args, None)
+    info = runner.get_env_info()
+    vars(args).update(info)
+    metadata = DatasetMetadata(
+        env=args.env,
+        map_name=args.map_name,
+        quality=args.quality or "",
+        simulator=getattr(runner.env, "simulator", args.env),
+        source="; ".join(part.source for part in parts),
+        **info,
+    )
+    bar = progress(sum(part.episodes for part in parts))
+    try:
+        with CanonicalWriter(path, metadata, overwrite=overwrite) as writer:
+            for part in parts:
+                settings = SimpleNamespace(**{**vars(args), **part.settings})
+                settings.test_greedy, settings.test_epsilon = part.greedy, part.epsilon
+                _collect_part(part, settings, runner, writer, bar)
+    finally:
+        bar.close()
+        runner.close_env()
+    return writer.metadata
+
+
+def _collect_part(part: Part, args, runner, writer: CanonicalWriter, bar) -> None:
+    scheme = build_scheme(runner.get_env_info())
+    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
+    try:
+        mac.agent.load_state_dict(part.weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the policy's weights do not fit {args.env} {args.map_name}: {error}"
+        ) from error
+    mac.agent.to(args.device)
+    runner.setup(scheme, {"agents": args.n_agents}, None, mac)
+    left = part.episodes
+    while left > 0:
+        batch = runner.run(test_mode=True)
+        n = min(left, batch.batch_size)
+        won = runner.last_stats.infos.get("battle_won")
+        arrays = {key: value[:n].numpy() for key, value in batch.data.items()}
+        writer.append(arrays, None if won is None else _as_array(won[:n]))
+        left -= n
+        bar.update(n)
+
+
+def _as_array(won: list[float]):
+    return th.tensor(won).to(th.uint8).numpy()
+
+
+@contextmanager
+def _locked(path: Path):
+    """One process at a time makes the file at `path`; the lock goes with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def acting_settings(args) -> dict:
+    """The ACTING settings of a configuration."""
+    return copy.deepcopy({key: getattr(args, key) for key in ACTING})
