@@ -449,9 +449,9 @@ class CanonicalWriter:
                 free = shutil.disk_usage(self.path.parent).free
                 text = f"{free / 1e6:.0f} MB are free"
             return DatasetError(
-                f"{self.path}: the disk (or a quota) is full: the {self.n_episodes} episodes so far need up to "
-                f"{size / 1e6:.0f} MB, {text}. Nothing was left under this name; free some space "
-                "or choose another folder, and run it again."
+                f"{self.path}: the disk (or a quota) is full: the {self.n_episodes} episodes so "
+                f"far need up to {size / 1e6:.0f} MB, {text}. Nothing was left under this name; "
+                "free some space or choose another folder, and run it again."
             )
         if isinstance(error, PermissionError) or code in (errno.EACCES, errno.EROFS, errno.EPERM):
             return DatasetError(
@@ -487,15 +487,15 @@ def _fixed(text: str) -> np.ndarray:
 
 
 def _detach(file: h5py.File) -> None:
-    """Let what HDF5 has yet to write go into memory that nobody reads, and not to the disk.
+    """Let what HDF5 has yet to write go nowhere, and not to the disk.
 
     On a full disk closing fails halfway and HDF5 then crashes the process (2.0, h5py 3.16).
     """
-    scratch = os.open(os.devnull, os.O_RDWR)
+    nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        os.dup2(scratch, file.id.get_vfd_handle())
+        os.dup2(nowhere, file.id.get_vfd_handle())
     finally:
-        os.close(scratch)
+        os.close(nowhere)
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,417 @@
+"""The dataset in memory, its statistics and its validator."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from offline import (
+    DatasetMetadata,
+    OfflineDataset,
+    check_matches,
+    compute_statistics,
+    concatenate,
+    require_valid,
+    validate,
+)
+from offline.dataset import FIELDS, FILLED, ContentHash, content_hash
+from offline.validation import ROW_RULES
+from utils.errors import DatasetError
+
+N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
+
+
+def metadata(**changes) -> DatasetMetadata:
+    given = DatasetMetadata(
+        env="smax", map_name="2s3z", quality="medium", simulator="jaxmarl 0.2.0", source="a test",
+        n_agents=N, n_actions=A, state_shape=S, obs_shape=OBS, episode_limit=LIMIT,
+    )
+    return replace(given, **changes)
+
+
+def make_dataset(lengths=(3, LIMIT, 1, 5), seed=0, **changes) -> OfflineDataset:
+    """Random, valid episodes; those that last LIMIT steps are not terminated."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array(lengths, dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
+    rows = offsets[-1]
+    avail = (rng.random((rows, N, A)) < 0.5).astype(np.int32)
+    actions = rng.integers(0, A, (rows, N, 1))
+    np.put_along_axis(avail, actions, 1, axis=-1)
+    terminated = np.zeros((rows, 1), dtype=np.uint8)
+    terminated[offsets[1:] - 2, 0] = lengths < LIMIT
+    actions[offsets[1:] - 1] = 0
+    arrays = {
+        "state": rng.normal(size=(rows, S)).astype(np.float32),
+        "obs": rng.normal(size=(rows, N, OBS)).astype(np.float32),
+        "actions": actions,
+        "avail_actions": avail,
+        "reward": rng.normal(size=(rows, 1)).astype(np.float32),
+        "terminated": terminated,
+    }
+    won = (rng.random(len(lengths)) < 0.5).astype(np.uint8)
+    return OfflineDataset.build(arrays, lengths, metadata(**changes), won)
+
+
+def padded(dataset: OfflineDataset) -> dict[str, np.ndarray]:
+    return dataset.episodes(np.arange(len(dataset)), n_steps=LIMIT + 1)
+
+
+def same(first: OfflineDataset, second: OfflineDataset) -> bool:
+    return (
+        all(np.array_equal(first.arrays[key], second.arrays[key]) for key in FIELDS)
+        and all(first.arrays[key].dtype == second.arrays[key].dtype for key in FIELDS)
+        and np.array_equal(first.lengths, second.lengths)
+    )
+
+
+# ------------------------------------------------------------------------------ in memory
+
+
+def test_statistics_of_the_metadata_against_a_loop():
+    data = make_dataset()
+    returns = [
+        sum(float(data.arrays["reward"][data.offsets[e] + t, 0]) for t in range(length))
+        for e, length in enumerate(data.lengths)
+    ]
+    np.testing.assert_allclose(data.episode_returns(), returns, rtol=1e-12)
+    meta = data.metadata
+    assert (meta.n_episodes, meta.n_steps, meta.n_cut) == (4, 16, 0)
+    assert meta.return_mean == pytest.approx(np.mean(returns))
+    assert meta.return_std == pytest.approx(np.std(returns))
+    assert meta.win_rate == pytest.approx(data.battle_won.mean())
+    assert data.env_info() == {
+        "state_shape": S, "obs_shape": OBS, "n_actions": A, "n_agents": N, "episode_limit": LIMIT
+    }
+
+
+def test_the_reward_of_a_terminal_row_does_not_count():
+    data = make_dataset()
+    before = data.episode_returns()
+    data.arrays["reward"][data.offsets[1:] - 1] = 100.0
+    np.testing.assert_array_equal(data.episode_returns(), before)
+
+
+def test_episodes_are_padded_with_zeros():
+    data = make_dataset()
+    batch = data.episodes([2, 0])
+    assert batch["obs"].shape == (2, 4, N, OBS)
+    np.testing.assert_array_equal(batch[FILLED][..., 0], [[1, 1, 0, 0], [1, 1, 1, 1]])
+    assert batch[FILLED].dtype == np.int64
+    first = data.offsets[2]
+    np.testing.assert_array_equal(batch["obs"][0, :2], data.arrays["obs"][first : first + 2])
+    assert not batch["obs"][0, 2:].any()
+    np.testing.assert_array_equal(batch["state"][1], data.arrays["state"][:4])
+    with pytest.raises(ValueError, match="n_steps"):
+        data.episodes([0], n_steps=3)
+
+
+def test_select_and_concatenate_are_inverse():
+    data = make_dataset()
+    joined = concatenate([data.select([0, 1]), data.select([2, 3])])
+    assert same(joined, data)
+    assert joined.metadata.content_hash == data.metadata.content_hash
+    np.testing.assert_array_equal(joined.battle_won, data.battle_won)
+    picked = data.select([3, 3, 0], quality="odd", source="by hand")
+    np.testing.assert_array_equal(picked.lengths, [5, 5, 3])
+    assert (picked.metadata.quality, picked.metadata.source) == ("odd", "by hand")
+    assert picked.metadata.n_steps == 13
+    assert not validate(picked)
+
+
+def test_concatenate_names_what_differs():
+    other = make_dataset(map_name="3m")
+    with pytest.raises(DatasetError, match="map_name '2s3z' and '3m'"):
+        concatenate([make_dataset(), other])
+    with pytest.raises(DatasetError, match="nothing to concatenate"):
+        concatenate([])
+    unknown = replace(make_dataset(quality="expert"), battle_won=None)
+    mixed = concatenate([make_dataset(), unknown])
+    assert mixed.battle_won is None and mixed.metadata.win_rate is None
+    assert mixed.metadata.quality == "medium+expert"
+
+
+def test_blocks_cover_every_episode_once():
+    data = make_dataset(lengths=[3, 7, 1, 5] * 10)
+    for rows in (1, 10, 1000):
+        blocks = list(data.blocks(rows))
+        assert blocks[0][0] == 0 and blocks[-1][1] == len(data)
+        assert all(a[1] == b[0] for a, b in pairwise(blocks))
+
+
+def test_hash_depends_on_content_alone():
+    data = make_dataset()
+    digest = data.metadata.content_hash
+    assert len(digest) == 64
+    assert make_dataset(quality="expert", source="elsewhere").metadata.content_hash == digest
+
+    pieces = ContentHash()
+    for episode in range(len(data)):
+        piece = data.select([episode])
+        pieces.update(piece.arrays, piece.lengths)
+    assert pieces.hexdigest() == digest
+
+    seen = {digest}
+    for key in FIELDS:
+        changed = {name: array.copy() for name, array in data.arrays.items()}
+        changed[key].reshape(-1)[0] += 1
+        seen.add(content_hash(changed, data.lengths))
+    seen.add(content_hash(data.arrays, data.lengths[::-1]))
+    assert len(seen) == len(FIELDS) + 2
+
+
+def test_hash_stays_the_same_from_version_to_version():
+    """Caches and published results are keyed by it: a change needs a new format version."""
+    lengths = np.array([1], dtype=np.int64)
+    arrays = {
+        "state": np.zeros((2, 1), np.float32),
+        "obs": np.ones((2, 1, 1), np.float32),
+        "actions": np.zeros((2, 1, 1), np.int64),
+        "avail_actions": np.ones((2, 1, 2), np.int32),
+        "reward": np.zeros((2, 1), np.float32),
+        "terminated": np.array([[1], [0]], np.uint8),
+    }
+    assert content_hash(arrays, lengths) == (
+        "ec3b3dc4bc36e872520a685075dd4ea893f15ddfe5de8545ceed814bfe058df6"
+    )
+
+
+def test_statistics():
+    data = make_dataset(lengths=[2, LIMIT, 4])
+    stats = compute_statistics(data)
+    assert (stats.n_episodes, stats.n_steps, stats.n_terminated, stats.n_cut) == (3, 13, 2, 0)
+    assert (stats.lengths.min, stats.lengths.median, stats.lengths.max) == (2, 4, LIMIT)
+    assert stats.returns.mean == pytest.approx(data.metadata.return_mean)
+    counts = np.zeros((N, A))
+    for row in np.flatnonzero(data.is_transition()):
+        for agent in range(N):
+            counts[agent, data.arrays["actions"][row, agent, 0]] += 1
+    np.testing.assert_allclose(stats.action_frequencies, counts / 13)
+    assert stats.as_dict()["returns"]["median"] == stats.returns.median
+
+
+# ------------------------------------------------------------------------------ validation
+
+
+def test_valid_data_has_no_violation():
+    data = make_dataset()
+    assert validate(data) == []
+    assert validate(padded(data), episode_limit=LIMIT) == []
+    require_valid([], "x.h5")
+
+
+def test_padding_is_not_looked_at():
+    batch = padded(make_dataset())
+    for key in FIELDS:
+        batch[key][batch[FILLED][..., 0] == 0] = 77
+    assert validate(batch) == []
+
+
+EPISODE, STEP, AGENT = 3, 2, 1
+
+
+def _put(key, value, agent=True):
+    def change(batch):
+        index = (EPISODE, STEP, AGENT) if agent else (EPISODE, STEP)
+        batch[key][index] = value
+
+    return change
+
+
+def _take_unavailable(batch):
+    batch["avail_actions"][EPISODE, STEP, AGENT] = [1, 0, 1, 1, 1]
+    batch["actions"][EPISODE, STEP, AGENT] = 1
+
+
+def _mask_of_two(batch):
+    action = batch["actions"][EPISODE, STEP, AGENT, 0]
+    batch["avail_actions"][EPISODE, STEP, AGENT, action] = 2
+
+
+VALUES = {
+    "finite_state": (_put("state", np.nan, agent=False), None),
+    "finite_obs": (_put("obs", np.inf), AGENT),
+    "finite_reward": (_put("reward", -np.inf, agent=False), None),
+    "action_range": (_put("actions", A), AGENT),
+    "action_available": (_take_unavailable, AGENT),
+    "mask_values": (_mask_of_two, AGENT),
+    "no_action": (_put("avail_actions", 0), AGENT),
+    "terminated_values": (_put("terminated", 2, agent=False), None),
+    "terminated_place": (_put("terminated", 1, agent=False), None),
+}
+
+
+def test_every_row_rule_has_a_case():
+    assert set(VALUES) == {rule.name for rule in ROW_RULES}
+
+
+@pytest.mark.parametrize("rule", VALUES)
+def test_row_rule(rule):
+    """Each rule is found in padded and in flat data, counted, and located."""
+    change, agent = VALUES[rule]
+    data = make_dataset()
+    batch = padded(data)
+    change(batch)
+    found = {violation.rule: violation for violation in validate(batch)}
+    assert rule in found
+    assert (found[rule].episode, found[rule].step, found[rule].agent) == (EPISODE, STEP, agent)
+    assert found[rule].count == 1
+
+    mask = batch[FILLED][..., 0] == 1
+    flat = replace(data, arrays={key: batch[key][mask] for key in FIELDS})
+    assert found == {violation.rule: violation for violation in validate(flat)}
+
+
+def test_row_rules_count_over_blocks():
+    data = make_dataset(lengths=[5] * 4000)
+    rows = data.offsets[:-1] + 1
+    data.arrays["actions"][rows, 2] = -1
+    (violation,) = validate(data)
+    assert (violation.count, violation.episode, violation.step, violation.agent) == (4000, 0, 1, 2)
+    assert "4000 in all (first at episode 0, step 1, agent 2)" in str(violation)
+
+
+def test_negative_action_and_terminal_rows():
+    data = make_dataset()
+    terminal = data.offsets[1] - 1
+    data.arrays["avail_actions"][terminal, :, 0] = 0
+    data.arrays["avail_actions"][terminal, :, 1] = 1
+    assert validate(data) == [], "the action in the row of a terminal observation is never taken"
+    data.arrays["terminated"][terminal] = 1
+    data.arrays["actions"][terminal, 0] = -1
+    assert {v.rule for v in validate(data)} == {"terminated_place", "action_range"}
+
+
+def test_no_terminal():
+    data = make_dataset()
+    data.arrays["terminated"][:] = 0
+    (violation,) = validate(data)
+    assert (violation.rule, violation.count, violation.episode) == ("no_terminal", 3, 0)
+    admitted = OfflineDataset.build(data.arrays, data.lengths, data.metadata)
+    assert admitted.metadata.n_cut == 3 and validate(admitted) == []
+    assert [v.rule for v in validate(padded(data), n_cut=2)] == ["no_terminal"]
+    assert validate(padded(data), n_cut=None) == []
+
+
+def _filled(episode, values):
+    def change(batch):
+        batch[FILLED][episode, :, 0] = values
+
+    return change
+
+
+FILLED_CASES = {
+    "filled_prefix": (_filled(1, [1, 1, 0, 1, 1, 0, 0, 0]), 1, 3),
+    "filled_values": (_filled(1, [1, 1, 3, 0, 0, 0, 0, 0]), 1, 2),
+    "empty_episode": (_filled(2, [0] * 8), 2, None),
+}
+
+
+@pytest.mark.parametrize("rule", FILLED_CASES)
+def test_filled_rule(rule):
+    change, episode, step = FILLED_CASES[rule]
+    batch = padded(make_dataset())
+    change(batch)
+    (violation,) = validate(batch)
+    assert (violation.rule, violation.key) == (rule, FILLED)
+    assert (violation.episode, violation.step) == (episode, step)
+
+
+def test_an_episode_without_transition_is_empty():
+    batch = padded(make_dataset())
+    _filled(0, [1] + [0] * 7)(batch)
+    assert [v.rule for v in validate(batch)] == ["empty_episode"]
+
+
+def _drop(key):
+    return lambda batch: batch.pop(key)
+
+
+def _replace(key, function):
+    def change(batch):
+        batch[key] = function(batch[key])
+
+    return change
+
+
+LAYOUT_CASES = [
+    *(("missing_key", key, _drop(key)) for key in (*FIELDS, FILLED)),
+    ("wrong_dtype", "obs", _replace("obs", lambda x: x.astype(np.float64))),
+    ("wrong_dtype", "actions", _replace("actions", lambda x: x.astype(np.int32))),
+    ("wrong_ndim", "actions", _replace("actions", lambda x: x[..., 0])),
+    ("wrong_shape", "reward", _replace("reward", lambda x: np.repeat(x, 2, axis=-1))),
+    ("wrong_shape", "avail_actions", _replace("avail_actions", lambda x: x[..., :0])),
+    ("sizes_disagree", "actions", _replace("actions", lambda x: x[:, :, :2])),
+    ("sizes_disagree", "reward", _replace("reward", lambda x: x[:, :-1])),
+    ("sizes_disagree", FILLED, _replace(FILLED, lambda x: x[:-1])),
+]
+
+
+@pytest.mark.parametrize(("rule", "key", "change"), LAYOUT_CASES)
+def test_layout_rule(rule, key, change):
+    batch = padded(make_dataset())
+    change(batch)
+    (violation,) = validate(batch)
+    assert (violation.rule, violation.key) == (rule, key)
+
+
+def test_layout_of_all_keys():
+    batch = padded(make_dataset())
+    assert {v.rule for v in validate(batch, episode_limit=LIMIT + 1)} == {"wrong_length"}
+    empty = {key: array[:0] for key, array in batch.items()}
+    assert {v.rule for v in validate(empty)} == {"zero_episodes"}
+
+
+def test_flat_layout_rules():
+    data = make_dataset()
+    rule = lambda changed: [v.rule for v in validate(changed)]  # noqa: E731
+    arrays = data.arrays
+    assert rule(replace(data, arrays={**arrays, "obs": arrays["obs"][:-1]})) == ["wrong_shape"]
+    assert rule(replace(data, arrays={**arrays, "obs": arrays["obs"].astype("f8")})) == [
+        "wrong_dtype"
+    ]
+    assert rule(replace(data, arrays={k: v for k, v in arrays.items() if k != "obs"})) == [
+        "missing_key"
+    ]
+    assert rule(replace(data, metadata=metadata(episode_limit=6))) == ["wrong_length"]
+    assert rule(replace(data, metadata=metadata(n_agents=N + 1))) == ["wrong_shape"] * 3
+    assert rule(replace(data, lengths=data.lengths[:0])) == ["zero_episodes"]
+
+
+def test_one_message_names_everything():
+    batch = padded(make_dataset())
+    _put("obs", np.nan)(batch)
+    _put("actions", 9)(batch)
+    with pytest.raises(DatasetError) as caught:
+        require_valid(validate(batch), "datasets/smax/2s3z_medium.h5", "Do something.")
+    message = str(caught.value)
+    for part in (
+        "datasets/smax/2s3z_medium.h5", "'obs'", "'actions'", "expected", "found 9", "nan",
+        "episode 3, step 2, agent 1", "Do something.",
+    ):
+        assert part in message
+
+
+def test_another_maps_data_is_named():
+    meta = make_dataset().metadata
+    check_matches(meta)
+    check_matches(meta, meta.env_info(), "2s3z")
+    check_matches(meta, {"n_agents": N, "unit_dim": 4})
+    with pytest.raises(DatasetError, match="another map's data") as caught:
+        check_matches(meta, {**meta.env_info(), "n_actions": 12, "obs_shape": 55}, "5m_vs_6m")
+    message = str(caught.value)
+    assert "n_actions is 5 in the data and 12 in the environment" in message
+    assert "obs_shape is 6 in the data and 55 in the environment" in message
+    assert "'2s3z' and not '5m_vs_6m'" in message and "state_shape" not in message
+
+
+def test_metadata_names_what_is_computed():
+    """`complete_metadata` fills exactly the second half, so a writer cannot be lied to."""
+    given = metadata(n_episodes=99, content_hash="x", win_rate=1.0)
+    data = make_dataset()
+    rebuilt = OfflineDataset.build(data.arrays, data.lengths, given)
+    assert rebuilt.metadata == replace(data.metadata, win_rate=None)
+    assert {f.name for f in fields(DatasetMetadata)} >= {"n_cut", "notes", "created_by"}

@@ -1,0 +1,595 @@
+"""Files: the canonical HDF5 file, AlberDICE's folder, and all that can be wrong with them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_dataset import LIMIT, A, N, make_dataset, metadata, padded, same
+
+from offline import CanonicalWriter, OfflineDataset, load_dataset, write_dataset
+from offline.dataset import FIELDS, FILLED
+from offline.formats import REGISTRY, canonical, recognise
+from utils.errors import DatasetError
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+@pytest.fixture
+def data() -> OfflineDataset:
+    return make_dataset()
+
+
+@pytest.fixture
+def file(tmp_path, data) -> Path:
+    """A canonical file that holds `data`."""
+    path = tmp_path / "2s3z_medium.h5"
+    write_dataset(path, data)
+    return path
+
+
+def write_cfcql(path, batch, **options) -> None:
+    """A file as CFCQL's own collector writes it: no attributes."""
+    with h5py.File(path, "w") as out:
+        for key, array in batch.items():
+            out.create_dataset(key, data=array, **options)
+
+
+def write_alberdice(folder, batch, n_episodes=None) -> None:
+    folder.mkdir()
+    for key, array in batch.items():
+        np.save(folder / f"{key}.npy", array)
+    count = len(batch["obs"]) if n_episodes is None else n_episodes
+    meta = {"buffer_index": 0, "episodes_in_buffer": count, "buffer_size": len(batch["obs"])}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def error_of(path, **options) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(path, **options)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------ round trip
+
+
+def test_round_trip_keeps_every_bit(data, file):
+    read = load_dataset(file, env_info=data.env_info(), map_name="2s3z")
+    assert same(read, data)
+    np.testing.assert_array_equal(read.battle_won, data.battle_won)
+    assert replace(read.metadata, created_by="") == data.metadata
+    assert read.metadata.created_by
+
+
+@pytest.mark.parametrize("won", [True, False])
+def test_metadata_round_trip(tmp_path, data, won):
+    odd = replace(
+        data, battle_won=data.battle_won if won else None,
+        metadata=metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality=""),
+    )
+    written = write_dataset(tmp_path / "x.h5", odd)
+    assert load_dataset(tmp_path / "x.h5").metadata == written
+    assert written.notes == ("one", "two") and (written.win_rate is None) != won
+
+
+def test_same_data_same_hash_whatever_the_batches(tmp_path, data, file):
+    with CanonicalWriter(tmp_path / "one_by_one.h5", metadata()) as writer:
+        for episode in range(len(data)):
+            batch = data.episodes([episode])
+            batch["probs"] = np.zeros(3)
+            writer.append(batch, data.battle_won[[episode]].astype(bool))
+    assert writer.n_episodes == 4
+    read = load_dataset(tmp_path / "one_by_one.h5")
+    assert writer.metadata == read.metadata == load_dataset(file).metadata
+
+
+def test_garbage_in_the_padding_is_not_written(tmp_path, data):
+    batch = padded(data)
+    for key in FIELDS:
+        batch[key][batch[FILLED][..., 0] == 0] = 5
+    with CanonicalWriter(tmp_path / "x.h5", metadata()) as writer:
+        writer.append(batch)
+    with h5py.File(tmp_path / "x.h5") as stored:
+        assert not stored["obs"][:][batch[FILLED][..., 0] == 0].any()
+    assert writer.metadata.content_hash == data.metadata.content_hash
+
+
+def test_cut_episodes_are_written_only_when_admitted(tmp_path, data):
+    data.arrays["terminated"][:] = 0
+    with (
+        pytest.raises(DatasetError, match="no_terminal"),
+        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
+    ):
+        writer.append(padded(data))
+    with CanonicalWriter(tmp_path / "x.h5", metadata(), allow_cut=True) as writer:
+        writer.append(padded(data))
+    read = load_dataset(tmp_path / "x.h5")
+    assert read.metadata.n_cut == 3
+    write_dataset(tmp_path / "again.h5", read)
+    assert same(load_dataset(tmp_path / "again.h5"), data)
+
+
+# --------------------------------------------------------------------- what CFCQL's loader needs
+
+
+def cfcql_batch(path: Path, n_agents: int, n_actions: int, limit: int, count: int):
+    """The access pattern of CFCQL's loader: every root key, by sorted index, into a fixed scheme.
+
+    A key that the scheme lacks, or a length other than limit + 1, is an error there too.
+    """
+    torch = pytest.importorskip("torch")
+    with h5py.File(path, "r") as first:
+        n_episodes = len(first["actions"])
+        keys = list(first.keys())
+    opened = h5py.File(path, "r")
+    rows = np.sort(np.random.default_rng(0).choice(n_episodes, count, replace=False))
+    read = {key: torch.tensor(opened.get(key)[rows]) for key in keys}
+
+    sizes = {
+        "state": ((4,), torch.float32), "obs": ((n_agents, 6), torch.float32),
+        "actions": ((n_agents, 1), torch.long),
+        "avail_actions": ((n_agents, n_actions), torch.int),
+        "probs": ((n_agents, n_actions), torch.float32), "reward": ((1,), torch.float32),
+        "terminated": ((1,), torch.uint8), "filled": ((1,), torch.long),
+    }
+    batch = {
+        key: torch.zeros((count, limit + 1, *shape), dtype=dtype)
+        for key, (shape, dtype) in sizes.items()
+    }
+    for key, value in read.items():
+        if value.dtype != batch[key].dtype:
+            raise TypeError(f"{key}: {value.dtype}, not {batch[key].dtype}")
+        batch[key][:] = value.view_as(batch[key])
+    opened.close()
+    return rows, batch
+
+
+def test_the_file_opens_as_cfcql_opens_it(data, file):
+    rows, batch = cfcql_batch(file, N, A, LIMIT, 3)
+    expected = padded(data)
+    for key in (*FIELDS, FILLED):
+        np.testing.assert_array_equal(batch[key].numpy(), expected[key][rows], err_msg=key)
+    with h5py.File(file) as stored:
+        assert set(stored) == {*FIELDS, FILLED}
+        types = {key: stored[key].dtype.str[1:] for key in stored}
+    assert types == {
+        "state": "f4", "obs": "f4", "actions": "i8", "avail_actions": "i4", "reward": "f4",
+        "terminated": "u1", "filled": "i8",
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": True}, {"compression": "gzip"}])
+def test_a_file_of_cfcql_is_read(tmp_path, data, options, caplog):
+    batch = padded(data)
+    batch["probs"] = np.zeros((len(data), LIMIT + 1, N, A), dtype=np.float32)
+    write_cfcql(tmp_path / "x.h5", batch, **options)
+    read = load_dataset(tmp_path / "x.h5", env="sc2", map_name="2s3z", quality="medium")
+    assert same(read, data)
+    meta = read.metadata
+    assert (meta.env, meta.map_name, meta.quality) == ("sc2", "2s3z", "medium")
+    assert meta.content_hash == data.metadata.content_hash
+    assert meta.win_rate is None and "x.h5" in meta.source
+    assert meta.notes == ("keys not read: probs",)
+    assert meta.env_info() == data.env_info()
+
+
+def test_a_foreign_file_may_cut_episodes(tmp_path, data, caplog):
+    batch = padded(data)
+    batch["terminated"][:] = 0
+    write_cfcql(tmp_path / "x.h5", batch)
+    assert load_dataset(tmp_path / "x.h5").metadata.n_cut == 3
+    assert "3 episodes end before the limit of 7" in caplog.text
+
+
+# ------------------------------------------------------------------------------ AlberDICE
+
+
+def alberdice_batch(data: OfflineDataset) -> dict[str, np.ndarray]:
+    batch = padded(data)
+    onehot = np.eye(A, dtype=np.float32)[batch["actions"][..., 0]]
+    return {**batch, "actions_onehot": onehot}
+
+
+def test_alberdice_folder(tmp_path, data):
+    write_alberdice(tmp_path / "optimal", alberdice_batch(data))
+    read = load_dataset(tmp_path / "optimal", env="bridge", map_name="bridge")
+    assert same(read, data)
+    assert read.metadata.notes == ("keys not read: actions_onehot",)
+    assert (read.metadata.env, read.metadata.episode_limit) == ("bridge", LIMIT)
+
+
+def test_alberdice_ring_that_is_not_full(tmp_path, data):
+    batch = {
+        key: np.concatenate([array, np.zeros_like(array)])
+        for key, array in alberdice_batch(data).items()
+    }
+    write_alberdice(tmp_path / "x", batch, n_episodes=len(data))
+    assert same(load_dataset(tmp_path / "x"), data)
+
+
+def test_long_episodes_are_cut_and_bootstrap(tmp_path, data, caplog):
+    write_alberdice(tmp_path / "x", alberdice_batch(data))
+    read = load_dataset(tmp_path / "x", episode_limit=4)
+    np.testing.assert_array_equal(read.lengths, [3, 4, 1, 4])
+    ends = read.arrays["terminated"][read.offsets[1:] - 2, 0]
+    np.testing.assert_array_equal(ends, [1, 0, 1, 0])
+    np.testing.assert_array_equal(
+        read.arrays["obs"][read.offsets[3] :], data.arrays["obs"][data.offsets[3] :][:5]
+    )
+    assert read.metadata.episode_limit == 4 and read.metadata.n_cut == 0
+    assert "2 of 4 episodes were longer than the limit of 4" in caplog.text
+    assert any("2 of 4 episodes" in note for note in read.metadata.notes)
+
+
+def test_an_episode_that_ends_one_step_beyond_the_limit_keeps_no_terminal(tmp_path, data):
+    write_alberdice(tmp_path / "x", alberdice_batch(data))
+    read = load_dataset(tmp_path / "x", episode_limit=2)
+    assert read.arrays["terminated"].sum() == 1, "only the episode of 1 step ends"
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda f: (f / "meta.json").unlink(), "meta.json"),
+        (lambda f: (f / "meta.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "meta.json").write_text('{"a": 1}'), "episodes_in_buffer"),
+        (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 99}'), "at least 99"),
+        (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 0}'), "zero_episodes"),
+        (lambda f: (f / "obs.npy").unlink(), "missing_key"),
+        (lambda f: (f / "obs.npy").write_bytes((f / "obs.npy").read_bytes()[:-9]), "truncated"),
+        (lambda f: (f / "obs.npy").write_bytes(b""), "truncated"),
+        (lambda f: np.save(f / "obs.npy", np.array([{}], dtype=object)), "not a .npy array"),
+        (lambda f: np.save(f / "obs.npy", np.float32(1)), "wrong_ndim"),
+    ],
+)
+def test_damaged_alberdice_folder(tmp_path, data, damage, expected):
+    folder = tmp_path / "x"
+    write_alberdice(folder, alberdice_batch(data))
+    damage(folder)
+    message = error_of(folder)
+    assert expected in message and str(folder) in message
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def test_formats_are_recognised_by_content(tmp_path, data, file):
+    renamed = tmp_path / "no_extension"
+    os.rename(file, renamed)
+    write_alberdice(tmp_path / "folder.h5", alberdice_batch(data))
+    assert recognise(renamed) == "canonical" and recognise(tmp_path / "folder.h5") == "alberdice"
+    assert list(REGISTRY) == ["canonical", "alberdice"]
+
+
+def _zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda p: p.write_text("hello"), "a text file"),
+        (lambda p: p.write_text("<!DOCTYPE html><html>quota"), "a web page"),
+        (lambda p: p.write_bytes(b""), "empty"),
+        (lambda p: p.write_bytes(b"\x80\x04\x95abc"), "a pickle, which is never opened"),
+        (lambda p: p.write_bytes(bytes(range(256))), "of an unknown kind"),
+        (_zip, "a zip archive"),
+        (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), "a zip archive"),
+        (lambda p: p.mkdir(), "a folder without meta.json"),
+        (os.mkfifo, "neither a file nor a folder"),
+        (lambda p: None, "no such file"),
+    ],
+)
+def test_something_else(tmp_path, make, expected):
+    path = tmp_path / "x.h5"
+    make(path)
+    message = error_of(path)
+    assert expected in message and str(path) in message
+
+
+def test_no_permission(file, monkeypatch):
+    """Root may read everything, so the refusal is played."""
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DatasetError, match="no permission"):
+        load_dataset(file)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
+def test_an_interrupted_download(file, share):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    message = error_of(file)
+    assert "truncated or damaged" in message or "no known dataset" in message
+
+
+def _edit(file, key, change):
+    with h5py.File(file, "r+") as stored:
+        array = stored[key][:]
+        change(array)
+        stored[key][:] = array
+
+
+def test_a_changed_value_is_found_by_the_hash(file):
+    _edit(file, "reward", lambda x: x.__setitem__((0, 0), 3.0))
+    assert "content_hash" in error_of(file)
+    assert load_dataset(file, verify_hash=False).arrays["reward"][0, 0] == 3.0
+
+
+def test_content_rules_hold_for_files(file):
+    _edit(file, "obs", lambda x: x.__setitem__((3, 2, 1), np.nan))
+    message = error_of(file)
+    for part in (str(file), "'obs'", "nan", "episode 3, step 2, agent 1"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "expected"),
+    [
+        ("n_agents", N + 1, "wrong_shape"),
+        ("episode_limit", LIMIT + 1, "T = episode_limit + 1"),
+        ("n_steps", 3, "says 3, the data hold 16"),
+        ("n_agents", "three", "expected int, found 'three'"),
+        ("env", 3, "attribute 'env'"),
+        ("format", "other", "expected 'offline-marl-dataset', found 'other'"),
+        ("format_version", 99, "Update the program"),
+        ("battle_won", np.zeros(9, np.uint8), "battle_won"),
+    ],
+)
+def test_wrong_attributes(file, attribute, value, expected):
+    with h5py.File(file, "r+") as stored:
+        stored.attrs[attribute] = value
+    assert expected in error_of(file)
+
+
+def test_a_missing_attribute(file):
+    with h5py.File(file, "r+") as stored:
+        del stored.attrs["source"]
+    assert "attribute 'source': expected str, found None" in error_of(file)
+
+
+def test_keys_that_are_no_datasets(tmp_path, data, file):
+    other = tmp_path / "other.h5"
+    os.rename(file, other)
+    for make in (
+        lambda out: out.create_group("obs"),
+        lambda out: out.__setitem__("obs", h5py.ExternalLink(str(other), "/obs")),
+        lambda out: out.__setitem__("obs", h5py.SoftLink("/state")),
+    ):
+        batch = padded(data)
+        del batch["obs"]
+        write_cfcql(file, batch)
+        with h5py.File(file, "r+") as out:
+            make(out)
+        assert "key 'obs' is no dataset of this file" in error_of(file)
+
+
+def test_a_file_that_claims_too_much(tmp_path, data):
+    batch = padded(data)
+    write_cfcql(tmp_path / "x.h5", batch)
+    with h5py.File(tmp_path / "x.h5", "r+") as out:
+        del out["obs"]
+        out.create_dataset("obs", shape=(10**9, 8, N, 6), dtype="f4", chunks=(1, 8, N, 6))
+    assert "cannot hold" in error_of(tmp_path / "x.h5")
+
+
+def test_another_map_is_refused(file):
+    assert "another map's data" in error_of(file, map_name="3m")
+    assert "n_actions" in error_of(file, env_info={"n_actions": A + 1})
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_flipped_bytes_give_an_error_or_valid_data(tmp_path, data, file, foreign):
+    if foreign:
+        write_cfcql(file, padded(data), compression="gzip")
+    content = file.read_bytes()
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for position in rng.integers(len(content), size=rng.integers(1, 4)):
+            damaged[position] ^= rng.integers(1, 256)
+        file.write_bytes(damaged)
+        try:
+            read = load_dataset(file)
+        except DatasetError:
+            refused += 1
+        else:
+            assert foreign or same(read, data)
+    assert refused > 20
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def test_an_existing_file_is_kept(data, file):
+    before = file.read_bytes()
+    with pytest.raises(DatasetError, match="exists already"):
+        write_dataset(file, data)
+    assert file.read_bytes() == before
+    write_dataset(file, data.select([0]), overwrite=True)
+    assert len(load_dataset(file)) == 1
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path, data):
+    path = tmp_path / "x.h5"
+    with (
+        pytest.raises(DatasetError, match="exists already"),
+        CanonicalWriter(path, metadata()) as writer,
+    ):
+        writer.append(padded(data))
+        path.write_text("mine")
+    assert path.read_text() == "mine" and os.listdir(tmp_path) == ["x.h5"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_write_leaves_what_was_there(data, file, error):
+    before = file.read_bytes()
+    with pytest.raises(error), CanonicalWriter(file, metadata(), overwrite=True) as writer:
+        writer.append(padded(data))
+        assert len(os.listdir(file.parent)) == 2
+        raise error
+    assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
+
+
+def test_nothing_but_whole_files_has_the_name(tmp_path, data):
+    path = tmp_path / "deep" / "folder" / "x.h5"
+    with CanonicalWriter(path, metadata()) as writer:
+        writer.append(padded(data))
+        assert not path.exists()
+    assert path.exists() and os.listdir(path.parent) == ["x.h5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda b: b.pop("obs"), "missing_key"),
+        (lambda b: b["obs"].__setitem__((0, 0), np.nan), "finite_obs"),
+        (lambda b: b.update(obs=b["obs"][..., :2]), "wrong_shape"),
+        (lambda b: b.update(actions=b["actions"].astype(np.float32)), "wrong_dtype"),
+        (lambda b: b.update({k: v[:0] for k, v in b.items()}), "zero_episodes"),
+    ],
+)
+def test_bad_batches_are_not_written(tmp_path, data, change, expected):
+    batch = padded(data)
+    change(batch)
+    with (
+        pytest.raises(DatasetError, match=expected),
+        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
+    ):
+        writer.append(batch)
+    assert os.listdir(tmp_path) == []
+
+
+def test_writer_casts_what_rounding_allows(tmp_path, data):
+    batch = padded(data)
+    batch["obs"] = batch["obs"].astype(np.float64)
+    batch["terminated"] = batch["terminated"].astype(bool)
+    batch["avail_actions"] = batch["avail_actions"].astype(np.int64)
+    with CanonicalWriter(tmp_path / "x.h5", metadata()) as writer:
+        writer.append(batch)
+    assert same(load_dataset(tmp_path / "x.h5"), data)
+
+
+def test_writer_refuses_nonsense(tmp_path, data):
+    with (
+        pytest.raises(DatasetError, match="no episode was written"),
+        CanonicalWriter(tmp_path / "x.h5", metadata()),
+    ):
+        pass
+    with (
+        pytest.raises(DatasetError, match="some batches only"),
+        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
+    ):
+        writer.append(padded(data), data.battle_won)
+        writer.append(padded(data))
+    with (
+        pytest.raises(DatasetError, match="expected 0 or 1"),
+        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
+    ):
+        writer.append(padded(data), np.full(len(data), 2))
+    with pytest.raises(DatasetError, match="a folder"):
+        write_dataset(tmp_path, data, overwrite=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.ENOSPC, "is full: the 0 episodes so far need"), (errno.EROFS, "no permission"),
+     (errno.EACCES, "no permission"), (errno.EIO, "cannot be written")],
+)
+def test_opening_fails(tmp_path, data, monkeypatch, number, expected):
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(canonical.h5py, "File", fail)
+    with pytest.raises(DatasetError, match=expected) as caught:
+        write_dataset(tmp_path / "x.h5", data)
+    assert "x.h5" in str(caught.value)
+
+
+FULL_DISK = """
+import resource, sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from test_dataset import make_dataset
+from offline import write_dataset
+from utils.errors import DatasetError
+data = make_dataset(lengths=[6] * 4000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    write_dataset(sys.argv[3], data)
+except DatasetError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    """A file-size limit stands in for the disk. HDF5 alone would crash: a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(SRC), str(Path(__file__).parent),
+         str(tmp_path / "x.h5")],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "is full" in result.stdout and "x.h5" in result.stdout and result.stderr == ""
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------ memory
+
+
+PEAK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import tracemalloc
+from offline import load_dataset
+tracemalloc.start()
+data = load_dataset(sys.argv[2])
+print(tracemalloc.get_traced_memory()[1] / data.nbytes)
+"""
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_memory_of_loading(tmp_path, foreign):
+    """At most 1.2 times the flat data, although the file is padded to many times that."""
+    rng = np.random.default_rng(0)
+    n_episodes, limit, n_agents, n_actions = 1000, 120, 5, 11
+    lengths = rng.integers(20, 80, n_episodes)
+    rows = int((lengths + 1).sum())
+    terminated = np.zeros((rows, 1), np.uint8)
+    terminated[np.cumsum(lengths + 1) - 2] = 1
+    arrays = {
+        "state": np.full((rows, 120), 0.5, np.float32),
+        "obs": np.full((rows, n_agents, 80), 0.5, np.float32),
+        "actions": rng.integers(0, n_actions, (rows, n_agents, 1)),
+        "avail_actions": np.ones((rows, n_agents, n_actions), np.int32),
+        "reward": np.ones((rows, 1), np.float32),
+        "terminated": terminated,
+    }
+    meta = metadata(
+        n_agents=n_agents, n_actions=n_actions, state_shape=120, obs_shape=80, episode_limit=limit
+    )
+    path = tmp_path / "x.h5"
+    data = OfflineDataset.build(arrays, lengths, meta)
+    if foreign:
+        write_cfcql(path, data.episodes(np.arange(n_episodes), n_steps=limit + 1))
+    else:
+        write_dataset(path, data)
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, str(SRC), str(path)],
+        capture_output=True, text=True, timeout=120, check=True,
+    )
+    assert float(result.stdout) < 1.2
