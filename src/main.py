@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.config import PROJECT_ROOT, Config, help_text, load_config, map_label, sacred_folder
 from utils.config import to_yaml as config_to_yaml
-from utils.errors import ConfigError, UserError
+from utils.errors import CheckpointError, ConfigError, UserError
 from utils.interrupts import Interrupted, sigterm_as_interrupt
 from utils.quiet import silence_third_parties
 
@@ -120,7 +120,14 @@ def resumed_seed(values: dict[str, Any]) -> int:
     """The seed of the run that `resume` names, so that its command line need not repeat it."""
     from utils.checkpoints import find_checkpoint, read_manifest
 
-    return read_manifest(find_checkpoint(values["resume"], values["load_step"]))["config"]["seed"]
+    folder = find_checkpoint(values["resume"], values["load_step"])
+    seed = (read_manifest(folder).get("config") or {}).get("seed")
+    if not isinstance(seed, int):
+        raise CheckpointError(
+            f"resume: {folder} does not say which seed its run had; name the model folder of a "
+            "run (results/models/RUN), or give seed=N"
+        )
+    return seed
 
 
 def sacred_logger():

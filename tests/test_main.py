@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import main as program
+from utils.checkpoints import save_checkpoint
 from utils.errors import UserError
 from utils.interrupts import GracefulExit, Interrupted
 
@@ -75,6 +76,19 @@ def test_a_seed_is_drawn_and_recorded(run_main, tmp_path):
     folder = tmp_path / "results/sacred/bc/2s3z_medium"
     assert [read(folder / n / "config.json")["seed"] for n in "12"] == seeds
     assert seeds[0] != seeds[1]
+
+
+def test_a_resumed_run_has_the_seed_of_its_checkpoint(run_main, tmp_path, capsys):
+    seeds = []
+    save_checkpoint(tmp_path / "model", 5, {}, {"config": {"seed": 123}})
+    resume = f"resume={tmp_path / 'model'}"
+    assert run_main(lambda args, logger: seeds.append(args.seed), resume) == 0
+    assert seeds == [123]
+    save_checkpoint(tmp_path / "model", 6, {}, {"alg": "bc"})
+    assert run_main(None, resume) == 2
+    assert "which seed" in capsys.readouterr().err
+    assert run_main(None, f"resume={tmp_path / 'nowhere'}") == 2
+    assert "no checkpoint folder" in capsys.readouterr().err
 
 
 def test_a_users_error_is_one_line_and_the_run_has_failed(run_main, tmp_path, capsys):
