@@ -76,7 +76,7 @@ class Game:
     @classmethod
     def matrix(cls, payoff: np.ndarray) -> Game:
         """A one-shot game with payoff tensor `[*A]`: one state, gamma 0."""
-        payoff = np.asarray(payoff, dtype=float)
+        payoff = _finite("payoff", payoff)
         return cls(np.ones((1, *payoff.shape, 1)), payoff[None], gamma=0.0)
 
     @property
