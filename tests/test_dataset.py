@@ -26,8 +26,16 @@ N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
 
 def metadata(**changes) -> DatasetMetadata:
     given = DatasetMetadata(
-        env="smax", map_name="2s3z", quality="medium", simulator="jaxmarl 0.2.0", source="a test",
-        n_agents=N, n_actions=A, state_shape=S, obs_shape=OBS, episode_limit=LIMIT,
+        env="smax",
+        map_name="2s3z",
+        quality="medium",
+        simulator="jaxmarl 0.2.0",
+        source="a test",
+        n_agents=N,
+        n_actions=A,
+        state_shape=S,
+        obs_shape=OBS,
+        episode_limit=LIMIT,
     )
     return replace(given, **changes)
 
@@ -84,7 +92,11 @@ def test_statistics_of_the_metadata_against_a_loop():
     assert meta.return_std == pytest.approx(np.std(returns))
     assert meta.win_rate == pytest.approx(data.battle_won.mean())
     assert data.env_info() == {
-        "state_shape": S, "obs_shape": OBS, "n_actions": A, "n_agents": N, "episode_limit": LIMIT
+        "state_shape": S,
+        "obs_shape": OBS,
+        "n_actions": A,
+        "n_agents": N,
+        "episode_limit": LIMIT,
     }
 
 
@@ -389,8 +401,14 @@ def test_one_message_names_everything():
         require_valid(validate(batch), "datasets/smax/2s3z_medium.h5", "Do something.")
     message = str(caught.value)
     for part in (
-        "datasets/smax/2s3z_medium.h5", "'obs'", "'actions'", "expected", "found 9", "nan",
-        "episode 3, step 2, agent 1", "Do something.",
+        "datasets/smax/2s3z_medium.h5",
+        "'obs'",
+        "'actions'",
+        "expected",
+        "found 9",
+        "nan",
+        "episode 3, step 2, agent 1",
+        "Do something.",
     ):
         assert part in message
 

@@ -73,7 +73,8 @@ def test_round_trip_keeps_every_bit(data, file):
 @pytest.mark.parametrize("won", [True, False])
 def test_metadata_round_trip(tmp_path, data, won):
     odd = replace(
-        data, battle_won=data.battle_won if won else None,
+        data,
+        battle_won=data.battle_won if won else None,
         metadata=metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality=""),
     )
     written = write_dataset(tmp_path / "x.h5", odd)
@@ -135,11 +136,14 @@ def cfcql_batch(path: Path, n_agents: int, n_actions: int, limit: int, count: in
     read = {key: torch.tensor(opened.get(key)[rows]) for key in keys}
 
     sizes = {
-        "state": ((4,), torch.float32), "obs": ((n_agents, 6), torch.float32),
+        "state": ((4,), torch.float32),
+        "obs": ((n_agents, 6), torch.float32),
         "actions": ((n_agents, 1), torch.long),
         "avail_actions": ((n_agents, n_actions), torch.int),
-        "probs": ((n_agents, n_actions), torch.float32), "reward": ((1,), torch.float32),
-        "terminated": ((1,), torch.uint8), "filled": ((1,), torch.long),
+        "probs": ((n_agents, n_actions), torch.float32),
+        "reward": ((1,), torch.float32),
+        "terminated": ((1,), torch.uint8),
+        "filled": ((1,), torch.long),
     }
     batch = {
         key: torch.zeros((count, limit + 1, *shape), dtype=dtype)
@@ -162,8 +166,13 @@ def test_the_file_opens_as_cfcql_opens_it(data, file):
         assert set(stored) == {*FIELDS, FILLED}
         types = {key: stored[key].dtype.str[1:] for key in stored}
     assert types == {
-        "state": "f4", "obs": "f4", "actions": "i8", "avail_actions": "i4", "reward": "f4",
-        "terminated": "u1", "filled": "i8",
+        "state": "f4",
+        "obs": "f4",
+        "actions": "i8",
+        "avail_actions": "i4",
+        "reward": "f4",
+        "terminated": "u1",
+        "filled": "i8",
     }
 
 
@@ -236,6 +245,23 @@ def test_an_episode_that_ends_one_step_beyond_the_limit_keeps_no_terminal(tmp_pa
     assert read.arrays["terminated"].sum() == 1, "only the episode of 1 step ends"
 
 
+def test_our_own_files_are_cut_too(data, file):
+    read = load_dataset(file, episode_limit=4, env_info={**data.env_info(), "episode_limit": 4})
+    np.testing.assert_array_equal(read.lengths, [3, 4, 1, 4])
+    np.testing.assert_array_equal(read.battle_won, data.battle_won * [1, 0, 1, 0])
+    assert read.metadata.win_rate == read.battle_won.mean()
+    assert read.metadata.content_hash != data.metadata.content_hash
+    assert read.metadata.simulator == "jaxmarl 0.2.0" and read.metadata.notes
+
+
+def test_a_smaller_limit_that_cuts_nothing(tmp_path, data):
+    short = data.select([0, 3])
+    write_dataset(tmp_path / "x.h5", short)
+    read = load_dataset(tmp_path / "x.h5", episode_limit=6)
+    assert read.metadata.episode_limit == 6 and same(read, short)
+    assert load_dataset(tmp_path / "x.h5", episode_limit=99).metadata.episode_limit == LIMIT
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -283,6 +309,7 @@ def _zip(path):
         (lambda p: p.write_bytes(b""), "empty"),
         (lambda p: p.write_bytes(b"\x80\x04\x95abc"), "a pickle, which is never opened"),
         (lambda p: p.write_bytes(bytes(range(256))), "of an unknown kind"),
+        (lambda p: p.write_bytes(b"\x89HDF\n\x1a\n" + bytes(99)), "a damaged HDF5 file"),
         (_zip, "a zip archive"),
         (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), "a zip archive"),
         (lambda p: p.mkdir(), "a folder without meta.json"),
@@ -299,6 +326,7 @@ def test_something_else(tmp_path, make, expected):
 
 def test_no_permission(file, monkeypatch):
     """Root may read everything, so the refusal is played."""
+
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -507,8 +535,12 @@ def test_writer_refuses_nonsense(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(errno.ENOSPC, "is full: the 0 episodes so far need"), (errno.EROFS, "no permission"),
-     (errno.EACCES, "no permission"), (errno.EIO, "cannot be written")],
+    [
+        (errno.ENOSPC, "is full: the 0 episodes so far need"),
+        (errno.EROFS, "no permission"),
+        (errno.EACCES, "no permission"),
+        (errno.EIO, "cannot be written"),
+    ],
 )
 def test_opening_fails(tmp_path, data, monkeypatch, number, expected):
     def fail(*args, **kwargs):
@@ -539,9 +571,17 @@ except DatasetError as error:
 def test_a_full_disk_is_one_clear_error(tmp_path):
     """A file-size limit stands in for the disk. HDF5 alone would crash: a process of its own."""
     result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(SRC), str(Path(__file__).parent),
-         str(tmp_path / "x.h5")],
-        capture_output=True, text=True, timeout=60,
+        [
+            sys.executable,
+            "-c",
+            FULL_DISK,
+            str(SRC),
+            str(Path(__file__).parent),
+            str(tmp_path / "x.h5"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert result.returncode == 2, result.stderr
     assert "is full" in result.stdout and "x.h5" in result.stdout and result.stderr == ""
@@ -590,6 +630,9 @@ def test_memory_of_loading(tmp_path, foreign):
         write_dataset(path, data)
     result = subprocess.run(
         [sys.executable, "-c", PEAK, str(SRC), str(path)],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert float(result.stdout) < 1.2

@@ -71,9 +71,7 @@ def slabs(source: PaddedSource, key: str, n_episodes: int) -> Iterator[tuple[int
         yield first, min(first + step, n_episodes)
 
 
-def flatten(
-    source: PaddedSource, lengths: np.ndarray, first: int = 0
-) -> dict[str, np.ndarray]:
+def flatten(source: PaddedSource, lengths: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
     """The filled rows of episodes `first : first + len(lengths)`: key -> `[rows, ...]`.
 
     lengths: transitions to keep of each of these episodes, int64 `[E]`. Raises DatasetError if the

@@ -38,7 +38,9 @@ class Violation:
         where = [
             f"{name} {value}"
             for name, value in (
-                ("episode", self.episode), ("step", self.step), ("agent", self.agent)
+                ("episode", self.episode),
+                ("step", self.step),
+                ("agent", self.agent),
             )
             if value is not None
         ]
@@ -86,8 +88,10 @@ def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list
     if "T" in sizes and episode_limit is not None and sizes["T"][0] != episode_limit + 1:
         found.append(
             Violation(
-                "wrong_length", sizes["T"][1],
-                f"T = episode_limit + 1 = {episode_limit + 1} time steps", str(sizes["T"][0]),
+                "wrong_length",
+                sizes["T"][1],
+                f"T = episode_limit + 1 = {episode_limit + 1} time steps",
+                str(sizes["T"][0]),
             )
         )
     return found
@@ -123,17 +127,30 @@ def check_filled(source: PaddedSource) -> tuple[np.ndarray, list[Violation]]:
         rows = (filled != 0).sum(axis=1)
         lengths[first : first + len(filled)] = rows - 1
         tally.add(
-            "filled_values", FILLED, "0 or 1", (filled != 0) & (filled != 1),
-            lambda at, filled=filled: str(filled[at]), first,
+            "filled_values",
+            FILLED,
+            "0 or 1",
+            (filled != 0) & (filled != 1),
+            lambda at, filled=filled: str(filled[at]),
+            first,
         )
         resumed = (filled[:, 1:] != 0) & (filled[:, :-1] == 0)
         tally.add(
-            "filled_prefix", FILLED, "ones, then zeros", resumed,
-            lambda at: "a filled step after one that is not", first, step_shift=1,
+            "filled_prefix",
+            FILLED,
+            "ones, then zeros",
+            resumed,
+            lambda at: "a filled step after one that is not",
+            first,
+            step_shift=1,
         )
         tally.add(
-            "empty_episode", FILLED, "at least 1 transition and the terminal observation",
-            rows < 2, lambda at, rows=rows: f"{rows[at]} filled steps", first,
+            "empty_episode",
+            FILLED,
+            "at least 1 transition and the terminal observation",
+            rows < 2,
+            lambda at, rows=rows: f"{rows[at]} filled steps",
+            first,
         )
     return lengths, tally.violations()
 
@@ -238,18 +255,22 @@ ROW_RULES: tuple[RowRule, ...] = (
     RowRule("action_range", "actions", "an action in 0..n_actions-1", _out_of_range),
     RowRule("action_available", "actions", "an action that its mask allows", _unavailable),
     RowRule(
-        "mask_values", "avail_actions", "0 or 1",
+        "mask_values",
+        "avail_actions",
+        "0 or 1",
         lambda rows: ((rows["avail_actions"] & ~np.int32(1)) != 0).any(axis=-1),
     ),
     RowRule(
-        "no_action", "avail_actions", "at least 1 available action",
+        "no_action",
+        "avail_actions",
+        "at least 1 available action",
         lambda rows: ~(rows["avail_actions"] != 0).any(axis=-1),
     ),
+    RowRule("terminated_values", "terminated", "0 or 1", lambda rows: rows["terminated"][:, 0] > 1),
     RowRule(
-        "terminated_values", "terminated", "0 or 1", lambda rows: rows["terminated"][:, 0] > 1
-    ),
-    RowRule(
-        "terminated_place", "terminated", "1 in the last transition of an episode only",
+        "terminated_place",
+        "terminated",
+        "1 in the last transition of an episode only",
         lambda rows: (rows["terminated"][:, 0] != 0) & ~rows.is_last_transition(),
     ),
 )
@@ -280,8 +301,14 @@ def _check_rows(rows: Rows, first_episode: int, tally: _Tally) -> None:
         episode = int(np.searchsorted(rows.offsets, row, side="right")) - 1
         tally.put(
             Violation(
-                rule.name, rule.key, rule.expected, _describe(rows, rule, row, agent), count,
-                first_episode + episode, row - int(rows.offsets[episode]), agent,
+                rule.name,
+                rule.key,
+                rule.expected,
+                _describe(rows, rule, row, agent),
+                count,
+                first_episode + episode,
+                row - int(rows.offsets[episode]),
+                agent,
             )
         )
 
@@ -297,10 +324,14 @@ def _check_short(
     episode = int(np.flatnonzero(short)[0])
     return [
         Violation(
-            "no_terminal", "terminated",
+            "no_terminal",
+            "terminated",
             f"an episode that terminates, or lasts {episode_limit} steps"
             + (f" ({n_cut} such episodes are admitted)" if n_cut else ""),
-            f"{lengths[episode]} steps and no terminal", count, episode, int(lengths[episode]) - 1,
+            f"{lengths[episode]} steps and no terminal",
+            count,
+            episode,
+            int(lengths[episode]) - 1,
         )
     ]
 
@@ -353,8 +384,12 @@ def _check_flat_layout(dataset: OfflineDataset) -> list[Violation]:
         episode = int(np.flatnonzero(off)[0])
         found.append(
             Violation(
-                "wrong_length", "lengths", f"1 to episode_limit = {limit} transitions",
-                str(dataset.lengths[episode]), int(off.sum()), episode,
+                "wrong_length",
+                "lengths",
+                f"1 to episode_limit = {limit} transitions",
+                str(dataset.lengths[episode]),
+                int(off.sum()),
+                episode,
             )
         )
     for key, spec in FIELDS.items():
@@ -423,6 +458,7 @@ def check_matches(
     if differing:
         raise DatasetError(
             f"{name} is another map's data ({metadata.env}, {metadata.map_name}, "
-            f"{metadata.quality}; {metadata.simulator}): " + "; ".join(differing)
+            f"{metadata.quality}; {metadata.simulator}): "
+            + "; ".join(differing)
             + ". Choose the dataset of this map, or the map of this dataset."
         )

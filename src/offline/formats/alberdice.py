@@ -28,9 +28,7 @@ def recognises(path: Path) -> bool:
 
 def load(path: Path, hints: Hints) -> OfflineDataset:
     """Read the folder; the arrays are mapped, so that only the filled rows come into memory."""
-    arrays = {
-        file.stem: _map_array(file) for file in sorted(path.glob("*.npy")) if file.is_file()
-    }
+    arrays = {file.stem: _map_array(file) for file in sorted(path.glob("*.npy")) if file.is_file()}
     n_episodes = _episodes_in_buffer(path)
     for key, array in arrays.items():
         if array.ndim and len(array) < n_episodes:

@@ -49,8 +49,16 @@ MAX_COMPRESSION = 1100
 
 # What h5py raises on damaged files; nothing of ours runs inside `_translated`.
 H5_ERRORS = (
-    OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError,
-    AttributeError, NotImplementedError, SystemError,
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    AttributeError,
+    NotImplementedError,
+    SystemError,
 )
 
 
@@ -71,7 +79,10 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
         metadata = read_metadata(source)
         battle_won = read_battle_won(source) if metadata else None
         return read_padded(
-            source, hints, metadata=metadata, battle_won=battle_won,
+            source,
+            hints,
+            metadata=metadata,
+            battle_won=battle_won,
             origin=f"converted from {path.name} (HDF5 in CFCQL's layout, no metadata)",
         )
 
@@ -100,7 +111,7 @@ def open_source(path: Path) -> Iterator[Hdf5Source]:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except IsADirectoryError:
         raise DatasetError(f"{path}: a folder, expected an HDF5 file.") from None
-    if content != "an HDF5 file":
+    if not recognises(path):
         raise DatasetError(f"{path}: expected an HDF5 file, found {content}.")
     with _translated(path, "opening it"):
         # Without locks: they fail on some network disks, and a file under its name is complete.
@@ -274,7 +285,10 @@ class CanonicalWriter:
         self._datasets: dict[str, h5py.Dataset] = {}
         self._hash = ContentHash()
         self._per_episode: dict[str, list[np.ndarray]] = {
-            "returns": [], "lengths": [], "terminated": [], "battle_won": []
+            "returns": [],
+            "lengths": [],
+            "terminated": [],
+            "battle_won": [],
         }
 
     @property
@@ -289,9 +303,7 @@ class CanonicalWriter:
         )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(
-                self._temporary, "x", libver=LIBVER, rdcc_nbytes=4 * CHUNK_BYTES
-            )
+            self._file = h5py.File(self._temporary, "x", libver=LIBVER, rdcc_nbytes=4 * CHUNK_BYTES)
         except OSError as error:
             raise self._cannot_write(error) from error
         return self
@@ -306,9 +318,7 @@ class CanonicalWriter:
         else:
             self._abandon()
 
-    def append(
-        self, batch: Mapping[str, np.ndarray], battle_won: np.ndarray | None = None
-    ) -> None:
+    def append(self, batch: Mapping[str, np.ndarray], battle_won: np.ndarray | None = None) -> None:
         """Add padded episodes.
 
         batch: the keys of the canonical dataset, `[b, T, ...]` with T at most episode_limit + 1;
@@ -324,7 +334,8 @@ class CanonicalWriter:
         terminated = ends_terminated(arrays["terminated"], lengths)
         short = (lengths < self.metadata.episode_limit) & ~terminated
         piece = OfflineDataset(
-            arrays, lengths,
+            arrays,
+            lengths,
             replace(self.metadata, n_cut=int(short.sum()) if self._allow_cut else 0),
         )
         require_valid(validate(piece), name, ADVICE)
@@ -366,9 +377,15 @@ class CanonicalWriter:
             episode_bytes = max(padded[:1].nbytes, 1)
             chunk = min(max(CHUNK_BYTES // episode_bytes, 1), 1024)
             self._datasets[key] = self._file.create_dataset(
-                key, shape=(0, *padded.shape[1:]), maxshape=(None, *padded.shape[1:]),
-                chunks=(chunk, *padded.shape[1:]), dtype=padded.dtype,
-                compression="gzip", compression_opts=1, shuffle=True, fletcher32=True,
+                key,
+                shape=(0, *padded.shape[1:]),
+                maxshape=(None, *padded.shape[1:]),
+                chunks=(chunk, *padded.shape[1:]),
+                dtype=padded.dtype,
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+                fletcher32=True,
             )
         dataset = self._datasets[key]
         first = len(dataset)
@@ -518,7 +535,6 @@ def write_dataset(
     with CanonicalWriter(
         path, dataset.metadata, overwrite=overwrite, allow_cut=allow_cut
     ) as writer:
-
         for first in range(0, len(dataset), 64):
             end = min(first + 64, len(dataset))
             won = None if dataset.battle_won is None else dataset.battle_won[first:end]

@@ -21,7 +21,8 @@ class Hints:
     """What the caller knows about a file that does not say it itself.
 
     env, map_name, quality: recorded where the file is silent. episode_limit: longer episodes are
-    cut there. verify_hash: compare the content with the hash in the file, if it has one.
+    cut there and lose their terminal and their victory. verify_hash: compare the content with the
+    hash in the file, if it has one (not if episodes are cut).
     """
 
     env: str | None = None
@@ -73,8 +74,7 @@ def read_padded(
     origin: goes into `source` and `created_by` of inferred metadata. battle_won: uint8 `[E]`.
     Raises DatasetError with every rule that is broken.
     """
-    limit = metadata.episode_limit if metadata else None
-    require_valid(check_layout(source, limit), source.name)
+    require_valid(check_layout(source, metadata.episode_limit if metadata else None), source.name)
     lengths, found = check_filled(source)
     require_valid(found, source.name)
     notes = unused_keys(source)
@@ -82,8 +82,8 @@ def read_padded(
         log.info("%s: %s", source.name, note)
 
     kept = lengths if hints.episode_limit is None else np.minimum(lengths, hints.episode_limit)
-    cut = kept < lengths
     arrays = flatten(source, kept)
+    cut = kept < lengths
     if cut.any():
         notes.append(
             f"{int(cut.sum())} of {len(lengths)} episodes were longer than the limit of "
@@ -91,27 +91,27 @@ def read_padded(
         )
         log.warning("%s: %s", source.name, notes[-1])
         _forget_terminals(arrays["terminated"], kept, cut)
+        battle_won = None if battle_won is None else np.where(cut, 0, battle_won).astype(np.uint8)
 
-    if metadata is None or cut.any():
-        base = metadata or infer_metadata(source, hints, origin, notes)
-        dataset = OfflineDataset.build(arrays, kept, _with_limit(base, hints, notes), battle_won)
-        require_valid(validate(dataset), source.name)
-        if dataset.metadata.n_cut and metadata is None:
-            log.warning(
-                "%s: %d episodes end before the limit of %d without a terminal",
-                source.name, dataset.metadata.n_cut, dataset.metadata.episode_limit,
-            )
-        return dataset
+    if metadata is None:
+        metadata = infer_metadata(source, hints, origin, notes)
+    elif cut.any():
+        metadata = replace(
+            metadata, episode_limit=hints.episode_limit, notes=(*metadata.notes, *notes)
+        )
+    else:
+        return _as_stated(OfflineDataset(arrays, kept, metadata, battle_won), source.name, hints)
 
-    dataset = OfflineDataset(arrays, kept, metadata, battle_won)
+    dataset = OfflineDataset.build(arrays, kept, metadata, battle_won)
     require_valid(validate(dataset), source.name)
-    _check_against_metadata(dataset, source.name, hints.verify_hash)
+    if dataset.metadata.n_cut:
+        log.warning(
+            "%s: %d episodes end before the limit of %d without a terminal",
+            source.name,
+            dataset.metadata.n_cut,
+            dataset.metadata.episode_limit,
+        )
     return dataset
-
-
-def _with_limit(metadata: DatasetMetadata, hints: Hints, notes: list[str]) -> DatasetMetadata:
-    limit = hints.episode_limit or metadata.episode_limit
-    return replace(metadata, episode_limit=limit, notes=tuple(dict.fromkeys(notes)))
 
 
 def _forget_terminals(terminated: np.ndarray, lengths: np.ndarray, cut: np.ndarray) -> None:
@@ -119,8 +119,9 @@ def _forget_terminals(terminated: np.ndarray, lengths: np.ndarray, cut: np.ndarr
     terminated[np.repeat(cut, lengths + 1)] = 0
 
 
-def _check_against_metadata(dataset: OfflineDataset, name: str, verify_hash: bool) -> None:
-    """The numbers in the metadata are those of the data, and the content has its hash."""
+def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDataset:
+    """The dataset, if it is valid, its metadata tell the truth and its content has its hash."""
+    require_valid(validate(dataset), name)
     meta = dataset.metadata
     for what, stated, found in (
         ("n_episodes", meta.n_episodes, len(dataset)),
@@ -131,12 +132,16 @@ def _check_against_metadata(dataset: OfflineDataset, name: str, verify_hash: boo
                 f"{name}: the attribute '{what}' says {stated}, the data hold {found}. "
                 "The file was changed after it was written: collect or convert it again."
             )
-    if verify_hash and content_hash(dataset.arrays, dataset.lengths) != meta.content_hash:
+    if hints.verify_hash and content_hash(dataset.arrays, dataset.lengths) != meta.content_hash:
         raise DatasetError(
             f"{name}: the content does not have the hash that the attribute 'content_hash' "
             f"states ({meta.content_hash[:16]}...). The file is damaged or was changed: collect "
             "or convert it again."
         )
+    if hints.episode_limit is not None and hints.episode_limit < meta.episode_limit:
+        # No episode is longer: the data are those of the smaller limit as well.
+        meta = replace(meta, episode_limit=hints.episode_limit)
+    return replace(dataset, metadata=meta)
 
 
 MAGIC = (
@@ -144,7 +149,8 @@ MAGIC = (
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"\x93NUMPY", "a single .npy array: name the folder that holds it"),
     (b"\x80", "a pickle, which is never opened: it could run code"),
-    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x89HDF", "a damaged HDF5 file"),
 )
 
 
