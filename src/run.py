@@ -322,18 +322,18 @@ def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> E
     stats = runner.test(n_episodes)
     summary = stats.summary("test_")
     if hasattr(runner.env, "exact_statistics"):  # a matrix game needs no sampling
-        summary |= runner.env.exact_statistics(partial(policy_of, runner))
+        summary |= runner.env.exact_statistics(first_policies(runner))
     logger.log_stats(summary, progress.t_env)
     progress.last_test = progress.t_env
     progress.history.append({"t_env": progress.t_env, **summary})
     return stats
 
 
-def policy_of(runner) -> th.Tensor:
-    """pi_i(a) of every agent in the first step of an episode, `[n, A]`."""
+def first_policies(runner) -> list[th.Tensor]:
+    """pi_i of every agent in the first step of an episode, `[A]` each (not greedy)."""
     batch = runner.run(test_mode=True)
     runner.mac.init_hidden(batch.batch_size)
-    return runner.mac.forward(batch, t=0, test_mode=True)[0].cpu()
+    return list(runner.mac.forward(batch, t=0, test_mode=True)[0].double().cpu().numpy())
 
 
 def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, Any]:

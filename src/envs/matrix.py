@@ -135,6 +135,20 @@ class MatrixVectorEnv(VectorEnv):
         """The exact mean return of independent policies, one `[A_i]` (or padded `[A]`) each."""
         return expected_payoff(self.payoff, policies)
 
+    def exact_statistics(self, policies: Sequence) -> dict[str, float]:
+        """What a test measures, without sampling: the expected return and each joint action's share.
+
+        policies: as for `expected_return`. Keys: test_expected_return, test_joint_00, _01, ...
+        """
+        joint = np.ones(())
+        for policy, n_actions in zip(policies, self.payoff.shape):
+            joint = np.multiply.outer(joint, np.asarray(policy)[:n_actions])
+        shares = {
+            "test_joint_" + "".join(map(str, index)): float(value)
+            for index, value in np.ndenumerate(joint)
+        }
+        return {"test_expected_return": self.expected_return(policies)} | shares
+
     def get_env_info(self) -> dict[str, int]:
         return {
             "state_shape": 1,

@@ -34,8 +34,13 @@ def draw_board(ax, cells: np.ndarray, actions: np.ndarray | None = None, title: 
     for agent, (row, column) in enumerate(GOALS):
         ax.add_patch(
             FancyBboxPatch(
-                (column + 0.14, row + 0.14), 0.72, 0.72, boxstyle="round,pad=0,rounding_size=0.12",
-                facecolor=COLOURS[agent] + "22", edgecolor=COLOURS[agent], lw=1.6,
+                (column + 0.14, row + 0.14),
+                0.72,
+                0.72,
+                boxstyle="round,pad=0,rounding_size=0.12",
+                facecolor=COLOURS[agent] + "22",
+                edgecolor=COLOURS[agent],
+                lw=1.6,
             )
         )
     together = same_cell(cells[0], cells[1])
@@ -48,15 +53,31 @@ def draw_board(ax, cells: np.ndarray, actions: np.ndarray | None = None, title: 
             Circle((x, y), radius, facecolor=COLOURS[agent], edgecolor="white", lw=1.2, zorder=3)
         )
         ax.text(
-            x, y, str(agent + 1), color="white", fontsize=9 if not together else 7,
-            ha="center", va="center_baseline", fontweight="bold", zorder=4,
+            x,
+            y,
+            str(agent + 1),
+            color="white",
+            fontsize=9 if not together else 7,
+            ha="center",
+            va="center_baseline",
+            fontweight="bold",
+            zorder=4,
         )
         if actions is not None and not done[agent] and actions[agent] != 0:
             down, right = MOVES[actions[agent]] * 0.34
             ax.annotate(
-                "", xy=(x + 1.9 * right, y + 1.9 * down), xytext=(x + right, y + down), zorder=5,
-                arrowprops={"arrowstyle": "-|>", "color": COLOURS[agent], "lw": 1.6,
-                            "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9},
+                "",
+                xy=(x + 1.9 * right, y + 1.9 * down),
+                xytext=(x + right, y + down),
+                zorder=5,
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": COLOURS[agent],
+                    "lw": 1.6,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                    "mutation_scale": 9,
+                },
             )
 
 

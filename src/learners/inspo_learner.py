@@ -191,7 +191,8 @@ class InSPOLearner(Learner):
         a = self.args
         progress = t_env / a.t_max
         improving = progress >= a.critic_warmup
-        beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, progress)
+        share = (progress - a.critic_warmup) / (1 - a.critic_warmup)  # of the policies' training
+        beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
         logging = self.log_due(t_env)
         data = self._transitions(batch)
 
