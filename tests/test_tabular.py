@@ -769,6 +769,30 @@ def test_paper_eq_7_weights_the_states():
     assert minimiser(lambda log_pi: -(weights * log_pi).sum()) == pytest.approx(2 / 3, abs=1e-4)
 
 
+def test_paper_eq_20_does_not_tend_to_mu_on_correlated_data():
+    """XOR (b), alpha -> infinity: Eq. 12 gives mu = (2/3, 1/3). Under D_rho, a_1 = B loses the share
+    of a_2 = B, which is not in the data, so p = (2/3) / (2/3 + p/3), that is p = sqrt(3) - 1."""
+    data = dataset("xor", "b")
+    for variant, expected in ((Variant(), np.sqrt(3) - 1), (ON_D, 2 / 3)):
+        pi = in_sample.iterate(data, 1e6, sweeps=100, variant=variant).policies
+        assert pi[0][0, 0] == pytest.approx(expected, abs=1e-5)
+        assert pi[1][0, 0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_paper_fig_5b_is_a_cycle_or_the_same_limit_as_sequential():
+    """A limit of the simultaneous update is a fixed point of the sequential one."""
+    data = dataset("xor", "b")
+    for alpha in (0.1, 0.3):
+        trace = in_sample.iterate(data, alpha, sweeps=300, sequential=False)
+        assert trace.residuals[-1] > 0.8
+    for alpha in (0.5, 1.0, 5.0):
+        ends = [
+            joint_policy(in_sample.iterate(data, alpha, sweeps=300, sequential=way).policies)
+            for way in (True, False)
+        ]
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-9)
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
