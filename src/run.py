@@ -321,7 +321,8 @@ def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> E
     """Play `n_episodes` test episodes with the present policy and log what became of them."""
     stats = runner.test(n_episodes)
     summary = stats.summary("test_")
-    if hasattr(runner.env, "exact_statistics"):  # a matrix game needs no sampling
+    exact = hasattr(runner.env, "exact_statistics")  # a matrix game needs no sampling
+    if exact and args.agent_output_type == "pi_logits" and not args.test_greedy:
         summary |= runner.env.exact_statistics(first_policies(runner))
     logger.log_stats(summary, progress.t_env)
     progress.last_test = progress.t_env

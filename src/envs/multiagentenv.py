@@ -54,7 +54,7 @@ class MultiAgentEnv(ABC):
         """Write the last episode in the simulator's own replay format."""
         raise NotImplementedError(f"{type(self).__name__} writes no replays")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most simulators hold nothing
         """Give back what the simulator holds."""
 
 
@@ -116,7 +116,7 @@ class VectorEnv(ABC):
     def set_rng(self, state: Any) -> None:
         """Put back what `get_rng` gave."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most simulators hold nothing
         """Give back what the simulator holds."""
 
 

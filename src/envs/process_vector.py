@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import traceback
 from collections.abc import Callable
@@ -149,10 +150,8 @@ class ProcessVectorEnv(SerialVectorEnv):
 
     def close(self) -> None:
         for pipe, worker in zip(self._pipes, self._workers):
-            try:
+            with contextlib.suppress(OSError):  # it may have died already
                 pipe.send(("close",))
-            except (BrokenPipeError, OSError):
-                pass
             worker.join(timeout=5)
             if worker.is_alive():
                 worker.terminate()

@@ -120,7 +120,7 @@ class VectorRunner:
             self.t_env += int(lengths.sum())
 
     def test(self, n_episodes: int) -> EpisodeStats:
-        """Play exactly `n_episodes` test episodes (the surplus of the last batch is not counted)."""
+        """Play test episodes and count exactly `n_episodes`, the first of the batches played."""
         stats = EpisodeStats()
         while len(stats) < n_episodes:
             self.run(test_mode=True)
