@@ -136,7 +136,7 @@ class MatrixVectorEnv(VectorEnv):
         return expected_payoff(self.payoff, policies)
 
     def exact_statistics(self, policies: Sequence) -> dict[str, float]:
-        """What a test measures, without sampling: the expected return and each joint action's share.
+        """The expected return, and the share of each joint action, without sampling.
 
         policies: as for `expected_return`. Keys: test_expected_return, test_joint_00, _01, ...
         """
