@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from components.packed import PackedEpisodes
-from learners.learner import Learner, optimise
+from learners.learner import Learner, cosine_rate, optimise
 from modules.mlp import mlp
 from utils.rl_utils import entropy, gather_actions, masked_log_softmax, packed_td_lambda
 
@@ -51,7 +51,8 @@ class MAPPOLearner(Learner):
 
     with :math:`\rho = \pi(a|\tau) / \pi_{old}(a|\tau)` per agent, GAE advantages normalised over
     the batch, value targets normalised by their running moments. Agents without a choice (the dead)
-    take no part in the actor's mean. `epochs` steps on each on-policy batch.
+    take no part in the actor's mean. `epochs` steps on each on-policy batch; the learning rates
+    fall on a cosine over the run if `lr_decay` is cosine.
     """
 
     def __init__(self, mac, scheme, logger, args):
@@ -85,6 +86,9 @@ class MAPPOLearner(Learner):
             advantage = (advantage - advantage.mean()) / advantage.std().clamp(min=1e-6)
             self.value_norm.update(targets)
             targets = self.value_norm.normalise(targets)
+        if a.lr_decay == "cosine":
+            cosine_rate(self.optimisers["actor"], a.lr, t_env / a.t_max)
+            cosine_rate(self.optimisers["critic"], a.critic_lr, t_env / a.t_max)
         old_log_pi = None
         for _ in range(a.epochs):
             log_policy = masked_log_softmax(self.mac.unroll(batch, packed)[now], avail[now])
