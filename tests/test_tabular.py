@@ -631,6 +631,14 @@ def test_joint_kl_makes_balanced_xor_a_unstable_but_does_not_break_a_perfect_tie
         start = [np.array([[0.5 + nudge, 0.5 - nudge]]), np.full((1, 2), 0.5)]
         trace = in_sample.iterate(data, 0.1, initial=start, variant=joint, order=[1, 0])
         assert expected_return(g, trace.policies) == pytest.approx(1, abs=1e-6)
+    # Averaged over D_rho's rows instead of pi^{-i}, the same term cancels the factor of D_rho.
+    mu, start = data.behaviour(), [np.array([[0.7, 0.3]]), np.array([[0.4, 0.6]])]
+    log_ratio = in_sample.log_ratio(data, start, 0)
+    charged = Dataset(
+        data.state, data.action, data.reward - 0.1 * log_ratio, data.next_state, data.done,
+        data.n_actions, 1, data.weight,
+    )  # fmt: skip
+    np.testing.assert_allclose(in_sample.update(charged, start, mu, 0, 0.1, 0.0), [[0.5, 0.5]])
     for name, quality, value in (("xor", "b", 1), ("xor", "c", 1), ("m_ne", "imbalanced", 20)):
         got = ends_at(name, quality, 0.1, decayed(10, 0.99), variant=joint)
         assert got == pytest.approx(value, abs=1e-3)
@@ -760,6 +768,8 @@ def test_paper_eq_7_weights_the_states():
     advantage = q - (new * q).sum(-1, keepdims=True)
     weights = mu * np.exp(advantage / alpha)
     np.testing.assert_allclose(weights.sum(-1), np.exp(-inspo.divergence(new, mu)))
+    current = (mu * np.exp((q - (mu * q).sum(-1, keepdims=True)) / alpha)).sum(-1)
+    np.testing.assert_allclose(current, np.exp(inspo.divergence(mu, new)))  # Eq. 20's baseline
 
     def minimiser(loss):
         best = minimize(lambda x: loss(x - logsumexp(x)), np.zeros(2), tol=1e-10).x
@@ -770,7 +780,7 @@ def test_paper_eq_7_weights_the_states():
 
 
 def test_paper_eq_20_does_not_tend_to_mu_on_correlated_data():
-    """XOR (b), alpha -> infinity: Eq. 12 gives mu = (2/3, 1/3). Under D_rho, a_1 = B loses the share
+    """XOR (b), alpha -> infinity: Eq. 12 gives mu = (2/3, 1/3). On D_rho, a_1 = B loses the share
     of a_2 = B, which is not in the data, so p = (2/3) / (2/3 + p/3), that is p = sqrt(3) - 1."""
     data = dataset("xor", "b")
     for variant, expected in ((Variant(), np.sqrt(3) - 1), (ON_D, 2 / 3)):
