@@ -509,6 +509,20 @@ def test_constant_beta_threshold_and_price():
     assert returns[20] == pytest.approx(-7.40, abs=0.01)
 
 
+def test_thresholds_under_decay_are_higher_for_random_orders():
+    """Fixed orders escape from beta_0 = 8.30 (decay .99) and 9.35 (.9) on; of five random streams
+    the worst needs 8.40 and 9.97."""
+    for decay, below, above, worst in ((0.99, 8.28, 8.32, 8.40), (0.9, 9.32, 9.36, 9.97)):
+
+        def run(beta, order, decay=decay, seed=0):
+            schedule = decayed(beta, decay)
+            return ends_at("m_ne", "imbalanced", 0.1, schedule, 600, "game", order=order, seed=seed)
+
+        for order in ([0, 1], [1, 0]):
+            assert run(below, order) < 6 and run(above, order) == pytest.approx(20, abs=0.1)
+        assert all(run(worst + 0.7, "random", seed=k) > 19.9 for k in range(3))
+
+
 def test_ablation_without_entropy_depends_on_the_start():
     """Fig. 5a holds from pi^0 = mu; from a uniform start beta = 0 finds 20 up to alpha of 2.55."""
     uniform = [np.full((1, 3), 1 / 3)] * 2
