@@ -1,0 +1,546 @@
+"""Runs a grid of cells: each one a resumable run of `main.py`, several at a time.
+
+    cells = [Cell(f"xor_b/inspo/seed{s}", "inspo", "matrix_offline",
+                  {"map_name": "xor", "quality": "b", "seed": s}) for s in range(5)]
+    report = run_grid(cells, jobs=2, folder=Path("results/runs/paper"))
+    results = {cell.id: read_result(folder, cell) for cell in cells}  # None: not finished
+
+A cell keeps everything in `{folder}/{cell.id}/`: Sacred's record, checkpoints, and `log.txt`, all
+that its process said. What is finished is not run again, what was interrupted goes on from its
+newest checkpoint, and what fails is reported and does not stop the rest. So the answer to a kill,
+a full disk or a mended bug is always the same: the same command once more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from utils.config import PATH_KEYS, PROJECT_ROOT, Config, flatten, get, load_config
+from utils.errors import UserError
+from utils.interrupts import GracefulExit, Interrupted
+
+# What does not change a run's numbers, and may differ between a record and what is asked for.
+HARMLESS = {
+    "keep_checkpoints",
+    "label",
+    "load_step",
+    "save_model_interval",
+    "torch_threads",
+    "use_progress_bar",
+    "use_tensorboard",
+}
+# The keys whose value a run that goes on may not change, though results are compared without it.
+FIXED_PATHS = ("datasets_dir", "dataset.path")
+LOG = "log.txt"
+TAIL_LINES = 12
+POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 2.0
+PATIENCE_SECONDS = 120.0  # for a child to save, once it was asked to stop
+
+
+# --------------------------------------------------------------------------------------------------
+# Cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `--config=algorithm --env-config=environment with overrides`.
+
+    id: its name and its folder; may have slashes. overrides: dotted key -> value, `seed` among
+    them; where results are written is the grid's to say. t_max and the like belong in the YAML
+    files, so that the single run does what the grid does.
+    """
+
+    id: str
+    algorithm: str
+    environment: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", self.id) or ".." in self.id:
+            raise UserError(f"'{self.id}' cannot be the name of a cell: it names its folder too")
+
+    def arguments(self) -> list[str]:
+        """What stands after `python src/main.py`, without the paths."""
+        words = [f"{key}={value}" for key, value in self.overrides.items()]
+        return [f"--config={self.algorithm}", f"--env-config={self.environment}", "with", *words]
+
+    def command(self) -> str:
+        """The line that does the same by hand."""
+        return shlex.join(["./run.sh", *self.arguments()])
+
+    def config(self) -> Config:
+        """The whole configuration asked for; ConfigError if it is none."""
+        return load_config(self.arguments())
+
+
+@dataclass(frozen=True)
+class Failure:
+    cell: Cell
+    status: int | None  # the exit status of its process; None: it was not even started
+    words: str  # its last lines
+    log: Path
+
+    def __str__(self) -> str:
+        how = "" if self.status is None else f" (exit status {self.status})"
+        return f"{self.cell.id} failed{how}:\n{_indent(self.words)}\n  all of it: {self.log}"
+
+
+@dataclass
+class GridReport:
+    """What one call of `run_grid` did with each cell, by id."""
+
+    reused: list[str] = field(default_factory=list)  # were finished before
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------------------------------
+# Results
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished cell left. `raw` has a list each of what was measured per test episode."""
+
+    cell_id: str
+    config: dict[str, Any]
+    commit: str | None
+    command: list[str]  # as it was run the last time
+    seed: int
+    tests: list[dict[str, float]]  # every test in order, the final one last; key t_env is the step
+    final: dict[str, float]
+    raw: dict[str, list[float]]
+    dataset: dict[str, Any]
+    updates: int
+    t_env: int
+    hours: float  # over all sessions of the run
+    sessions: int
+    host: dict[str, Any]
+    versions: dict[str, str | None]
+    run_folder: Path
+    model_folder: Path | None
+
+    @property
+    def updates_of(self) -> Callable[[float], float]:
+        """Gradient updates made by step t_env; the steps of an update vary little."""
+        per_step = self.updates / self.t_env if self.t_env else 0.0
+        return lambda t_env: t_env * per_step
+
+
+def read_result(folder: str | Path, cell: Cell) -> Result | None:
+    """The result of a finished cell; None if it is not finished.
+
+    UserError if what is finished there is a run of another configuration.
+    """
+    home = Path(folder) / cell.id
+    finished = [run for run in _records(home) if run["run"].get("status") == "COMPLETED"]
+    if not finished:
+        return None
+    record = finished[-1]
+    differing = differences(record["config"], cell.config().values, set(cell.overrides))
+    if differing:
+        raise UserError(
+            f"{home} holds a finished run of another configuration: {'; '.join(differing)}. "
+            "Move that folder away to run it anew, or choose another one with --results"
+        )
+    return _result(home, cell, record)
+
+
+def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
+    outcome, info = record["run"].get("result") or {}, record["info"]
+    known = ("final", "tests", "dataset", "updates", "t_env", "seconds")
+    raw = {k: v for k, v in outcome.items() if k not in known and isinstance(v, list)}
+    final = outcome.get("final", {})
+    # Sacred writes an object that it has written before, as the final test is, as a reference.
+    tests = [test for test in outcome.get("tests", []) if "py/id" not in test]
+    if final and (not tests or tests[-1] != final):
+        tests.append(final)
+    sessions = _sessions(home, record)
+    return Result(
+        cell_id=cell.id,
+        config=record["config"],
+        commit=info.get("git_commit"),
+        command=info.get("command_line", []),
+        seed=record["config"]["seed"],
+        tests=tests,
+        final=final,
+        raw=raw,
+        dataset=outcome.get("dataset", {}),
+        updates=int(outcome.get("updates", 0)),
+        t_env=int(outcome.get("t_env", 0)),
+        hours=sum(_seconds(run["run"]) for run in sessions) / 3600,
+        sessions=len(sessions),
+        host=record["run"].get("host", {}),
+        versions=info.get("versions", {}),
+        run_folder=record["folder"],
+        model_folder=newest_checkpoint(home),
+    )
+
+
+def _records(home: Path) -> list[dict[str, Any]]:
+    """Sacred's records in a cell's folder, oldest first; what a kill left unreadable is left out."""
+    records = []
+    for folder in home.glob("sacred/*/*/[0-9]*"):
+        try:
+            files = {
+                name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+                for name in ("run", "config")
+            }
+        except (OSError, ValueError):
+            continue
+        try:
+            files["info"] = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            files["info"] = {}
+        records.append({"folder": folder, **files})
+    return sorted(records, key=lambda r: (r["run"].get("start_time") or "", int(r["folder"].name)))
+
+
+def _sessions(home: Path, last: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records that lead to `last`: back to the one that did not resume anything."""
+    records = _records(home)
+    position = [record["folder"] for record in records].index(last["folder"])
+    chain = [last]
+    for record in reversed(records[:position]):
+        if not chain[0]["config"].get("resume"):
+            break
+        chain.insert(0, record)
+    return chain
+
+
+def _seconds(run: Mapping[str, Any]) -> float:
+    """How long a session took; until its last sign of life if it was killed."""
+    try:
+        start = datetime.fromisoformat(run["start_time"])
+        end = datetime.fromisoformat(run.get("stop_time") or run["heartbeat"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return max(0.0, (end - start).total_seconds())
+
+
+def differences(
+    recorded: Mapping[str, Any], asked: Mapping[str, Any], given: set[str]
+) -> list[str]:
+    """What is asked for and was not what ran, in words; `given` are the keys of the cell itself.
+
+    A key that did not exist when the run was made counts as equal unless the cell gives it: a new
+    key's default does what the program did before. Paths are left out, but for the name of a
+    dataset file.
+    """
+    before, now = dict(flatten(recorded)), dict(flatten(json.loads(json.dumps(dict(asked)))))
+    found = []
+    for key, value in now.items():
+        if key in HARMLESS or (key not in before and key not in given):
+            continue
+        old = before.get(key)
+        if key in PATH_KEYS:
+            if key != "dataset.path" or _file_name(old) == _file_name(value):
+                continue
+        elif old == value or (value == {} and get(recorded, key)):
+            continue
+        found.append(f"{key} was {old!r} and is {value!r}")
+    return found
+
+
+def _file_name(path: Any) -> str | None:
+    return Path(path).name if path else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Going on
+
+
+def newest_checkpoint(home: Path) -> Path | None:
+    """The model folder in a cell's folder that was written last; None if none holds a step."""
+    from utils.checkpoints import MANIFEST, list_steps  # torch; the help need not wait for it
+
+    folders = [folder for folder in home.glob("models/*") if list_steps(folder)]
+    written = {f: max(m.stat().st_mtime for m in f.glob(f"[0-9]*/{MANIFEST}")) for f in folders}
+    return max(written, key=written.__getitem__) if written else None
+
+
+def resumable(home: Path, asked: Mapping[str, Any]) -> tuple[Path | None, str]:
+    """(model folder to go on from, "") or (None, why not)."""
+    from utils.checkpoints import find_checkpoint, read_manifest
+    from utils.errors import CheckpointError
+
+    folder = newest_checkpoint(home)
+    if folder is None:
+        return None, ""
+    try:
+        before = read_manifest(find_checkpoint(folder)).get("config") or {}
+    except CheckpointError as error:
+        return None, str(error)
+    ignored = {*HARMLESS, "local_results_path", "resume"}
+    now = json.loads(json.dumps(dict(asked)))
+    differing = [
+        key for key, value in now.items() if key not in ignored and before.get(key) != value
+    ]
+    if differing:
+        return None, f"{folder} is of another configuration ({', '.join(differing)})"
+    return folder, ""
+
+
+# --------------------------------------------------------------------------------------------------
+# Running
+
+
+@dataclass
+class _Job:
+    """A cell whose process runs."""
+
+    cell: Cell
+    process: subprocess.Popen
+    log: Path
+    log_start: int  # where this session's words begin in the log
+    t_max: int
+
+    def words(self) -> str:
+        with open(self.log, "rb") as file:
+            file.seek(self.log_start)
+            return file.read().decode(errors="replace")
+
+    def progress(self) -> tuple[float, str]:
+        """(how far its log says it is, 0 to 1; the same in words)."""
+        with open(self.log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self.log_start, size - 8192))
+            words = file.read().decode(errors="replace")
+        return progress_in(words, self.cell.algorithm, self.t_max)
+
+
+def progress_in(words: str, algorithm: str, t_max: int) -> tuple[float, str]:
+    """The progress that the last words of a run tell of: the share trained, and the phase.
+
+    >>> progress_in("inspo:  12%|# | 3/30 [..] Recent statistics, t_env 6,000", "inspo", 10_000)
+    (0.6, '60%')
+    >>> progress_in("collecting:  45%|####  | 2250/5000 [..]", "inspo", 10_000)
+    (0.0, 'collecting 45%')
+    """
+    bars = re.findall(r"(\w+):\s+(\d+)%\|", words)
+    shares = [int(percent) / 100 for name, percent in bars if name == algorithm][-1:]
+    steps = re.findall(r"\bt_env ([\d,]+)", words)
+    if steps and t_max:
+        shares.append(int(steps[-1].replace(",", "")) / t_max)
+    if not shares:
+        return 0.0, f"{bars[-1][0]} {bars[-1][1]}%" if bars else "starting"
+    share = min(1.0, max(shares))
+    return share, f"{share:.0%}"
+
+
+class CellIsBusy(UserError):
+    """Another process runs the cell."""
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    jobs: int,
+    folder: str | Path,
+    on_finished: Callable[[Cell, Result], None] | None = None,
+    progress: bool = True,
+    title: str = "grid",
+) -> GridReport:
+    """Run what is not finished, `jobs` at a time, each on one thread; see the module's words.
+
+    on_finished: called after every cell that this call finished, as for rewriting a table.
+    UserError, before anything is run, if the folder holds finished runs of another configuration,
+    two cells share an id, or a cell's configuration is none.
+    Interrupted (exit status 130 or 143) on SIGINT or SIGTERM, once the children have saved.
+    """
+    folder = Path(folder).resolve()
+    _check(cells, jobs)
+    report = GridReport()
+    waiting = []
+    for cell in cells:
+        if read_result(folder, cell) is not None:
+            report.reused.append(cell.id)
+        else:
+            waiting.append(cell)
+    if not waiting:
+        return report
+    running: list[_Job] = []
+    bar = _bar(len(cells), len(report.reused), progress, title)
+    with GracefulExit(say=lambda words: bar.write(words, file=sys.stderr)) as stop:
+        try:
+            while (waiting or running) and not stop.requested:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    try:
+                        running.append(_start(cell, folder, bar))
+                    except (UserError, OSError) as error:
+                        _report(report, Failure(cell, None, str(error), folder / cell.id / LOG), bar)
+                for job in [job for job in running if job.process.poll() is not None]:
+                    running.remove(job)
+                    _settle(job, folder, report, on_finished, bar)
+                _show(bar, report, running, len(cells))
+                time.sleep(POLL_SECONDS)
+            if stop.requested:
+                _stop(running)
+                for job in running:  # one may have come to its end while it was asked to stop
+                    if job.process.returncode == 0:
+                        _settle(job, folder, report, on_finished, bar)
+                done = len(report.reused) + len(report.finished)
+                raise Interrupted(
+                    stop.signum,
+                    f"{done} of {len(cells)} runs are finished, those under way are saved; "
+                    "the same command goes on",
+                )
+        finally:
+            for job in running:
+                if job.process.poll() is None:
+                    job.process.kill()
+            bar.close()
+    return report
+
+
+def _check(cells: Sequence[Cell], jobs: int) -> None:
+    if jobs < 1:
+        raise UserError(f"jobs: expected at least 1, found {jobs}")
+    ids = [cell.id for cell in cells]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UserError(f"two cells share the name {twice[0]}")
+    for cell in cells:
+        cell.config()
+
+
+def _start(cell: Cell, folder: Path, bar: tqdm) -> _Job:
+    home = folder / cell.id
+    home.mkdir(parents=True, exist_ok=True)
+    lock = _lock(home)
+    try:
+        config = cell.config()
+        resume, why_not = resumable(home, config.values)
+        if why_not:
+            bar.write(f"{cell.id} starts anew: {why_not}", file=sys.stderr)
+        words = [
+            sys.executable,
+            str(PROJECT_ROOT / "src" / "main.py"),
+            *cell.arguments(),
+            "torch_threads=1",
+            f"local_results_path={home}",
+            *([f"resume={resume}"] if resume else []),
+        ]
+        log = home / LOG
+        with open(log, "ab") as output:
+            start = output.tell()
+            output.write(f"$ {shlex.join(words)}\n".encode())
+            output.flush()
+            # A session of its own: Ctrl-C in a terminal reaches all of its group, and a second
+            # signal, ours, would make the child leave without saving. The child holds the lock.
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+    finally:
+        lock.close()
+    return _Job(cell, process, log, start, int(config.values["t_max"]))
+
+
+def _lock(home: Path) -> TextIO:
+    """The right to run in a folder. It lasts as long as the process that inherits the file."""
+    lock = open(home / ".lock", "w")  # noqa: SIM115  (closed by who starts the child)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise CellIsBusy(f"{home} is in use: another process runs this cell") from error
+    return lock
+
+
+def _settle(job: _Job, folder: Path, report: GridReport, on_finished, bar: tqdm) -> None:
+    """A process has ended: take its result, or report its last words."""
+    result = None
+    status = job.process.returncode
+    if status == 0:
+        result = read_result(folder, job.cell)
+    if result is None:
+        words = last_lines(job.words()) or "it said nothing"
+        _report(report, Failure(job.cell, status, words, job.log), bar)
+        return
+    report.finished.append(job.cell.id)
+    if on_finished:
+        on_finished(job.cell, result)
+
+
+def _report(report: GridReport, failure: Failure, bar: tqdm) -> None:
+    report.failed[failure.cell.id] = failure
+    bar.write(str(failure), file=sys.stderr)
+
+
+def last_lines(words: str, count: int = TAIL_LINES) -> str:
+    """The last lines, of a progress bar only its last state; a user's error alone if it is one."""
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in words.replace("\r\n", "\n").split("\n")]
+    lines = [line for line in lines if line]
+    if lines and lines[-1].startswith("error: "):
+        return lines[-1]
+    return "\n".join(lines[-count:])
+
+
+def _stop(running: Iterable[_Job]) -> None:
+    """Ask the children to save and leave. A second signal to us ends the waiting (GracefulExit)."""
+    running = list(running)
+    for job in running:
+        if job.process.poll() is None:
+            job.process.terminate()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while any(job.process.poll() is None for job in running) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+# --------------------------------------------------------------------------------------------------
+# The progress line
+
+UNITS = 1000  # of the bar, for one cell: a bar of cells alone would stand still for minutes
+
+
+def _bar(n_cells: int, n_reused: int, progress: bool, title: str) -> tqdm:
+    return tqdm(
+        total=n_cells * UNITS,
+        initial=n_reused * UNITS,
+        desc=title,
+        disable=not progress,
+        dynamic_ncols=True,
+        smoothing=0.0,  # the mean rate: cells end in bursts
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        file=sys.stderr,
+    )
+
+
+def _show(bar: tqdm, report: GridReport, running: list[_Job], n_cells: int) -> None:
+    now = time.monotonic()
+    if bar.disable or (running and now - getattr(bar, "shown", 0.0) < PROGRESS_SECONDS):
+        return
+    bar.shown = now
+    states = [job.progress() for job in running]
+    ended = len(report.reused) + len(report.finished) + len(report.failed)
+    parts = [f"{ended} of {n_cells} runs"]
+    parts += [f"{len(report.failed)} failed"] if report.failed else []
+    parts += [f"{job.cell.id} {words}" for job, (_, words) in zip(running, states)]
+    bar.set_postfix_str(", ".join(parts), refresh=not running)
+    bar.update(max(0, int((ended + sum(share for share, _ in states)) * UNITS) - bar.n))
+
+
+def _indent(words: str) -> str:
+    return "\n".join(f"  | {line}" for line in words.splitlines())

@@ -1,0 +1,201 @@
+"""Writing results: Markdown, CSV and JSON, each in one move, so that a kill leaves the old file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.grid import Result
+from utils.config import PATH_KEYS, flatten, put
+from utils.errors import UserError
+
+# --------------------------------------------------------------------------------------------------
+# Files
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Replace a file by `text` in one move."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)  # mkstemp's is private
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Pretty JSON; lists of plain numbers on one line each, so that raw values stay readable."""
+    return write_text(path, to_json(content) + "\n")
+
+
+def to_json(content: Any, indent: str = "") -> str:
+    """
+    >>> print(to_json({"a": [1, 2], "b": [{"c": None}]}))
+    {
+      "a": [1, 2],
+      "b": [
+        {
+          "c": null
+        }
+      ]
+    }
+    """
+    deeper = indent + "  "
+    if isinstance(content, Mapping) and content:
+        items = [f"{deeper}{json.dumps(str(k))}: {to_json(v, deeper)}" for k, v in content.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(content, list | tuple):
+        if not any(isinstance(item, Mapping | list | tuple) for item in content):
+            return "[" + ", ".join(to_json(item) for item in content) + "]"
+        items = [deeper + to_json(item, deeper) for item in content]
+        return "[\n" + ",\n".join(items) + f"\n{indent}]"
+    if isinstance(content, float) and not math.isfinite(content):
+        return "null"  # JSON has no nan
+    return json.dumps(content, ensure_ascii=False)
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows of dictionaries; the columns are the keys in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, out.getvalue())
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1) -> str:
+    """A Markdown table, padded so that the source reads well; from column `numbers` on centred.
+
+    >>> print(markdown_table(["a", "b"], [["x", "1"]]))
+    | a   |  b  |
+    | --- | :-: |
+    | x   |  1  |
+    """
+    cells = [list(header), *map(list, rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            text.ljust(width) if i < numbers else text.center(width)
+            for i, (text, width) in enumerate(zip(row, widths))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = [
+        "-" * w if i < numbers else ":" + "-" * (w - 2) + ":" for i, w in enumerate(widths)
+    ]
+    return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same for a terminal."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)) for row in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def mean_pm_std(mean: float, std: float, digits: int = 2) -> str:
+    """`0.23 ± 0.01`; without the deviation where it is not known. No negative zero.
+
+    >>> mean_pm_std(-0.001, 0.0), mean_pm_std(20.0, float("nan"))
+    ('0.00 ± 0.00', '20.00')
+    """
+    text = fixed(mean, digits)
+    return text if math.isnan(std) else f"{text} ± {fixed(std, digits)}"
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many digits, a true minus sign, and no negative zero."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    return f"[{fixed(low, digits)}, {fixed(high, digits)}]"
+
+
+# --------------------------------------------------------------------------------------------------
+# Where a number comes from
+
+
+def provenance(result: Result) -> dict[str, Any]:
+    """What a reader needs to run a cell again and compare, without paths of the machine."""
+    return {
+        "seed": result.seed,
+        "git_commit": result.commit,
+        "command": public_command(result.command),
+        "config": public_config(result.config),
+        "dataset": result.dataset,
+        "updates": result.updates,
+        "t_env": result.t_env,
+        "hours": round(result.hours, 4),
+        "sessions": result.sessions,
+        "machine": machine(result.host),
+        "versions": result.versions,
+    }
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without folders of this machine; of a dataset's file its name."""
+    public: dict[str, Any] = {}
+    for key, value in flatten(config):
+        if key in PATH_KEYS:
+            if key != "dataset.path":
+                continue
+            value = Path(value).name if value else value
+        put(public, key, value)
+    return public
+
+
+def public_command(words: Sequence[str]) -> str:
+    """The command line that does the same elsewhere."""
+    kept = [word for word in words if word.partition("=")[0] not in (*PATH_KEYS, "torch_threads")]
+    return " ".join(["./run.sh", *kept])
+
+
+def machine(host: Mapping[str, Any]) -> str:
+    """`AMD EPYC, 2 cores`: what ran it, from Sacred's record; the cores are those of this machine."""
+    return f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, {os.cpu_count()} cores"
+
+
+def commits(results: Sequence[Result]) -> str:
+    """The commits of results, short, each once: one, if everything was run as it should be."""
+    short = dict.fromkeys(_short(result.commit) for result in results)
+    return ", ".join(short) or "none"
+
+
+def _short(commit: str | None) -> str:
+    if not commit:
+        return "no commit"
+    name, _, dirty = commit.partition("-")
+    return f"`{name[:10]}`" + (" with uncommitted changes" if dirty else "")
