@@ -3,7 +3,9 @@
 
 def linear(start: float, finish: float, duration: int, t: int) -> float:
     """From `start` at t = 0 to `finish` at t = duration, then constant."""
-    return start + (finish - start) * min(max(t / duration, 0.0), 1.0)
+    if t >= duration:  # also where there is nothing to anneal, duration = 0
+        return finish
+    return start + (finish - start) * max(t / duration, 0.0)
 
 
 def hold_decay(start: float, finish: float, hold: float, end: float, progress: float) -> float:
