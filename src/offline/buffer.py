@@ -38,10 +38,10 @@ class OfflineBuffer:
 
     def sample(self, batch_size: int) -> EpisodeBatch:
         """`batch_size` episodes, drawn without replacement."""
-        if batch_size > len(self):
+        if not 0 < batch_size <= len(self):
             raise DatasetError(
                 f"batch_size is {batch_size}, but the dataset holds {len(self)} episodes. "
-                f"Set batch_size to {len(self)} or less."
+                f"Set batch_size to a number from 1 to {len(self)}."
             )
         return self.batch(self.rng.choice(len(self), batch_size, replace=False))
 
