@@ -1,0 +1,167 @@
+"""Controllers: what agents see, that they act within their masks, and the orders of the sweep."""
+
+import copy
+
+import pytest
+import torch as th
+from cases import inputs_loop, log_softmax_loop, make_args, make_mac, play_agent, random_batch
+
+from components.packed import PackedEpisodes
+
+LENGTHS = [4, 1, 6, 3]
+
+
+@pytest.mark.parametrize("last_action", [True, False])
+@pytest.mark.parametrize("agent_id", [True, False])
+def test_inputs_are_obs_last_action_and_identity(last_action, agent_id):
+    args = make_args("bc", obs_last_action=last_action, obs_agent_id=agent_id)
+    mac, batch = make_mac(args), random_batch(LENGTHS, pad=2)
+    packed = PackedEpisodes(batch["filled"])
+    inputs = mac.inputs(batch, packed)
+    assert inputs.shape[-1] == mac.input_shape == 4 + 4 * last_action + 3 * agent_id
+    for row, cell in zip(inputs, packed.index.tolist()):
+        e, t = divmod(cell, batch.max_seq_length)
+        for i in range(3):
+            assert th.equal(row[i], inputs_loop(batch, args, e, t, i))
+
+
+@pytest.mark.parametrize("agent", ["rnn", "rnn_ns", "mlp", "mlp_ns"])
+def test_acting_sees_what_learning_sees(agent):
+    """`forward` step by step and `unroll` of the finished episodes give the same policies."""
+    args = make_args("bc", agent=agent)
+    mac, batch = make_mac(args), random_batch(LENGTHS)
+    packed = PackedEpisodes(batch["filled"])
+    unrolled = packed.unpack(mac.unroll(batch, packed))
+    mac.init_hidden(batch.batch_size)
+    for t in range(batch.max_seq_length):
+        probs = mac.forward(batch, t)
+        for e in range(batch.batch_size):
+            if not batch["filled"][e, t]:
+                continue
+            for i in range(3):
+                avail = batch["avail_actions"][e, t, i]
+                expected = log_softmax_loop(unrolled[e, t, i].detach(), avail).exp()
+                assert th.allclose(probs[e, i], expected, atol=1e-5)
+                assert (probs[e, i][avail == 0] == 0).all()
+
+
+@pytest.mark.parametrize("alg", ["bc", "qmix"])
+@pytest.mark.parametrize("test_mode", [True, False])
+@pytest.mark.parametrize("test_epsilon", [0.0, 0.5])
+def test_never_an_unavailable_action(alg, test_mode, test_epsilon):
+    env = "matrix_offline" if alg == "bc" else "matrix"
+    args = make_args(alg, env, test_epsilon=test_epsilon, epsilon_start=0.5)
+    mac, batch = make_mac(args), random_batch([6] * 40)
+    for greedy in (True, False):
+        args.test_greedy = greedy
+        mac.init_hidden(batch.batch_size)
+        for t in range(7):
+            actions = mac.select_actions(batch, t, 0, test_mode=test_mode)
+            assert actions.shape == (40, 3)
+            chosen = batch["avail_actions"][:, t].gather(-1, actions[..., None])
+            assert (chosen == 1).all()
+
+
+def test_only_the_episodes_asked_for_and_greedy_is_the_best_available():
+    args = make_args("bc", test_greedy=True)
+    mac, batch = make_mac(args), random_batch([3] * 6)
+    bs = th.tensor([1, 4])
+    mac.init_hidden(6)
+    probs = mac.forward(batch, 0)
+    mac.init_hidden(6)
+    actions = mac.select_actions(batch, 0, 0, bs=bs, test_mode=True)
+    assert th.equal(actions, probs[bs].argmax(-1))
+
+
+def test_exploration_has_the_share_of_epsilon():
+    args = make_args("qmix", "matrix", epsilon_start=1.0, epsilon_finish=0.2, test_epsilon=0.0)
+    args.epsilon_anneal_time = 100
+    mac = make_mac(args)
+    values = th.tensor([0.0, 1.0, 0.0, 0.0]).expand(20000, 1, 4)
+    avail = th.tensor([1, 1, 1, 0]).expand(20000, 1, 4)
+    for t_env, epsilon in ((0, 1.0), (50, 0.6), (1000, 0.2)):
+        share = (mac.action_selector.select(values, avail, t_env, False) != 1).float().mean()
+        assert share.item() == pytest.approx(epsilon * 2 / 3, abs=0.015)
+        assert mac.action_selector.epsilon == pytest.approx(epsilon)
+    assert (mac.action_selector.select(values, avail, 0, True) == 1).all()
+
+
+def test_sampling_follows_the_policy():
+    selector = make_mac(make_args("bc", test_greedy=False)).action_selector
+    probs = th.tensor([0.5, 0.2, 0.0, 0.3]).expand(20000, 1, 4)
+    for test_mode in (True, False):
+        drawn = selector.select(probs, (probs > 0).int(), 0, test_mode).flatten()
+        shares = th.bincount(drawn, minlength=4) / 20000
+        assert th.allclose(shares, probs[0, 0], atol=0.015)
+        assert shares[2] == 0
+
+
+def test_copies_and_files(tmp_path):
+    args = make_args("bc")
+    mac, batch = make_mac(args), random_batch(LENGTHS)
+    packed = PackedEpisodes(batch["filled"])
+    before = mac.unroll(batch, packed)
+    twin, other, third = copy.deepcopy(mac), make_mac(args), make_mac(args)
+    mac.save_models(tmp_path)
+    other.load_models(tmp_path)
+    third.load_state(mac)
+    with th.no_grad():
+        for p in mac.parameters():
+            p.add_(1.0)
+    assert not th.allclose(mac.unroll(batch, packed), before)
+    for copied in (twin, other, third):
+        assert th.equal(copied.unroll(batch, packed), before)
+
+
+# The sequential controller
+
+
+def sequential(order: str, n_agents: int = 3, agent: str = "rnn_ns"):
+    return make_mac(make_args("inspo", agent_order=order, n_agents=n_agents, agent=agent))
+
+
+def test_a_shared_network_is_refused():
+    with pytest.raises(ValueError, match="per-agent"):
+        sequential("random", agent="rnn")
+
+
+def test_random_and_fixed_orders():
+    th.manual_seed(0)
+    fixed, random = sequential("fixed"), sequential("random")
+    assert all(fixed.draw_order() == [0, 1, 2] for _ in range(5))
+    drawn = [tuple(random.draw_order()) for _ in range(1200)]
+    assert len(set(drawn)) == 6
+    assert all(sorted(order) == [0, 1, 2] for order in drawn)
+    assert all(drawn.count(order) > 140 for order in set(drawn))  # 200 expected, s.d. 13
+
+
+def test_semi_greedy_gives_every_second_place_to_the_largest_advantage(monkeypatch):
+    mac = sequential("semi_greedy", n_agents=5)
+    score = th.tensor([0.1, 0.5, 0.3, 0.9, 0.2])
+    monkeypatch.setattr(th, "randperm", lambda n: th.tensor([2, 0, 4, 1, 3]))
+    # place 0: drawn (2). place 1: the best of {0, 4, 1, 3} is 3. place 2: the next drawn, 0.
+    # place 3: the best of {4, 1} is 1. place 4: what is left, 4.
+    assert mac.draw_order(score) == [2, 3, 0, 1, 4]
+    monkeypatch.setattr(th, "randperm", lambda n: th.tensor([3, 1, 0, 2, 4]))
+    assert mac.draw_order(score) == [3, 1, 0, 2, 4]
+    monkeypatch.undo()
+    assert all(sorted(mac.draw_order(score)) == list(range(5)) for _ in range(20))
+
+
+@pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])
+def test_policies_of_the_agents_do_not_share_gradients(agent):
+    args = make_args("inspo", agent=agent)
+    mac, batch = make_mac(args), random_batch(LENGTHS)
+    packed = PackedEpisodes(batch["filled"])
+    inputs, avail = mac.inputs(batch, packed), packed.pack(batch["avail_actions"])
+    for i in range(3):
+        log_policy = mac.log_policy(i, inputs, avail, packed)
+        outputs = play_agent(mac.agent.agents[i], batch, args, i)
+        for row, cell in zip(log_policy, packed.index.tolist()):
+            e, t = divmod(cell, batch.max_seq_length)
+            expected = log_softmax_loop(outputs[e, t], batch["avail_actions"][e, t, i])
+            assert th.allclose(row, expected, atol=1e-5)
+        mac.agent.zero_grad(set_to_none=True)
+        log_policy[batch["avail_actions"].flatten(0, 1)[packed.index, i] > 0].sum().backward()
+        own = {id(p) for p in mac.agent_parameters(i)}
+        assert all((p.grad is not None) == (id(p) in own) for p in mac.parameters())

@@ -1,0 +1,88 @@
+"""Batches drawn from a dataset: contents, trimming, no replacement, an exact stream."""
+
+import numpy as np
+import pytest
+import torch as th
+from cases import SHAPES, random_batch
+
+from offline import DatasetMetadata, OfflineDataset
+from offline.buffer import OfflineBuffer
+from offline.dataset import FIELDS
+from utils.errors import DatasetError
+
+LENGTHS = np.array([4, 1, 9, 3, 3, 2])
+
+
+def make_dataset():
+    batch = random_batch(LENGTHS.tolist())
+    filled = batch["filled"][..., 0] > 0
+    arrays = {key: batch[key][filled].numpy() for key in FIELDS}
+    metadata = DatasetMetadata(
+        env="toy", map_name="toy", quality="q", simulator="toy", source="a test", **SHAPES
+    )
+    return OfflineDataset.build(arrays, LENGTHS, metadata, None), batch
+
+
+def test_batches_hold_what_the_dataset_holds():
+    dataset, source = make_dataset()
+    buffer = OfflineBuffer(dataset, 0)
+    assert len(buffer) == 6
+    for chosen in ([0], [5, 1], [2, 0, 4], [3, 3]):
+        batch = buffer.batch(chosen)
+        assert batch.max_seq_length == LENGTHS[chosen].max() + 1
+        for place, e in enumerate(chosen):
+            rows = LENGTHS[e] + 1
+            assert batch["filled"][place, :, 0].sum() == rows
+            assert batch["filled"][place, :rows].all()
+            for key in FIELDS:
+                assert th.equal(batch[key][place, :rows], source[key][e, :rows]), key
+                assert (batch[key][place, rows:] == 0).all()
+                assert batch[key].dtype == source[key].dtype
+
+
+def test_added_keys_come_row_by_row():
+    dataset, _ = make_dataset()
+    buffer = OfflineBuffer(dataset, 0)
+    rows = int((LENGTHS + 1).sum())
+    buffer.add("number", th.arange(rows, dtype=th.float32)[:, None])
+    batch = buffer.batch([2, 1])
+    first = int((LENGTHS[:2] + 1).sum())
+    assert batch["number"][0, :, 0].tolist() == list(range(first, first + 10))
+    start = int(LENGTHS[0] + 1)
+    assert batch["number"][1, :, 0].tolist() == [start, start + 1] + [0] * 8
+    with pytest.raises(ValueError, match="rows"):
+        buffer.add("short", th.zeros(rows - 1))
+
+
+def test_samples_have_no_episode_twice_and_all_come():
+    dataset, source = make_dataset()
+    buffer = OfflineBuffer(dataset, 1)
+    place = {tuple(source["state"][e, 0].tolist()): e for e in range(6)}
+    seen = []
+    for _ in range(400):
+        batch = buffer.sample(3)
+        chosen = [place[tuple(row.tolist())] for row in batch["state"][:, 0]]
+        assert len(set(chosen)) == 3
+        assert batch.max_seq_length == LENGTHS[chosen].max() + 1
+        seen += chosen
+    counts = np.bincount(seen, minlength=6)
+    assert abs(counts - 200).max() < 50  # five standard deviations
+
+
+@pytest.mark.parametrize("size", [7, 0])
+def test_a_batch_that_cannot_be_drawn_is_one_clear_error(size):
+    dataset, _ = make_dataset()
+    with pytest.raises(DatasetError, match=f"batch_size is {size}"):
+        OfflineBuffer(dataset, 0).sample(size)
+
+
+def test_the_stream_goes_on_after_a_restart():
+    dataset, _ = make_dataset()
+    buffer, twin = OfflineBuffer(dataset, 1), OfflineBuffer(dataset, 2)
+    buffer.sample(3)
+    twin.load_state_dict(buffer.state_dict())
+    for _ in range(4):
+        assert th.equal(buffer.sample(3)["state"], twin.sample(3)["state"])
+    same, other = OfflineBuffer(dataset, 7), OfflineBuffer(dataset, 8)
+    draws = [[b.sample(6)["state"][:, 0] for _ in range(3)] for b in (same, other)]
+    assert not all(th.equal(x, y) for x, y in zip(*draws))
