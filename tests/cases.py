@@ -1,4 +1,4 @@
-"""What the tests of the learners share: arguments, random batches, loops, a logger that remembers."""
+"""What the tests of the learners share: arguments, random batches, loops, a logger."""
 
 from __future__ import annotations
 

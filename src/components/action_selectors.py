@@ -25,14 +25,16 @@ class EpsilonGreedySelector:
 
     def __init__(self, args):
         self.args = args
-        self.epsilon = args.epsilon_start
+        self.epsilon = 0.0  # of the latest training step
 
     def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
         """values and avail `[N, n, A]` -> actions, long `[N, n]`."""
         a = self.args
-        self.epsilon = linear(a.epsilon_start, a.epsilon_finish, a.epsilon_anneal_time, t_env)
         greedy = values.masked_fill(avail == 0, UNAVAILABLE).argmax(-1)
-        return explore(greedy, avail, a.test_epsilon if test_mode else self.epsilon)
+        if test_mode:
+            return explore(greedy, avail, a.test_epsilon)
+        self.epsilon = linear(a.epsilon_start, a.epsilon_finish, a.epsilon_anneal_time, t_env)
+        return explore(greedy, avail, self.epsilon)
 
 
 class MultinomialSelector:

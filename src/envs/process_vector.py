@@ -29,7 +29,11 @@ class SerialVectorEnv(VectorEnv):
     def __init__(self, makers: list[EnvFactory]):
         self._start(makers)
         self.n_envs = len(makers)
-        self._info = self._call(0, "get_env_info")
+        try:
+            self._info = self._call(0, "get_env_info")
+        except BaseException:
+            self.close()
+            raise
         self.n_agents = self._info["n_agents"]
         self.episode_limit = self._info["episode_limit"]
         self._episodes = 0
@@ -109,7 +113,8 @@ def _serve(pipe, make: EnvFactory) -> None:
     except (EOFError, KeyboardInterrupt):
         return  # the parent is gone, or is leaving
     except BaseException:
-        pipe.send((False, traceback.format_exc(), None))
+        with contextlib.suppress(OSError):  # the parent is gone too
+            pipe.send((False, traceback.format_exc(), None))
 
 
 class ProcessVectorEnv(SerialVectorEnv):
@@ -127,10 +132,15 @@ class ProcessVectorEnv(SerialVectorEnv):
             self._pipes.append(here)
             self._workers.append(worker)
 
+    def _send(self, i: int, call: tuple) -> None:
+        with contextlib.suppress(OSError):  # it died: `_receive` tells how
+            self._pipes[i].send(call)
+
     def _receive(self, i: int):
         try:
             ok, result, observation = self._pipes[i].recv()
         except (EOFError, ConnectionResetError):
+            self._workers[i].join(timeout=5)
             code = self._workers[i].exitcode
             raise UserError(
                 f"environment worker {i} died (exit code {code}) without a word."
@@ -140,12 +150,12 @@ class ProcessVectorEnv(SerialVectorEnv):
         return result, observation
 
     def _call(self, i: int, method: str, *args):
-        self._pipes[i].send((method, *args))
+        self._send(i, (method, *args))
         return self._receive(i)[0]
 
     def _call_many(self, calls):
         for i, call in calls.items():
-            self._pipes[i].send(call)
+            self._send(i, call)
         return {i: self._receive(i) for i in calls}
 
     def close(self) -> None:
