@@ -1,0 +1,224 @@
+"""Runners over a toy environment that keeps its own record of what happened."""
+
+import json
+import multiprocessing
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch as th
+from cases import make_args
+from toy_env import ToyEnv
+
+import envs
+from components.episode_batch import build_scheme
+from controllers import REGISTRY as mac_REGISTRY
+from envs.process_vector import SerialVectorEnv
+from runners import REGISTRY
+from utils.errors import ConfigError, UserError
+
+KINDS = ["vector", "episode", "parallel"]
+
+
+@pytest.fixture
+def make_runner(monkeypatch, tmp_path):
+    """make_runner(kind, seed=3, n=.., **env_args): a runner with a random policy, closed after."""
+    monkeypatch.setitem(envs.REGISTRY, "toy", ToyEnv)
+    monkeypatch.setitem(
+        envs.VECTOR_REGISTRY,
+        "toy",
+        lambda n_envs, **kw: SerialVectorEnv([partial(ToyEnv, **kw)] * n_envs),
+    )
+    made = []
+
+    def make(kind, seed=3, n=None, **env_args):
+        n = (1 if kind == "episode" else 2) if n is None else n
+        env_args = {"map_name": "toy", "log_dir": str(tmp_path)} | env_args
+        args = make_args("bc", "matrix", seed=seed, agent="mlp")
+        args.env, args.env_args = "toy", env_args
+        args.batch_size_run, args.test_greedy = n, False
+        runner = REGISTRY[kind](args, None)
+        made.append(runner)
+        vars(args).update(runner.get_env_info())
+        scheme = build_scheme(runner.get_env_info())
+        th.manual_seed(0)
+        mac = mac_REGISTRY["basic_mac"](scheme, {"agents": 2}, args)
+        runner.setup(scheme, {"agents": 2}, None, mac)
+        return runner
+
+    yield make
+    for runner in made:
+        runner.close_env()
+    assert not multiprocessing.active_children()
+
+
+def records(folder):
+    """(seed of the episode) -> the environment's own record; an episode is played once."""
+    found = {}
+    for path in folder.glob("*.json"):
+        number = int(path.name.split("_")[0])
+        assert number not in found
+        found[number] = json.loads(path.read_text())
+    return found
+
+
+def assert_equal_to_record(batch, e, record):
+    length = len(record["reward"])
+    assert batch["filled"][e, :, 0].tolist() == [1] * (length + 1) + [0] * (
+        batch.max_seq_length - length - 1
+    )
+    for key, name in (("state", "state"), ("obs", "obs"), ("avail_actions", "avail")):
+        assert np.array_equal(
+            batch[key][e, : length + 1].numpy(), np.array(record[name], dtype=np.float32)
+        )
+    assert batch["actions"][e, :length, :, 0].tolist() == record["actions"]
+    assert batch["reward"][e, :length, 0].tolist() == record["reward"]
+    ended = [0] * batch.max_seq_length
+    ended[length - 1] = int(record["terminated"])
+    assert batch["terminated"][e, :, 0].tolist() == ended
+    for key in ("state", "obs", "avail_actions"):
+        assert (batch[key][e, length + 1 :] == 0).all()
+    for key in ("actions", "reward"):
+        assert (batch[key][e, length:] == 0).all()
+
+
+def number_of(batch, e):
+    return int(batch["state"][e, 0, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_what_the_environment_says(make_runner, tmp_path, kind):
+    runner = make_runner(kind)
+    batches = [runner.run() for _ in range(10)]
+    stats, log = runner.train_stats, records(tmp_path)
+    episodes = [(batch, e) for batch in batches for e in range(batch.batch_size)]
+    assert len(log) == len(episodes) == len(stats)
+    for k, (batch, e) in enumerate(episodes):
+        record = log[number_of(batch, e)]
+        assert batch.max_seq_length == 5
+        assert_equal_to_record(batch, e, record)
+        assert stats.returns[k] == pytest.approx(sum(record["reward"]), abs=1e-5)
+        assert stats.lengths[k] == len(record["reward"])
+        assert stats.infos["battle_won"][k] == float(record["reward"][-1] > 0)
+    assert runner.t_env == sum(len(record["reward"]) for record in log.values())
+    ends = [(record["terminated"], record["truncated"]) for record in log.values()]
+    assert {(True, False), (False, True)} <= set(ends)  # both kinds of end have been seen
+
+
+def test_an_end_at_the_limit_that_is_a_true_end_is_a_true_end(make_runner, tmp_path):
+    runner = make_runner("vector", n=8)
+    both = []
+    for _ in range(6):
+        batch = runner.run()
+        log = records(tmp_path)
+        for e in range(8):
+            record = log[number_of(batch, e)]
+            if record["terminated"] and record["truncated"]:
+                both.append(int(batch["terminated"][e, 3, 0]))
+    assert both
+    assert all(both)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exactly_n_test_episodes_and_no_leak(make_runner, tmp_path, kind):
+    runner = make_runner(kind)
+    runner.run()
+    before = (list(runner.train_stats.returns), runner.t_env)
+    stats = runner.test(5)
+    assert (len(stats), len(stats.lengths), len(stats.infos["battle_won"])) == (5, 5, 5)
+    assert (list(runner.train_stats.returns), runner.t_env) == before
+    log = records(tmp_path)
+    played = {tuple(np.float32(r["reward"]).tolist()): None for r in log.values()}
+    returns = [sum(rewards) for rewards in played]
+    assert all(min(abs(x - r) for r in returns) < 1e-5 for x in stats.returns)
+    assert not set(stats.returns) & set(before[0])  # none from training
+
+    summary = stats.summary("test_")
+    assert summary["test_return_mean"] == pytest.approx(np.mean(stats.returns))
+    assert summary["test_return_std"] == pytest.approx(np.std(stats.returns))
+    assert summary["test_ep_length_mean"] == pytest.approx(np.mean(stats.lengths))
+    assert summary["test_battle_won_mean"] == pytest.approx(np.mean(stats.infos["battle_won"]))
+    again = runner.test(3)
+    assert len(again) == 3
+    assert not set(again.returns) & set(stats.returns)  # none stale
+    runner.run()
+    assert len(runner.train_stats) == 2 * runner.batch_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_seed_one_story_and_each_worker_its_own(make_runner, tmp_path, kind):
+    def play(seed):
+        folder = tmp_path / f"{seed}_{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        runner = make_runner(kind, seed=seed, log_dir=str(folder))
+        th.manual_seed(1)
+        return [runner.run() for _ in range(3)]
+
+    first, second, other = play(3), play(3), play(4)
+    for a, b in zip(first, second):
+        assert all(th.equal(a[key], b[key]) for key in a.data)
+    numbers = [number_of(b, e) for b in first + other for e in range(b.batch_size)]
+    assert len(set(numbers)) == len(numbers)  # every episode of every environment is another
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_runner_goes_on_the_same_way(make_runner, tmp_path, kind):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    runner = make_runner(kind, log_dir=str(tmp_path / "a"))
+    runner.run()
+    runner.test(1)
+    state, torch_state = runner.state_dict(), th.get_rng_state()
+    path = tmp_path / "state.th"
+    th.save(state, path)
+    twin = make_runner(kind, seed=77, log_dir=str(tmp_path / "b"))
+    twin.load_state_dict(th.load(path, weights_only=True))
+    after = []
+    for part in (runner, twin):
+        th.set_rng_state(torch_state)
+        after.append((part.run(), part.t_env, part.train_stats.summary()))
+    (a, *rest), (b, *other) = after
+    assert all(th.equal(a[key], b[key]) for key in a.data)
+    assert rest == other
+
+
+def test_the_workers_are_processes(make_runner, tmp_path):
+    runner = make_runner("parallel")
+    runner.run()
+    pids = {record["pid"] for record in records(tmp_path).values()}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize(
+    ("crash", "words"),
+    [
+        ("raise", ["environment worker", "failed", "ValueError: the toy broke"]),
+        ("exit", ["environment worker", "died", "exit code 7"]),
+        ("init", ["worker 0 failed", "no such simulator"]),
+    ],
+)
+def test_a_crashing_worker_is_one_clear_error(make_runner, crash, words):
+    with pytest.raises(UserError) as caught:
+        runner = make_runner("parallel", crash=crash)
+        for _ in range(3):
+            runner.run()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_worker_killed_between_two_steps_is_one_clear_error(make_runner):
+    runner = make_runner("parallel")
+    runner.run()
+    victim = runner.env._workers[1]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    with pytest.raises(UserError, match=r"worker 1 died \(exit code -9\)"):
+        runner.run()
+
+
+def test_the_episode_runner_plays_one_at_a_time(make_runner):
+    with pytest.raises(ConfigError, match="batch_size_run=1"):
+        make_runner("episode", n=2)
