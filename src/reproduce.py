@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from evaluation import paper
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
 from evaluation.statistics import bootstrap, normal_interval, wilson
 from evaluation.tables import fixed, interval, text_table, write_json
-from utils.config import CONFIG_DIR, PROJECT_ROOT, load_config, names, parse_value
+from utils.config import CONFIG_DIR, PROJECT_ROOT, has, load_config, names, parse_value
 from utils.errors import ConfigError, UserError, nearest
 from utils.interrupts import Interrupted
 
@@ -48,10 +48,11 @@ def main_job(options: Options) -> bool:
             name if quality == "medium" else f"{quality}_{name}",
             name,
             "smax_offline",
-            {"map_name": SMAX_MAP, "quality": quality, "seed": 0, **CURVE, **options.changes},
+            {"map_name": SMAX_MAP, "quality": quality, "seed": 0, **CURVE},
         )
         for name in options.algorithms or ["inspo", "bc"]
     }
+    cells = changed(cells, options.changes)
     print(f"InSPO and BC on SMAX {SMAX_MAP}, dataset {quality}, one seed each.")
     for name, cell in cells.items():
         print(f"  {name}: {budget(cell.config().values)}")
@@ -217,6 +218,23 @@ def run(
         progress=options.progress,
         title=title,
     )
+
+
+def changed(cells: Mapping[Any, Cell], changes: Mapping[str, Any]) -> dict[Any, Cell]:
+    """The cells with the keys of `--with` set: in each cell that has the key.
+
+    ConfigError for a key that no cell has.
+    """
+    result = dict(cells)
+    for key, value in changes.items():
+        having = [name for name, cell in cells.items() if has(cell.config().values, key)]
+        if not having:
+            raise ConfigError(f"--with: no run of this command has the key '{key}'")
+        for name in having:
+            result[name] = replace(
+                result[name], overrides={**result[name].overrides, key: value}
+            )
+    return result
 
 
 def display(algorithm: str) -> str:
