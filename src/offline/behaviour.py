@@ -81,9 +81,13 @@ def obtain(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / f"behaviour_{key}.th"
     state_dim = buffer.rows["state"].shape[-1]
-    others = AutoregressivePolicy(
-        state_dim, args.n_agents, args.n_actions, args.behaviour["others_hidden_dim"]
-    ).to(buffer.device)
+
+    def make_others() -> AutoregressivePolicy:
+        width = args.behaviour["others_hidden_dim"]
+        others = AutoregressivePolicy(state_dim, args.n_agents, args.n_actions, width)
+        return others.to(buffer.device)
+
+    others = make_others()
     if path.exists():
         try:
             saved = th.load(path, map_location=buffer.device, weights_only=True)
@@ -96,7 +100,7 @@ def obtain(
     # for the fit and put back, so that a run that finds the cache full draws the same numbers.
     before = th.get_rng_state()
     th.manual_seed(spawn_seeds(args.seed, "behaviour", 1)[0])
-    fitted = _fit(buffer, copy.deepcopy(mac), others, args, say, check)
+    fitted = _fit(buffer, copy.deepcopy(mac), make_others(), args, say, check)
     th.set_rng_state(before)
     _save(path, fitted)
     return fitted
