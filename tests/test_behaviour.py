@@ -1,0 +1,321 @@
+"""Behaviour policies: they find the policies that made the data, row by row, once."""
+
+import copy
+import math
+import random
+
+import numpy as np
+import pytest
+import torch as th
+from cases import log_softmax_loop, make_args, play_agent
+
+from components.episode_batch import build_scheme
+from controllers import REGISTRY as mac_REGISTRY
+from learners.inspo_learner import others_ratio
+from modules.autoregressive import AutoregressivePolicy
+from offline import DatasetMetadata, OfflineDataset, behaviour
+from offline.buffer import OfflineBuffer
+
+XOR_B = np.array([[1, 1], [1, 0]]) / 3
+POLICY = np.array([[[0.7, 0.2, 0.1], [0.3, 0.0, 0.7], [0.1, 0.8, 0.1]],
+                   [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [0.25, 0.25, 0.5]]])  # fmt: skip
+"""[agent, context, action]: zeros are unavailable; agent 1 has no choice in context 1."""
+
+
+def make_dataset(state, actions, avail, n_actions):
+    """Episodes `[E, T, ...]` of equal length, one more row of the same shape at the end."""
+    e, t = actions.shape[:2]
+    n = actions.shape[2]
+    lengths = np.full(e, t - 1)
+    arrays = {
+        "state": state.reshape(e * t, -1).astype(np.float32),
+        "obs": np.repeat(state[:, :, None], n, axis=2).reshape(e * t, n, -1).astype(np.float32),
+        "actions": actions.reshape(e * t, n, 1).astype(np.int64),
+        "avail_actions": avail.reshape(e * t, n, n_actions).astype(np.int32),
+        "reward": np.zeros((e * t, 1), dtype=np.float32),
+        "terminated": np.zeros((e * t, 1), dtype=np.uint8),
+    }
+    width = arrays["state"].shape[-1]
+    metadata = DatasetMetadata(
+        env="toy", map_name="toy", quality="q", simulator="toy", source="a test", n_agents=n,
+        n_actions=n_actions, state_shape=width, obs_shape=width, episode_limit=t - 1,
+    )  # fmt: skip
+    return OfflineDataset.build(arrays, lengths, metadata, None)
+
+
+def known_policy_data(episodes=300, steps=4, seed=0):
+    """Independent agents that play POLICY in contexts drawn at random (one-hot)."""
+    rng = np.random.default_rng(seed)
+    context = rng.integers(3, size=(episodes, steps + 1))
+    probs = POLICY[:, context].transpose(1, 2, 0, 3)  # [E, T, n, A]
+    drawn = (rng.random(probs.shape[:3])[..., None] > probs.cumsum(-1)).sum(-1)
+    return make_dataset(np.eye(3)[context], drawn, probs > 0, 3), context, probs
+
+
+def xor_b_data(copies=100):
+    joint = np.argwhere(XOR_B > 0)
+    actions = np.repeat(joint, copies, axis=0)
+    actions = np.random.default_rng(0).permutation(actions)[:, None]
+    actions = np.concatenate([actions, np.zeros_like(actions)], axis=1)
+    return make_dataset(
+        np.ones((*actions.shape[:2], 1)), actions, np.ones((*actions.shape, 2)), 2
+    ), actions[:, 0]
+
+
+def fit(dataset, folder, seed=3, said=None, hidden_dim=16, **settings):
+    """(behaviour, buffer, mac, args)."""
+    info = dataset.metadata.env_info()
+    args = make_args("inspo", seed=seed, agent="mlp_ns", obs_last_action=False)
+    vars(args).update(info)
+    args.hidden_dim = hidden_dim
+    args.behaviour |= {
+        "updates": 300, "lr": 0.01, "eval_interval": 50, "held_out": 0.1, "patience": 10,
+        "others_updates": 300, "others_lr": 0.01, "others_hidden_dim": 16,
+    } | settings  # fmt: skip
+    mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": args.n_agents}, args)
+    buffer = OfflineBuffer(dataset, 0)
+    fitted = behaviour.obtain(
+        buffer,
+        mac,
+        args,
+        dataset.metadata.content_hash,
+        folder,
+        (said if said is not None else []).append,
+        lambda: None,
+    )
+    return fitted, buffer, mac, args
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    dataset, context, probs = known_policy_data()
+    return (*fit(dataset, tmp_path_factory.mktemp("cache")), dataset, context, probs)
+
+
+def test_cloning_finds_the_policy_of_the_data(known):
+    fitted, _, _, _, dataset, context, probs = known
+    log_mu = fitted.log_probs.double().exp().numpy().reshape(probs.shape)
+    assert (log_mu[probs == 0] == 0).all()
+    assert np.allclose(log_mu.sum(-1), 1, atol=1e-6)
+    # the best that any fit can do is what the contexts' counts say
+    is_step = dataset.is_transition().reshape(context.shape)
+    actions = dataset.arrays["actions"].reshape(*context.shape, 2)
+    for i in range(2):
+        for c in range(3):
+            taken = actions[..., i][is_step & (context == c)]
+            counts = np.bincount(taken, minlength=3) / len(taken)
+            assert np.abs(log_mu[context == c][:, i] - counts).max() < 0.06
+    nll = -np.log(np.take_along_axis(log_mu, actions[..., None], -1))[is_step].mean()
+    entropy = -(POLICY * np.log(np.where(POLICY > 0, POLICY, 1))).sum(-1).mean()
+    assert nll == pytest.approx(entropy, abs=0.03)
+    assert fitted.report["behaviour_nll"] == pytest.approx(entropy, abs=0.1)  # 120 rows
+
+
+def test_ratio_is_one_at_mu_where_agents_are_independent(known):
+    fitted, _, _, _, dataset, _, _ = known
+    now = th.from_numpy(dataset.is_transition())
+    actions = th.from_numpy(dataset.arrays["actions"])
+    log_mu = fitted.log_probs.gather(-1, actions).squeeze(-1)[now]
+    for i in range(2):
+        rho, _ = others_ratio(log_mu, fitted.log_prob_others[now, i], i, 1.0)
+        assert rho.mean().item() == pytest.approx(1.0, abs=0.03)
+        assert rho.std().item() < 0.15
+
+
+def test_correlated_data_are_learnt_exactly_and_the_product_cannot(tmp_path):
+    dataset, played = xor_b_data()
+    fitted, *_ = fit(dataset, tmp_path, held_out=0.2)
+    report = fitted.report
+    conditional = {0: XOR_B / XOR_B.sum(1, keepdims=True), 1: XOR_B / XOR_B.sum(0, keepdims=True)}
+    found = fitted.log_prob_others[::2].exp().numpy()  # the rows of the transitions
+    for i in range(2):
+        exact = conditional[i][played[:, 0], played[:, 1]]
+        assert np.abs(found[:, i] - exact).max() < 0.06
+    exact_nll = -(XOR_B[XOR_B > 0] * np.log(conditional[0][XOR_B > 0])).sum()
+    product_nll = -(np.log(2 / 3) * 2 / 3 + np.log(1 / 3) / 3)
+    assert report["others_nll_product"] == pytest.approx(product_nll, abs=0.05)
+    assert report["others_nll"] == pytest.approx(exact_nll, abs=0.05)
+    # E_D[rho] at pi = mu is the mass of the product that the data cover: 1 - 1/3 * 1/3
+    log_mu = fitted.log_probs[::2].gather(-1, th.from_numpy(played)[..., None]).squeeze(-1)
+    for i in range(2):
+        rho, _ = others_ratio(log_mu, fitted.log_prob_others[::2][:, i], i, 1.0)
+        assert rho.mean().item() == pytest.approx(8 / 9, abs=0.02)
+
+    product, *_ = fit(dataset, tmp_path, held_out=0.2, others="product")
+    for i in range(2):
+        rho, _ = others_ratio(log_mu, product.log_prob_others[::2][:, i], i, 1.0)
+        assert th.allclose(rho, th.ones_like(rho), atol=1e-5)
+
+
+def test_log_prob_others_is_a_loop_over_predecessors():
+    th.manual_seed(0)
+    n, a, s, m = 4, 3, 5, 6
+    model = AutoregressivePolicy(s, n, a, 7)
+    th.nn.init.normal_(model.out.weight)
+    state, actions = th.randn(m, s), th.randint(a, (m, n))
+    avail = (th.rand(m, n, a) < 0.6).int().scatter_(-1, actions[..., None], 1)
+    log_mu = th.randn(m, n, a).masked_fill(avail == 0, -1e10).log_softmax(-1)
+    for i in range(n):
+        found = model(i, state, log_mu, avail, actions)
+        for row in range(m):
+            total = 0.0
+            for j in range(n):
+                if j == i:
+                    continue
+                x = model.state(state[row]) + model.of_i.weight[i] + model.of_j.weight[j]
+                x = x + model.action_i.weight[actions[row, i]]
+                for k in range(j):  # predecessors in the order of the agents, i aside
+                    if k != i:
+                        x = x + model.predecessors.weight[k * a + actions[row, k]]
+                extra = model.out(model.hidden(x.relu()).relu())
+                total += log_softmax_loop(log_mu[row, j] + extra, avail[row, j])[actions[row, j]]
+            assert found[row].item() == pytest.approx(float(total.detach()), abs=1e-4)
+
+
+def test_the_conditionals_are_distributions_and_later_agents_do_not_matter():
+    th.manual_seed(0)
+    model = AutoregressivePolicy(2, 3, 3, 64)
+    th.nn.init.normal_(model.out.weight)
+    state, actions = th.randn(4, 2), th.randint(3, (4, 3))
+    avail, log_mu = th.ones(4, 3, 3), th.full((4, 3, 3), -math.log(3))
+    policies = model.log_policies(1, state, log_mu, avail, actions)
+    assert th.allclose(policies.exp().sum(-1), th.ones(4, 3), atol=1e-6)
+    other = actions.clone()
+    other[:, 2] = (other[:, 2] + 1) % 3
+    again = model.log_policies(1, state, log_mu, avail, other)
+    assert th.allclose(again, policies, atol=1e-5)
+    other[:, 0] = (other[:, 0] + 1) % 3
+    changed = (model.log_policies(1, state, log_mu, avail, other) - policies).abs().sum(-1)
+    assert (changed[:, 0] < 1e-5).all()
+    assert (changed[:, 2] > 1e-3).all()  # agent 0 is agent 2's predecessor
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_annotated_rows_are_in_the_datasets_order(monkeypatch, tmp_path, block):
+    """Episodes of different lengths and a recurrent policy, against one episode at a time."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([3, 1, 5, 2, 4])
+    rows = int((lengths + 1).sum())
+    arrays = {
+        "state": rng.normal(size=(rows, 2)).astype(np.float32),
+        "obs": rng.normal(size=(rows, 2, 3)).astype(np.float32),
+        "actions": rng.integers(3, size=(rows, 2, 1)),
+        "avail_actions": np.ones((rows, 2, 3), dtype=np.int32),
+        "reward": np.zeros((rows, 1), dtype=np.float32),
+        "terminated": np.zeros((rows, 1), dtype=np.uint8),
+    }
+    info = {"n_agents": 2, "n_actions": 3, "state_shape": 2, "obs_shape": 3, "episode_limit": 5}
+    metadata = DatasetMetadata(
+        env="toy", map_name="toy", quality="q", simulator="toy", source="a test", **info
+    )
+    buffer = OfflineBuffer(OfflineDataset.build(arrays, lengths, metadata, None), 0)
+    args = make_args("inspo")
+    vars(args).update(info)
+    mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": 2}, args)
+    args.behaviour |= {"updates": 3, "eval_interval": 1, "others_updates": 3, "batch_size": 2}
+    monkeypatch.setattr(behaviour, "BLOCK", block)
+    fitted = behaviour.obtain(buffer, mac, args, "hash", tmp_path, print, lambda: None)
+    mac.agent.load_state_dict(fitted.agent)
+    start = 0
+    for e, length in enumerate(lengths):
+        episode = buffer.batch([e])
+        for i in range(2):
+            outputs = play_agent(mac.agent.agents[i], episode, args, i)
+            for t in range(length + 1):
+                expected = log_softmax_loop(outputs[0, t], th.ones(3))
+                assert th.allclose(fitted.log_probs[start + t, i], expected, atol=1e-5)
+        start += length + 1
+    fitted.annotate(buffer)
+    batch = buffer.batch([2, 1])
+    first = int((lengths[:2] + 1).sum())
+    assert th.equal(batch["behaviour_log_probs"][0], fitted.log_probs[first : first + 6])
+    assert th.equal(
+        batch["behaviour_log_prob_others"][0], fitted.log_prob_others[first : first + 6]
+    )
+
+
+# The cache
+
+
+def random_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()
+
+
+def test_the_cache_is_used_and_leaves_no_trace(tmp_path, monkeypatch):
+    dataset, _ = xor_b_data(20)
+    few = {"updates": 20, "others_updates": 20}
+    fits = []
+    real = behaviour._fit
+    monkeypatch.setattr(behaviour, "_fit", lambda *a: fits.append(1) or real(*a))
+
+    def obtain(**changes):
+        th.manual_seed(11)
+        fitted, _, mac, _ = fit(dataset, tmp_path, **(few | changes))
+        weights = copy.deepcopy(mac.agent.state_dict())
+        return fitted, weights, random_states()
+
+    fresh, weights, after = obtain()
+    cached, weights_cached, after_cached = obtain()
+    assert len(fits) == 1
+    assert after == after_cached  # whether it was full cannot be seen in what is drawn next
+    assert all(th.equal(weights[k], weights_cached[k]) for k in weights)
+    assert th.equal(fresh.log_probs, cached.log_probs)
+    assert th.equal(fresh.log_prob_others, cached.log_prob_others)
+    assert fresh.report == cached.report
+    assert all(th.equal(fresh.agent[k], cached.agent[k]) for k in fresh.agent)
+
+    for changes in ({"seed": 4}, {"lr": 0.02}, {"others": "product"}, {"hidden_dim": 8}):
+        other, _, _ = obtain(**changes)
+        assert not th.equal(other.log_probs, fresh.log_probs) or changes == {"others": "product"}
+    assert len(fits) == 5
+    obtain(seed=4)
+    assert len(fits) == 5
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_one_seed_gives_one_fit_and_a_broken_cache_is_replaced(tmp_path):
+    dataset, _ = xor_b_data(20)
+    few = {"updates": 20, "others_updates": 60}
+    first, *_ = fit(dataset, tmp_path / "a", **few)
+    th.manual_seed(5)  # what was drawn before does not matter
+    second, *_ = fit(dataset, tmp_path / "b", **few)
+    assert first.report["others_nll"] < first.report["others_nll_product"]  # it has learnt
+    assert th.equal(first.log_probs, second.log_probs)
+    assert th.equal(first.log_prob_others, second.log_prob_others)
+    (path,) = (tmp_path / "a").iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    said = []
+    third, *_ = fit(dataset, tmp_path / "a", said=said, **few)
+    assert th.equal(first.log_probs, third.log_probs)
+    assert said
+
+
+def test_early_stopping_keeps_the_best():
+    network = th.nn.Linear(1, 1)
+    stopping = behaviour.EarlyStopping(network, patience=2)
+    verdicts = []
+    for step, loss in enumerate([3.0, 1.0, 2.0, 0.5, 0.5, 0.6]):
+        th.nn.init.constant_(network.weight, step)
+        verdicts.append(stopping.observe(loss))
+    assert verdicts == [False, False, False, False, False, True]
+    assert stopping.restore() == 0.5
+    assert network.weight.item() == 3
+
+
+def test_a_stop_is_heard_while_fitting(tmp_path):
+    dataset, _ = xor_b_data(20)
+    info = dataset.metadata.env_info()
+    args = make_args("inspo", agent="mlp_ns", obs_last_action=False)
+    vars(args).update(info)
+    mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": 2}, args)
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        behaviour.obtain(OfflineBuffer(dataset, 0), mac, args, "h", tmp_path, print, check)
+    assert len(calls) == 3
+    assert not list(tmp_path.iterdir())
