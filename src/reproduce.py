@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evaluation import paper
+from evaluation.comparison import (
+    Comparison,
+    Data,
+    Method,
+    cells_of,
+    compare,
+    origin,
+    to_markdown,
+    to_record,
+    to_rows,
+)
+from evaluation.comparison import write as write_comparison
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
 from evaluation.statistics import bootstrap, normal_interval, wilson
-from evaluation.tables import fixed, interval, text_table, write_json
+from evaluation.tables import (
+    fixed,
+    interval,
+    provenance,
+    text_table,
+    write_csv,
+    write_json,
+    write_text,
+)
 from utils.config import CONFIG_DIR, PROJECT_ROOT, has, load_config, names, parse_value
 from utils.errors import ConfigError, UserError, nearest
 from utils.interrupts import Interrupted
@@ -27,12 +47,11 @@ class Options:
     """What the command line says, checked."""
 
     algorithms: list[str] | None
-    seeds: int
+    seeds: int | None
     jobs: int
     results: Path
     qualities: list[str] | None
     changes: dict[str, Any]
-    progress: bool = True
 
 
 # --------------------------------------------------------------------------------------------------
@@ -50,7 +69,7 @@ def main_job(options: Options) -> bool:
             "smax_offline",
             {"map_name": SMAX_MAP, "quality": quality, "seed": 0, **CURVE},
         )
-        for name in options.algorithms or ["inspo", "bc"]
+        for name in choose_algorithms(options.algorithms or ["inspo", "bc"])
     }
     cells = changed(cells, options.changes)
     print(f"InSPO and BC on SMAX {SMAX_MAP}, dataset {quality}, one seed each.")
@@ -199,6 +218,326 @@ def draw_curve(
 
 
 # --------------------------------------------------------------------------------------------------
+# SMAX
+
+CONTROL = Method(
+    "control",
+    "inspo",
+    "control",
+    {"advantage_weighting": False},
+    "InSPO with all weights of Eq. 20 at 1, so that it only goes on cloning.",
+)
+SMAX_QUALITIES = ("medium", "medium_replay", "expert", "mixed", "mixed_90_10")
+SMAX_CAPTION = """\
+Win rates in the final test: last checkpoint, greedy, 320 episodes a seed. Training reads the data
+alone. mixed is half medium and half expert, mixed_90_10 nine tenths medium. The paper has no
+numbers on SMAX; its Table 4 is StarCraft II itself."""
+
+
+def smax_comparison(options: Options) -> Comparison:
+    methods = [Method("bc", "bc", "BC"), CONTROL, Method("inspo", "inspo", "InSPO")]
+    folder = options.results / "runs" / "smax"
+    for name in further_algorithms(options, folder, {"bc", "inspo", "control"}):
+        methods.append(Method(name, name, display(name)))
+    return Comparison(
+        name=SMAX_MAP,
+        title=f"Offline on SMAX {SMAX_MAP}",
+        caption=SMAX_CAPTION,
+        datasets=[
+            Data(
+                f"{SMAX_MAP}_{quality}",
+                quality,
+                "smax_offline",
+                {"map_name": SMAX_MAP, "quality": quality, **CURVE},
+            )
+            for quality in SMAX_QUALITIES
+        ],
+        methods=methods,
+        seeds=range(options.seeds or 3),
+        metric="test_battle_won_mean",
+        unit="battles won, %",
+        further=(("test_return_mean", "Return"),),
+        digits=3,
+        data_row=True,
+        share=True,
+        with_paper=False,
+        limits=(0, 105),
+    )
+
+
+def smax(options: Options) -> bool:
+    """All qualities of 2s3z with InSPO, BC and the control."""
+    comparison = smax_comparison(options)
+    for quality in options.qualities or ():
+        if quality not in SMAX_QUALITIES:
+            raise ConfigError(
+                f"--qualities: unknown quality '{quality}'.{nearest(quality, SMAX_QUALITIES)} "
+                f"Known: {', '.join(SMAX_QUALITIES)}"
+            )
+    wanted = {f"{SMAX_MAP}_{quality}" for quality in options.qualities or SMAX_QUALITIES}
+    folder = options.results / "runs" / "smax"
+    return run_comparison(comparison, options, folder, options.results / "smax", wanted)
+
+
+# --------------------------------------------------------------------------------------------------
+# The paper's tables
+
+JOINT_KL = Method(
+    "inspo_joint_kl",
+    "inspo",
+    "InSPO + joint KL",
+    {"joint_kl_coef": 1.0},
+    "not the paper's algorithm: the others' divergence from the data, "
+    "α KL(π⁻ⁱ ‖ μ(· | s, aᵢ)), is taken off the critic's target (docs/theory.md, item 3). "
+    "Without it exactly balanced data (a) give no reason to prefer either of their two actions.",
+    only=("xor_a",),
+)
+EXACT = (
+    "Expected return of the last policies, computed exactly from their probabilities "
+    "(`test_expected_return`; sampled play, no argmax), for every algorithm alike."
+)
+
+
+def paper_comparison(name: str, options: Options) -> Comparison:
+    datasets, title, caption = {
+        "table1": (
+            [game_data("xor", q, f"({q})") for q in ("a", "b", "c")],
+            "Table 1: XOR game",
+            f"{EXACT} Datasets: (a) AB and BA, (b) AA, AB and BA, (c) all four, in equal parts.",
+        ),
+        "table2": (
+            [game_data("m_ne", q, q) for q in ("balanced", "imbalanced")],
+            "Table 2: M-NE game",
+            f"{EXACT} Datasets: balanced, every action equally often; imbalanced, each agent "
+            "plays A with probability 0.8, B and C with 0.1.",
+        ),
+        "table3": (
+            [game_data("bridge", q, q) for q in ("optimal", "mixed")],
+            "Table 3: Bridge",
+            "Mean return of the final test of the last policies, 320 episodes with actions "
+            "drawn from the policies (not greedy), episode limit 20. Datasets: optimal, 500 "
+            "episodes of the two optimal orders of crossing; mixed, 500 uniformly random ones "
+            "besides.",
+        ),
+    }[name]
+    with_data = name == "table3"
+    return Comparison(
+        name=name,
+        title=title,
+        caption=caption,
+        datasets=datasets,
+        methods=paper_methods(options, joint_kl=name == "table1"),
+        seeds=range(options.seeds or 5),
+        metric="test_return_mean" if with_data else "test_expected_return",
+        unit="return",
+        data_row=with_data,
+    )
+
+
+def game_data(map_name: str, quality: str, label: str) -> Data:
+    return Data(
+        f"{map_name}_{quality}",
+        label,
+        "bridge_offline" if map_name == "bridge" else "matrix_offline",
+        {"map_name": map_name, "quality": quality},
+        paper.RETURNS[map_name, quality],
+        paper.DATA_RETURNS.get((map_name, quality)),
+    )
+
+
+def paper_methods(options: Options, joint_kl: bool) -> list[Method]:
+    """Every offline algorithm that is registered, in the paper's order of columns."""
+    registered = choose_algorithms(None)
+    folder = options.results / "runs" / "paper"
+    registered += further_algorithms(options, folder, set(registered))
+    methods = [Method(name, name, display(name)) for name in registered]
+    if joint_kl and has(load_config(["--config=inspo"]).values, "joint_kl_coef"):
+        methods.append(JOINT_KL)
+    return methods
+
+
+def further_algorithms(options: Options, folder: Path, known: set[str]) -> list[str]:
+    """Those asked for, and those that have runs already, beside the known ones."""
+    asked = choose_algorithms(options.algorithms, known) if options.algorithms else []
+    present = {path.name for path in folder.glob("*/*") if path.is_dir()}
+    offline = [name for name in names("algs", CONFIG_DIR) if is_offline(name)]
+    return [name for name in offline if name not in known and name in {*asked, *present}]
+
+
+def paper_table(name: str) -> Callable[[Options], bool]:
+    def command(options: Options) -> bool:
+        comparison = paper_comparison(name, options)
+        folder = options.results / "runs" / "paper"
+        return run_comparison(comparison, options, folder, options.results / "paper")
+
+    return command
+
+
+def run_comparison(
+    comparison: Comparison,
+    options: Options,
+    folder: Path,
+    target: Path,
+    datasets: set[str] | None = None,
+) -> bool:
+    """Run what is missing, of the algorithms and datasets asked for; write after every run.
+
+    The files always show the whole comparison; what is not there is named as missing.
+    """
+    known = {method.key for method in comparison.methods}
+    if options.algorithms:
+        choose_algorithms(options.algorithms, known)
+    cells = changed(cells_of(comparison), options.changes)
+    results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    keys = {cell.id: key for key, cell in cells.items()}
+    asked = [
+        cell
+        for (data, method, _), cell in cells.items()
+        if (datasets is None or data in datasets) and wanted(method, options, comparison)
+    ]
+
+    def finished(cell: Cell, result: Result) -> None:
+        results[keys[cell.id]] = result
+        write_comparison(comparison, results, target)
+
+    write_comparison(comparison, results, target)
+    report = run(asked, options, folder, comparison.name, finished)
+    paths = write_comparison(comparison, results, target)
+    print(to_markdown(comparison, results).split("\n## Every seed")[0])
+    print("written:", *paths, sep="\n  ")
+    print(f"runs, with their logs: {folder}")
+    return not failures(report)
+
+
+def wanted(method: str, options: Options, comparison: Comparison) -> bool:
+    """Whether --algs asks for a method: by its own name, or by that of its algorithm.
+
+    SMAX's control is asked for by its own name alone: it is no row of InSPO's.
+    """
+    if options.algorithms is None or method in options.algorithms:
+        return True
+    algorithm = next(m.algorithm for m in comparison.methods if m.key == method)
+    return algorithm in options.algorithms and method != CONTROL.key
+
+
+# --------------------------------------------------------------------------------------------------
+# Figure 5 and the paths of the matrix games
+
+
+def figure5(options: Options) -> bool:
+    """The ablations without entropy and without sequential updates, under several conditions."""
+    from evaluation import games
+
+    folder, stem = options.results / "runs" / "paper", options.results / "paper" / "figure5"
+    seeds = range(options.seeds or 5)
+    comparisons = {
+        ablation.data.key: Comparison(
+            name="figure5",
+            title=ablation.title,
+            caption="",
+            datasets=[ablation.data],
+            methods=[condition.method() for condition in ablation.conditions],
+            seeds=seeds,
+            metric="test_expected_return",
+            unit="return",
+        )
+        for ablation in games.ABLATIONS
+    }
+    cells = {}
+    for comparison in comparisons.values():
+        cells |= cells_of(comparison)
+    cells = changed(cells, options.changes)
+    results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    keys = {cell.id: key for key, cell in cells.items()}
+    endings = {}
+    for ablation in games.ABLATIONS:
+        config = cells[ablation.data.key, "inspo", 0].config().values
+        endings[ablation.data.key] = games.settle(ablation, config)
+
+    def write() -> list[Path]:
+        runs = {
+            ablation.data.key: {
+                condition.key: [
+                    results[ablation.data.key, condition.key, seed]
+                    for seed in seeds
+                    if (ablation.data.key, condition.key, seed) in results
+                ]
+                for condition in ablation.conditions
+            }
+            for ablation in games.ABLATIONS
+        }
+        parts = ["# Figure 5: ablations", games.FIGURE_5_CAPTION]
+        record: dict[str, Any] = {"name": "figure5", "caption": games.FIGURE_5_CAPTION}
+        rows = []
+        for ablation in games.ABLATIONS:
+            key = ablation.data.key
+            parts += [f"## {ablation.title}"]
+            parts += [games.ablation_table(ablation, endings[key], runs[key], len(seeds))]
+            entries = compare(comparisons[key], results)
+            parts += [origin(comparisons[key], entries)]
+            rows += to_rows(comparisons[key], entries)
+            record[key] = to_record(comparisons[key], entries) | {
+                "paper": ablation.printed.tolist(),
+                "closed_form": {
+                    name: {"returns": end.returns, "joints": [j.tolist() for j in end.joints]}
+                    for name, end in endings[key].items()
+                },
+            }
+        return [
+            write_text(f"{stem}.md", "\n\n".join(part for part in parts if part) + "\n"),
+            write_csv(f"{stem}.csv", rows),
+            write_json(f"{stem}.json", record),
+            games.draw_figure5(Path(f"{stem}.png"), endings, runs),
+        ]
+
+    def finished(cell: Cell, result: Result) -> None:
+        results[keys[cell.id]] = result
+
+    report = run(list(cells.values()), options, folder, "figure5", finished)
+    paths = write()
+    print(paths[0].read_text())
+    print("written:", *paths, sep="\n  ")
+    return not failures(report)
+
+
+PATHS = (("xor", "b"), ("m_ne", "imbalanced"))
+
+
+def paths(options: Options) -> bool:
+    """The joint policy's way over training, closed form beside network, one seed."""
+    from evaluation import games
+
+    folder = options.results / "runs" / "paper"
+    cells = {}
+    for game, quality in PATHS:
+        data = game_data(game, quality, "")
+        overrides = {**data.overrides, "test_interval": 10_240, "test_nepisode": 1, "seed": 0}
+        name = f"paths_{data.key}/inspo/seed0"
+        cells[game, quality] = Cell(name, "inspo", data.environment, overrides)
+    cells = changed(cells, options.changes)
+    report = run(list(cells.values()), options, folder, "paths")
+    runs = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    if runs:
+        path = games.draw_paths(options.results / "paper" / "paths.png", runs)
+        record = {
+            cell.id: provenance(runs[key]) | {"tests": runs[key].tests}
+            for key, cell in cells.items()
+            if key in runs
+        }
+        numbers = write_json(path.with_suffix(".json"), record)
+        print("written:", path, numbers, sep="\n  ")
+    return not failures(report)
+
+
+def everything(options: Options) -> bool:
+    """All of the paper's games, then SMAX. Goes on to the next command where runs failed."""
+    if options.qualities:
+        raise ConfigError("--qualities belongs to smax and main_job; all takes every quality")
+    steps = [paper_table(name) for name in ("table1", "table2", "table3")]
+    return all([step(options) for step in (*steps, figure5, paths, smax)])
+
+
+# --------------------------------------------------------------------------------------------------
 # What the commands share
 
 
@@ -207,17 +546,16 @@ def run(
     options: Options,
     folder: Path,
     title: str,
-    rewrite: Callable[[], Any] | None = None,
+    on_finished: Callable[[Cell, Result], None] | None = None,
 ) -> GridReport:
-    """The grid, and the table rewritten after every cell."""
-    return run_grid(
-        cells,
-        options.jobs,
-        folder,
-        on_finished=None if rewrite is None else lambda cell, result: rewrite(),
-        progress=options.progress,
-        title=title,
-    )
+    return run_grid(cells, options.jobs, folder, on_finished, title=title)
+
+
+def failures(report: GridReport) -> bool:
+    """Say once more, at the end, what failed; whether anything did."""
+    for failure in report.failed.values():
+        print(f"failed: {failure.cell.id}, see {failure.log}", file=sys.stderr)
+    return bool(report.failed)
 
 
 def changed(cells: Mapping[Any, Cell], changes: Mapping[str, Any]) -> dict[Any, Cell]:
@@ -231,9 +569,7 @@ def changed(cells: Mapping[Any, Cell], changes: Mapping[str, Any]) -> dict[Any, 
         if not having:
             raise ConfigError(f"--with: no run of this command has the key '{key}'")
         for name in having:
-            result[name] = replace(
-                result[name], overrides={**result[name].overrides, key: value}
-            )
+            result[name] = replace(result[name], overrides={**result[name].overrides, key: value})
     return result
 
 
@@ -247,19 +583,23 @@ def is_offline(algorithm: str) -> bool:
     return "train_interval" not in load_config([f"--config={algorithm}"]).values
 
 
-def choose_algorithms(asked: Sequence[str] | None) -> list[str]:
-    """The asked ones, else all offline ones that the paper compares, in its order."""
+def choose_algorithms(asked: Sequence[str] | None, known: Iterable[str] = ()) -> list[str]:
+    """The asked ones, checked; else all registered ones that the paper compares, in its order.
+
+    known: names of rows that are no algorithm's (`control`), which may be asked for as well.
+    """
     registered = names("algs", CONFIG_DIR)
     if asked is None:
         return [name for name in paper.NAMES if name in registered]
+    offline = [name for name in registered if is_offline(name)]
     for name in asked:
-        if name not in registered:
-            raise ConfigError(
-                f"--algs: unknown algorithm '{name}'.{nearest(name, registered)} "
-                f"Known: {', '.join(n for n in registered if is_offline(n))}"
-            )
-        if not is_offline(name):
+        if name in registered and name not in offline:
             raise ConfigError(f"--algs: {name} learns online; these tables compare offline ones")
+        if name not in (everyone := [*offline, *(k for k in known if k not in offline)]):
+            raise ConfigError(
+                f"--algs: unknown algorithm '{name}'.{nearest(name, everyone)} "
+                f"Known: {', '.join(everyone)}"
+            )
     return list(dict.fromkeys(asked))
 
 
@@ -267,35 +607,81 @@ def choose_algorithms(asked: Sequence[str] | None) -> list[str]:
 # The command line
 
 COMMANDS: dict[str, tuple[Callable[[Options], bool], str]] = {
-    "main_job": (main_job, "InSPO and BC on SMAX 2s3z medium, one seed: ./run.sh does this"),
+    "main_job": (main_job, "InSPO and BC on SMAX 2s3z medium, one seed; ./run.sh does this"),
+    "smax": (smax, "SMAX 2s3z: five qualities, InSPO, BC and a control, 3 seeds"),
+    "table1": (paper_table("table1"), "XOR (a), (b), (c), 5 seeds"),
+    "table2": (paper_table("table2"), "M-NE balanced, imbalanced, 5 seeds"),
+    "table3": (paper_table("table3"), "Bridge optimal, mixed, 5 seeds"),
+    "figure5": (figure5, "the ablations: without entropy, without sequential updates"),
+    "paths": (paths, "pictures: the joint policy over training, closed form and network"),
+    "all": (everything, "table1, table2, table3, figure5, paths and smax, one after the other"),
 }
+
+EPILOG = """\
+what they write (under results/, or --results DIR):
+  main_job   main_job/learning_curve.png, main_job/table.json
+  smax       smax/2s3z.md .csv .json .png
+  the rest   paper/NAME.md .csv .json .png
+  runs       runs/smax, runs/paper: one folder each with log.txt, Sacred's record, checkpoints
+
+Every command goes on where it was stopped: what is finished is not run again, what was
+interrupted resumes from its newest checkpoint, what failed is tried again. Tables are rewritten
+after every run and name what is missing. Ctrl-C saves and leaves.
+
+examples:
+  python src/reproduce.py table1 --jobs 2
+  python src/reproduce.py table3 --algs inspo --seeds 1
+  python src/reproduce.py smax --qualities medium mixed_90_10 --algs inspo bc control
+  python src/reproduce.py table2 --results /tmp/try --with t_max=20000     a quick look
+
+exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if stopped
+"""
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {words}" for name, (_, words) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="reproduce.py",
-        description="Runs what is missing of a table or figure, then writes it.",
-        epilog="Every command goes on where it was stopped: finished runs are kept, interrupted\n"
-        "ones resume from their checkpoints, failed ones are tried again.",
+        description=f"Run what is missing of a table or figure, then write it.\n\n"
+        f"commands:\n{listing}",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=_command_help())
-    parser.add_argument("--algs", nargs="+", metavar="ALG")
-    parser.add_argument("--seeds", type=int, metavar="N")
-    parser.add_argument("--jobs", type=int, metavar="N", default=2)
-    parser.add_argument("--results", type=Path, metavar="DIR", default=PROJECT_ROOT / "results")
-    parser.add_argument("--qualities", nargs="+", metavar="QUALITY")
-    parser.add_argument("--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[])
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see above")
+    parser.add_argument(
+        "--algs", nargs="+", metavar="ALG", help="run these alone (default: all registered)"
+    )
+    parser.add_argument(
+        "--seeds", type=positive, metavar="N", help="seeds 0 to N - 1 (default: 5; smax: 3)"
+    )
+    parser.add_argument(
+        "--jobs", type=positive, metavar="N", default=2, help="runs at a time (default: 2)"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", default=PROJECT_ROOT / "results",
+        help="where runs and tables go (default: results/)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--qualities", nargs="+", metavar="QUALITY", help="smax, main_job: run these alone"
+    )
+    parser.add_argument(
+        "--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[],
+        help="change keys of every run that has them; use another --results with it",
+    )  # fmt: skip
     given = parser.parse_args(argv)
-    command, _ = COMMANDS[given.command]
     changes = {}
     for word in given.changes:
         key, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"--with: '{word}' is not of the form key=value")
         changes[key] = parse_value(text)
-    return command, Options(
-        algorithms=None if given.algs is None else choose_algorithms(given.algs),
+    if given.qualities and given.command not in ("smax", "main_job"):
+        raise ConfigError(f"--qualities belongs to smax and main_job; {given.command} has its own")
+    if given.algs and given.command in ("figure5", "paths", "all"):
+        raise ConfigError(f"--algs: {given.command} has its own algorithms")
+    return COMMANDS[given.command][0], Options(
+        algorithms=given.algs,
         seeds=given.seeds,
         jobs=given.jobs,
         results=given.results.expanduser().resolve(),
@@ -304,8 +690,11 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
     )
 
 
-def _command_help() -> str:
-    return "; ".join(f"{name}: {words}" for name, (_, words) in COMMANDS.items())
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
 
 
 def main(argv: Sequence[str]) -> int:

@@ -193,7 +193,7 @@ def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
 
 
 def _records(home: Path) -> list[dict[str, Any]]:
-    """Sacred's records in a cell's folder, oldest first; what a kill left unreadable is left out."""
+    """Sacred's records in a cell's folder, oldest first; without what a kill made unreadable."""
     records = []
     for folder in home.glob("sacred/*/*/[0-9]*"):
         try:
@@ -383,7 +383,9 @@ def run_grid(
                     try:
                         running.append(_start(cell, folder, bar))
                     except (UserError, OSError) as error:
-                        _report(report, Failure(cell, None, str(error), folder / cell.id / LOG), bar)
+                        _report(
+                            report, Failure(cell, None, str(error), folder / cell.id / LOG), bar
+                        )
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
                     _settle(job, folder, report, on_finished, bar)

@@ -111,7 +111,7 @@ def learning_curves(path: str | Path, title: str, panels: Sequence[Panel], note:
         for ax, panel in zip(axes[0], panels):
             _draw_panel(ax, panel)
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         if note:
             figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=MUTED)
@@ -130,7 +130,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             np.asarray(curve.values, dtype=float) * scale,
             color=colour(curve.name),
             label=curve.label,
-            alpha=0.9,
+            zorder=3 if curve.name == "inspo" else 2,
         )
     for place, curve in enumerate(c for c in panel.curves if c.last):
         value, (low, high) = curve.last
@@ -185,9 +185,7 @@ def bar_groups(
                 _draw_bar(ax, x, bar, scale)
             if levels and name in levels:
                 label, value = levels[name]
-                ax.axhline(
-                    value * scale, color=colour("data"), ls=(0, (4, 3)), lw=1.4, label=label
-                )
+                ax.axhline(value * scale, color=colour("data"), ls=(0, (4, 3)), lw=1.4, label=label)
             ax.axhline(0, color=MUTED, lw=0.8)
             ax.set_title(name)
             ax.set_xticks(range(len(bars)), [bar.label.replace(" ", "\n", 1) for bar in bars])
@@ -204,7 +202,7 @@ def bar_groups(
         for ax in axes[0]:
             entries |= dict(zip(*reversed(ax.get_legend_handles_labels())))
         figure.legend(
-            entries.values(), entries.keys(), loc="outside lower right", ncols=len(entries)
+            entries.values(), entries.keys(), loc="outside upper right", ncols=len(entries)
         )
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         if note:

@@ -107,9 +107,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers
         ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = [
-        "-" * w if i < numbers else ":" + "-" * (w - 2) + ":" for i, w in enumerate(widths)
-    ]
+    rule = ["-" * w if i < numbers else ":" + "-" * (w - 2) + ":" for i, w in enumerate(widths)]
     return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
 
 
@@ -184,7 +182,7 @@ def public_command(words: Sequence[str]) -> str:
 
 
 def machine(host: Mapping[str, Any]) -> str:
-    """`AMD EPYC, 2 cores`: what ran it, from Sacred's record; the cores are those of this machine."""
+    """`AMD EPYC, 2 cores`: the CPU by Sacred's record, the cores of the machine that asks."""
     return f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, {os.cpu_count()} cores"
 
 
