@@ -83,7 +83,8 @@ class MAPPOLearner(Learner):
                 a.gae_lambda,
             )
             advantage = targets - values[now]
-            advantage = (advantage - advantage.mean()) / advantage.std().clamp(min=1e-6)
+            std = advantage.std(correction=min(1, len(advantage) - 1))  # one has no deviation
+            advantage = (advantage - advantage.mean()) / std.clamp(min=1e-6)
             self.value_norm.update(targets)
             targets = self.value_norm.normalise(targets)
         if a.lr_decay == "cosine":
