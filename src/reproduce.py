@@ -500,7 +500,7 @@ def figure5(options: Options) -> bool:
     return not failures(report)
 
 
-PATHS = (("xor", "b"), ("m_ne", "imbalanced"))
+PATHS = (("xor", "b"), ("xor", "c"), ("m_ne", "imbalanced"))
 
 
 def paths(options: Options) -> bool:

@@ -177,8 +177,8 @@ def bar_groups(
     with plt.rc_context(STYLE):
         widths = [max(2, len(bars)) for bars in groups.values()]
         figure, axes = plt.subplots(
-            1, len(groups), figsize=(1.2 + sum(widths) * 0.95, 4.0), sharey=True, squeeze=False,
-            width_ratios=widths,
+            1, len(groups), figsize=(max(7.5, 1.2 + sum(widths) * 0.95), 4.0), sharey=True,
+            squeeze=False, width_ratios=widths,
         )  # fmt: skip
         for ax, (name, bars) in zip(axes[0], groups.items()):
             for x, bar in enumerate(bars):
@@ -248,25 +248,52 @@ def draw_joint(
         ax.set_xlabel(caption, fontsize=8, color=MUTED)
 
 
-def joint_grid(
-    path: str | Path,
-    title: str,
-    rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray, str]]]],
-    note: str = "",
-) -> Path:
-    """Rows of heat maps: each row a name and its (title, joint policy, caption) maps."""
-    columns = max(len(maps) for _, maps in rows)
-    with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(1.95 * columns + 0.4, 2.55 * len(rows) + 0.7))
-        parts = np.atleast_1d(figure.subfigures(len(rows), 1))
-        for part, (name, maps) in zip(parts, rows):
-            part.suptitle(name, x=0.01, ha="left", fontsize=10, fontweight="bold")
-            axes = part.subplots(1, columns, squeeze=False)[0]
-            for ax in axes[len(maps) :]:
-                ax.axis("off")
-            for ax, (label, joint, caption) in zip(axes, maps):
-                draw_joint(ax, joint, label, caption)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        if note:
-            figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=MUTED)
+@dataclass(frozen=True)
+class Map:
+    """A heat map of a joint policy `[A_1, A_2]` and the words under it."""
+
+    joint: np.ndarray
+    caption: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A titled block of heat maps: columns (their titles) by rows (name -> a map or None each)."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Map | None]]
+
+
+def joint_blocks(path: str | Path, title: str, blocks: Sequence[Block], note: str = "") -> Path:
+    """Blocks of heat maps, one above the other; laid out by hand, in inches."""
+    side, across, down = 1.45, 2.0, 2.15
+    left, head, top = 1.0, 0.95, 0.55
+    n_columns = max(len(block.columns) for block in blocks)
+    width = left + across * n_columns
+    height = top + sum(head + down * len(block.rows) for block in blocks) + 0.35
+    with plt.rc_context({**STYLE, "figure.constrained_layout.use": False}):
+        figure = plt.figure(figsize=(width, height))
+        figure.text(0.12 / width, 1 - 0.3 / height, title, fontsize=13, fontweight="bold")
+        y = height - top
+        for block in blocks:
+            figure.text(0.12 / width, (y - 0.28) / height, block.title, fontweight="bold")
+            y -= head
+            for number, (name, maps) in enumerate(block.rows.items()):
+                bottom = y - side
+                figure.text(
+                    0.12 / width, (bottom + side / 2) / height, name, va="center", color=MUTED
+                )
+                for column, entry in enumerate(maps):
+                    x = left + across * column
+                    if number == 0:
+                        figure.text(
+                            (x + side / 2) / width, (y + 0.08) / height, block.columns[column],
+                            ha="center", va="bottom", fontsize=9,
+                        )  # fmt: skip
+                    if entry is not None:
+                        box = (x / width, bottom / height, side / width, side / height)
+                        draw_joint(figure.add_axes(box), entry.joint, caption=entry.caption)
+                y -= down
+        figure.text(0.12 / width, 0.12 / height, note, fontsize=8, color=MUTED)
         return save(figure, path)
