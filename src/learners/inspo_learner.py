@@ -106,6 +106,14 @@ class Transitions:
         """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
         return gather_actions(values[self.packed.transitions], self.actions[:, i])
 
+    def advantage(self, i: int, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
+        """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20). `[M]`.
+
+        q and log_pi: `[R, A]`, of all filled steps.
+        """
+        now = self.packed.transitions
+        return self.taken(i, q) - (log_pi[now].exp() * q[now]).sum(-1)
+
     def td_lambda(self, next_values: th.Tensor, gamma: float, td_lambda: float) -> th.Tensor:
         return packed_td_lambda(
             self.packed, self.reward, self.terminated, next_values, gamma, td_lambda
@@ -213,9 +221,12 @@ class InSPOLearner(Learner):
             joint = present if a.update == "sequential" else old
             ratio, _ = others_ratio(joint, data.log_mu_others[:, i], i, self.exponent)
             index, weight = resample(ratio, a.resample)
-            losses = self._improve_critic(i, data, log_pi, beta, index, weight)
+            inputs = data.critic_inputs(i)
+            with th.no_grad():
+                q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
+            losses = self._improve_critic(i, data, inputs, q_bar, log_pi, beta, index, weight)
             if improving:
-                losses |= self._improve_policy(i, data, log_policies[i], beta, index, weight)
+                losses |= self._improve_policy(i, data, q_bar, log_policies[i], beta, index, weight)
                 if place + 1 < self.n_agents:
                     with th.no_grad():
                         fresh = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
@@ -256,18 +267,16 @@ class InSPOLearner(Learner):
             terminated=packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
         )
 
-    def _improve_critic(self, i, data, log_pi, beta, index, weight) -> dict[str, th.Tensor]:
+    def _improve_critic(
+        self, i, data, inputs, q_bar, log_pi, beta, index, weight
+    ) -> dict[str, th.Tensor]:
         """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho."""
         a = self.args
         now, then = data.packed.transitions, data.packed.successors
         critic, target = self.critics[i], self.target_critics[i]
-        inputs = data.critic_inputs(i)
         log_mu, avail = data.log_mu[:, i], data.avail[:, i]
-        with th.no_grad():
-            next_value = soft_value(
-                target(inputs[then]), log_pi[then], log_mu[then], self.alpha, beta
-            )
-            y = data.td_lambda(next_value, a.gamma, a.td_lambda)
+        next_value = soft_value(q_bar, log_pi, log_mu, self.alpha, beta)[then]
+        y = data.td_lambda(next_value, a.gamma, a.td_lambda)
         inputs, avail, mu = inputs[now], avail[now], log_mu[now].exp()
 
         size = a.critic_minibatch or len(index)
@@ -288,17 +297,12 @@ class InSPOLearner(Learner):
             "target_mean": y.mean(),
         }
 
-    def _advantage(self, i, data, log_pi) -> th.Tensor:
-        """A_i of the actions in the data, from the target critic (Eq. 20). `[M]`."""
-        now = data.packed.transitions
-        with th.no_grad():
-            q = self.target_critics[i](data.critic_inputs(i)[now])
-            return gather_actions(q, data.actions[:, i]) - (log_pi[now].exp() * q).sum(-1)
-
-    def _improve_policy(self, i, data, log_policy, beta, index, weight) -> dict[str, th.Tensor]:
+    def _improve_policy(
+        self, i, data, q_bar, log_policy, beta, index, weight
+    ) -> dict[str, th.Tensor]:
         """Eq. 20. The episodes are unrolled whole; D_rho is how often each transition counts."""
         a = self.args
-        advantage = self._advantage(i, data, log_policy.detach())
+        advantage = data.advantage(i, q_bar, log_policy.detach())
         if a.advantage_weighting:
             log_mu = data.taken(i, data.log_mu[:, i])
             w, exponent = advantage_weights(advantage, log_mu, self.alpha, beta, a.weight_clip)
@@ -339,12 +343,12 @@ class InSPOLearner(Learner):
         """E|A_i| of each agent, `[n]`, where the order depends on it."""
         if self.args.agent_order != "semi_greedy":
             return None
-        return th.stack(
-            [
-                self._advantage(i, data, log_pi.detach()).abs().mean()
-                for i, log_pi in enumerate(log_policies)
-            ]
-        )
+        expected = []
+        for i, log_policy in enumerate(log_policies):
+            with th.no_grad():
+                q_bar = self.target_critics[i](data.critic_inputs(i))
+            expected.append(data.advantage(i, q_bar, log_policy.detach()).abs().mean())
+        return th.stack(expected)
 
     @th.no_grad()
     def _diagnose(self, i, data, log_pi, ratio) -> dict[str, th.Tensor]:
