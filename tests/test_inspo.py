@@ -200,13 +200,14 @@ class Literal:
             frozen = {cell: value.detach() for cell, value in log_pi[i].items()}
             td, cql = self.critic_loss(i, frozen, weight, beta)
             self.losses["critic"][i], self.losses["cql"][i] = td.item(), cql.item()
+            # A is read from the target critic as it is when the agent's turn begins.
+            loss = self.policy_loss(i, log_pi[i], weight, beta)
             self.descend(self.critics[i], td + self.args.cql_alpha * cql, lr)
             tau = self.args.target_tau
             with th.no_grad():
                 pairs = zip(self.targets[i].parameters(), self.critics[i].parameters())
                 for target, online in pairs:
                     target.copy_((1 - tau) * target + tau * online)
-            loss = self.policy_loss(i, log_pi[i], weight, beta)
             self.losses["policy"][i] = loss.item()
             self.policy_gradients[i] = self.descend(self.agents[i], loss, lr)
             present[i] = taken(i, self.policies(i))
