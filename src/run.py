@@ -105,7 +105,8 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         )
         fitted.annotate(buffer)
         learner.start_from(fitted)
-        logger.log_stats(fitted.report, 0)
+        if not args.resume:  # a resumed run's history has it already
+            logger.log_stats(fitted.report, 0)
 
     progress = Progress()
     saver = Saver(args, config, logger, learner, progress, runner, {"buffer.th": buffer})
