@@ -442,7 +442,7 @@ def draw_paths(path: Path, runs: Mapping[tuple[str, str], Result]) -> Path:
             right.set(
                 xlabel="share of the policies' training", ylabel="Φ − Φ(π⁰), at each step's β"
             )
-            right.legend(loc="lower right")
+            right.legend(loc="best")
         figure.suptitle(
             "Paths of the joint policy: closed form (dotted) and networks (solid)",
             x=0.01, ha="left", fontsize=13, fontweight="bold",

@@ -1,0 +1,401 @@
+"""Statistics, tables, comparisons, pictures, and the command line of reproduce.py."""
+
+import csv
+import doctest
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reproduce
+from evaluation import games, grid, paper, plots, statistics, tables
+from evaluation.comparison import Comparison, Data, Method, cells_of, compare, to_markdown, write
+from evaluation.grid import GridReport, Result
+from evaluation.statistics import bootstrap, mean_std, normal_interval, welch_p, wilson
+from utils.errors import ConfigError, UserError
+
+
+@pytest.mark.parametrize("module", [grid, statistics, tables])
+def test_examples_in_docstrings(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0 and outcome.failed == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# Statistics
+
+
+def test_mean_and_sample_deviation():
+    assert mean_std([1, 2, 4]) == pytest.approx((7 / 3, math.sqrt(7 / 3)))
+    mean, std = mean_std([5.0])
+    assert mean == 5 and math.isnan(std)
+    with pytest.raises(ValueError, match="no values"):
+        mean_std([])
+
+
+def test_welch_equals_scipys():
+    from scipy.stats import ttest_ind
+
+    a, b, constant = [1.0, 2.0, 4.0, 4.5], [3.0, 7.0, 8.0], [2.5, 2.5, 2.5]
+    for pair in ((a, b), (b, a), (a, constant)):
+        assert welch_p(*pair) == pytest.approx(ttest_ind(*pair, equal_var=False).pvalue)
+
+
+def test_welch_without_spread_or_values():
+    assert welch_p([1, 1], [1, 1]) == 1
+    assert welch_p([1, 1], [2, 2]) == 0
+    assert welch_p([1, 1, 1], [0.9, 1.0, 1.2]) > 0.05
+    assert math.isnan(welch_p([1], [1, 2]))
+
+
+def test_wilson_solves_its_equation_and_works_at_the_ends():
+    z = 1.959963984540054
+    for won, n in ((3, 10), (160, 320), (319, 320)):
+        for bound in wilson(won, n):  # |share - p| = z sqrt(p (1 - p) / n)
+            expected = z * math.sqrt(bound * (1 - bound) / n)
+            assert abs(won / n - bound) == pytest.approx(expected, rel=1e-6)
+    assert wilson(0, 320)[0] == pytest.approx(0) and 0 < wilson(0, 320)[1] < 0.02
+    assert wilson(320, 320)[1] == pytest.approx(1) and 0.98 < wilson(320, 320)[0] < 1
+    with pytest.raises(ValueError, match="at least one"):
+        wilson(0, 0)
+
+
+def test_bootstrap_is_near_the_normal_interval_and_repeats():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap(values)
+    expected = normal_interval(values.mean(), values.std(ddof=1), len(values))
+    assert (low, high) == pytest.approx(expected, abs=0.02)
+    assert bootstrap(values) == (low, high)
+    assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
+
+
+# --------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_files_are_replaced_whole(tmp_path, monkeypatch):
+    path = tables.write_text(tmp_path / "sub" / "a.md", "one")
+    tables.write_text(path, "two")
+    assert path.read_text() == "two"
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tables.os, "replace", full)
+    with pytest.raises(UserError, match=r"a\.md: No space left"):
+        tables.write_text(path, "three")
+    assert path.read_text() == "two"
+    assert [p.name for p in path.parent.iterdir()] == ["a.md"]
+
+
+def test_json_and_csv_come_back(tmp_path):
+    content = {"a": [1, 2.5], "b": {"c": [], "d": None, "e": "β"}, "n": math.nan, "l": [[1], []]}
+    back = json.loads(tables.write_json(tmp_path / "x.json", content).read_text())
+    assert back == {**content, "n": None}
+    rows = [{"a": 1}, {"a": 2, "b": "x, y"}]
+    with open(tables.write_csv(tmp_path / "x.csv", rows), encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x, y"}]
+
+
+def test_what_is_published_names_no_path_of_this_machine():
+    config = {"lr": 0.1, "datasets_dir": "/home/me/d", "dataset": {"path": "/home/me/my.h5"}}
+    config |= {"local_results_path": "/home/me/r", "resume": "/home/me/m", "env_args": {"n": 1}}
+    public = tables.public_config(config)
+    assert public == {"lr": 0.1, "dataset": {"path": "my.h5"}, "env_args": {"n": 1}}
+    words = ["--config=bc", "with", "lr=0.1", "resume=/home/me/m", "local_results_path=/home/me"]
+    assert tables.public_command(words) == "./run.sh --config=bc with lr=0.1"
+
+
+# --------------------------------------------------------------------------------------------------
+# Comparisons
+
+
+def result(seed, value, returns=(1.0, 2.5), won=None, dataset_hash="abc", **further):
+    raw = {"returns": list(returns), "lengths": [1] * len(returns)}
+    raw |= {} if won is None else {"battle_won": won}
+    final = {"t_env": 100, "test_expected_return": value, "test_battle_won_mean": value}
+    final |= {"test_return_mean": value}
+    return Result(
+        cell_id=f"cell{seed}", config={"seed": seed, "lr": 0.1, "test_nepisode": 2, **further},
+        commit="0123456789abcdef", command=["--config=bc"], seed=seed,
+        tests=[final | {"t_env": 0}, final], final=final, raw=raw,
+        dataset={"hash": dataset_hash, "episodes": 50, "return_mean": 0.5, "win_rate": 0.4},
+        updates=10, t_env=100, hours=0.5, sessions=1, host={"cpu": "a CPU"}, versions={},
+        run_folder=Path("r"), model_folder=None,
+    )  # fmt: skip
+
+
+DATA = Data("xor_b", "XOR (b)", "matrix_offline", {"map_name": "xor"}, {"bc": (0.23, 0.01)}, -1.0)
+METHODS = [
+    Method("bc", "bc", "BC"),
+    Method("inspo", "inspo", "InSPO"),
+    Method("variant", "inspo", "Variant", {"lr": 1.0}, "another rate.", only=("xor_b",)),
+]
+
+
+def comparison(**changes):
+    settings = dict(
+        name="table", title="T", caption="C", datasets=[DATA], methods=METHODS,
+        seeds=range(3), metric="test_expected_return", unit="return", data_row=True,
+    )  # fmt: skip
+    return Comparison(**(settings | changes))
+
+
+def results(**values):
+    return {
+        ("xor_b", method, seed): result(seed, value)
+        for method, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+        if value is not None
+    }
+
+
+def test_cells_carry_the_variant_and_the_seed():
+    elsewhere = Data("other", "o", "matrix_offline", {})
+    cells = cells_of(comparison(datasets=[DATA, elsewhere]))
+    assert len(cells) == 3 * (3 + 2)
+    cell = cells["xor_b", "variant", 2]
+    assert (cell.id, cell.algorithm) == ("xor_b/variant/seed2", "inspo")
+    assert cell.overrides == {"map_name": "xor", "lr": 1.0, "seed": 2}
+    assert ("other", "variant", 0) not in cells
+
+
+def test_best_and_asterisk():
+    found = compare(
+        comparison(),
+        results(bc=[0.0, 0.1, 0.2], inspo=[1.0, 0.9, 1.1], variant=[0.8, 0.7, 1.3]),
+    )
+    bc, inspo, variant = found
+    assert inspo.best and not (bc.best or variant.best)
+    assert variant.as_good and not bc.as_good and not inspo.as_good
+    assert bc.p == pytest.approx(welch_p(bc.values, inspo.values))
+
+
+def test_equal_means_are_all_best():
+    same = compare(comparison(), results(bc=[1, 1, 1], inspo=[1, 1, 1], variant=[0.999, 1, 1]))
+    assert [entry.best for entry in same] == [True, True, True]
+
+
+def test_an_incomplete_mean_is_named_and_not_compared():
+    part = results(bc=[0.0, 0.1, 0.2], inspo=[9.0, None, 9.0])
+    bc, inspo, variant = compare(comparison(), part)
+    assert bc.best and not inspo.best and inspo.missing == [1]
+    assert variant.missing == [0, 1, 2]
+    text = to_markdown(comparison(), part)
+    assert "9.00 ± 0.00 (only 2 of 3 seeds)" in text
+    assert "InSPO on XOR (b): seeds 1" in text
+    assert "Variant on XOR (b): all seeds" in text
+
+
+def test_the_files_of_a_comparison(tmp_path):
+    filled = results(bc=[0.0, 0.1, 0.2], inspo=[1.0, 0.9, 1.1], variant=[0.8, 0.7, 1.3])
+    paths = write(comparison(), filled, tmp_path)
+    assert [p.name for p in paths] == ["table.md", "table.csv", "table.json", "table.png"]
+    text = paths[0].read_text()
+    for piece in ("**1.00 ± 0.10**", "0.93 ± 0.32\\*", "0.23 ± 0.01", "−1.00", "Variant †",
+                  "another rate.", "`0123456789`", "a CPU"):  # fmt: skip
+        assert piece in text
+    rows = list(csv.DictReader(paths[1].read_text().splitlines()))
+    assert len(rows) == 9 and rows[0]["paper_mean"] == "0.23" and rows[3]["best"] == "True"
+    record = json.loads(paths[2].read_text())
+    run = record["entries"][0]["runs"][0]
+    assert run["raw"]["returns"] == [1, 2.5] and run["git_commit"] and run["config"]["lr"] == 0.1
+    assert paths[3].read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in write(comparison(), {}, tmp_path)][-1] == "table.json"
+
+
+def test_shares_have_wilsons_interval_and_other_data_are_named():
+    runs = {
+        ("xor_b", "bc", seed): result(seed, 0.5, won=[1, 0], dataset_hash=f"hash{seed}")
+        for seed in range(3)
+    }
+    shares = comparison(
+        metric="test_battle_won_mean", share=True, with_paper=False, digits=3, methods=METHODS[:1]
+    )
+    text = to_markdown(shares, runs)
+    low, high = wilson(3, 6)
+    assert f"**0.500 ± 0.000** [{low:.3f}, {high:.3f}]" in text
+    assert "| the data |" in text and "0.400" in text
+    assert "not made on the same data" in text
+
+
+# --------------------------------------------------------------------------------------------------
+# The paper's numbers and games
+
+
+def test_the_papers_numbers_agree_with_what_the_games_must_give():
+    assert set(paper.RETURNS["xor", "b"]) == set(paper.NAMES)
+    assert paper.RETURNS["m_ne", "imbalanced"]["omiga"] == (5.0, 0.0)
+    for figure in (paper.FIGURE_5A, paper.FIGURE_5B):
+        assert np.sum(figure) == pytest.approx(1)
+
+
+def test_closed_forms_end_where_theory_says():
+    config = {"alpha": 0.1, "beta": 10.0, "beta_finish": 0.01, "beta_hold": 0.25, "beta_end": 0.75}
+    a, b = (games.settle(ablation, config) for ablation in games.ABLATIONS)
+    found = {key: end.returns for key, end in a.items()}
+    assert found["inspo"] == pytest.approx([20], abs=0.01)
+    assert found["no_entropy"] == pytest.approx([5], abs=0.01)
+    assert found["no_entropy_random_start"] == pytest.approx([20], abs=0.01)
+    assert b["inspo"].returns == pytest.approx([1], abs=0.01)
+    assert sorted(b["simultaneous_large_steps"].returns) == pytest.approx([-2, 0], abs=0.01)
+    assert b["simultaneous_large_steps"].words() == "cycle of −2.00 and 0.00"
+    # From a symmetric start agents that move together stay alike, however small their steps.
+    joint = b["simultaneous_no_entropy"].joints[0]
+    np.testing.assert_allclose(joint, joint.T, atol=1e-9)
+    assert b["simultaneous_random_start"].returns == pytest.approx([1], abs=0.01)
+
+
+def matrix_run(game, quality, seed=0):
+    """A run whose tests follow the closed form, as a network's would be recorded."""
+    config = {"alpha": 0.1, "beta": 10.0, "beta_finish": 0.01, "beta_hold": 0.25, "beta_end": 0.75}
+    config |= {"critic_warmup": 0.2, "t_max": 100}
+    way = games.path_of_closed_form(game, quality, config)
+    tests = []
+    for step in range(0, 101, 4):
+        joint = way.joints[int(max(0, (step / 100 - 0.2) / 0.8) * 400)]
+        shares = {f"test_joint_{i}{j}": float(v) for (i, j), v in np.ndenumerate(joint)}
+        value = float((joint * games.PAYOFF[game]).sum())
+        tests.append({"t_env": step, "test_expected_return": value, **shares})
+    made = result(seed, tests[-1]["test_expected_return"], **config)
+    made.tests[:] = tests
+    made.final.clear()
+    made.final.update(tests[-1])
+    return made
+
+
+def test_paths_begin_where_the_policies_do_and_the_potential_rises():
+    run = matrix_run("m_ne", "imbalanced")
+    way = games.path_of_network(run)
+    assert way.share[0] == 0 and way.share[-1] == 1
+    assert way.joints[0].sum() == pytest.approx(1)
+    for game, quality in (("m_ne", "imbalanced"), ("xor", "c")):
+        exact = games.path_of_closed_form(game, quality, run.config)
+        assert np.diff(games.rise(game, quality, exact, 0.1)).min() > -1e-9  # Prop. 4
+
+
+def test_pictures_are_written(tmp_path):
+    run = matrix_run("xor", "b")
+    games.draw_paths(tmp_path / "paths.png", {("xor", "b"): run})
+    endings = {a.data.key: games.settle(a, run.config) for a in games.ABLATIONS}
+    runs = {a.data.key: {} for a in games.ABLATIONS}
+    runs["xor_b"] = {"inspo": [run]}
+    games.draw_figure5(tmp_path / "figure5.png", endings, runs)
+    text = games.ablation_table(games.ABLATIONS[1], endings["xor_b"], runs["xor_b"], 2)
+    assert "1 of 1 (1 missing)" in text and "missing" in text
+    curve = plots.Curve("InSPO", "inspo", [0, 1], [0.1, 0.5], (0.5, (0.4, 0.6)))
+    panel = plots.Panel("Win rate", "%", [curve], ("data", 0.3), percent=True)
+    plots.learning_curves(tmp_path / "curve.png", "T", [panel])
+    for name in ("paths", "figure5", "curve"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+# --------------------------------------------------------------------------------------------------
+# reproduce.py
+
+
+def test_the_closing_table():
+    made = {"inspo": result(0, 0.5, [20.0, 10.0], [1, 0]), "bc": result(0, 0.0, [5.0, 5.0], [0, 0])}
+    facts = {"n_episodes": 100, "win_rate": 0.4, "return_mean": 14.0, "return_std": 5.0}
+    header, rows = reproduce.closing_table(made, "medium", facts)
+    assert [row[0] for row in rows] == ["InSPO", "BC", "data (medium)"]
+    assert rows[0][1:4] == ["0.500", "[0.095, 0.905]", "15.00"]
+    assert rows[2][4] == "[13.02, 14.98]"
+    assert all(len(row) == len(header) for row in rows)
+    unknown = reproduce.closing_table(made, "x", facts | {"win_rate": None, "return_std": None})
+    assert unknown[1][-1][1:3] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["smax", "--qualities", "medum"], "Did you mean 'medium'"),
+        (["table1", "--algs", "insp"], "Did you mean 'inspo'"),
+        (["table1", "--algs", "qmix"], "qmix learns online"),
+        (["table1", "--qualities", "a"], "belongs to smax"),
+        (["figure5", "--algs", "bc"], "its own algorithms"),
+        (["table1", "--with", "lr"], "key=value"),
+        (["table1", "--with", "no_such_key=1"], "no run of this command has the key"),
+        (["table1", "--with", "lr=abc"], "lr: expected float"),
+    ],
+)
+def test_errors_of_the_command_line(words, says, tmp_path, capsys):
+    assert reproduce.main([*words, "--results", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["table9"], ["table1", "--seeds", "0"], []])
+def test_argparse_errors_have_status_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(words)
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in reproduce.COMMANDS) and "examples:" in out
+
+
+def options(tmp_path, **changes):
+    settings = dict(
+        algorithms=None, seeds=None, jobs=1, results=tmp_path, qualities=None, changes={}
+    )
+    return reproduce.Options(**(settings | changes))
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
+def test_every_cell_of_the_tables_is_a_configuration(name, tmp_path):
+    made = reproduce.paper_comparison(name, options(tmp_path))
+    keys = [method.key for method in made.methods]
+    assert keys.index("bc") < keys.index("inspo")
+    for (data, method, seed), cell in cells_of(made).items():
+        values = cell.config().values
+        assert values["offline"] and values["seed"] == seed, (data, method)
+    assert len(made.seeds) == 5
+
+
+def test_smax_cells_and_what_algs_asks_for(tmp_path):
+    made = reproduce.smax_comparison(options(tmp_path))
+    cells = cells_of(made)
+    assert len(cells) == 5 * 3 * 3
+    control = cells["2s3z_medium", "control", 0].config().values
+    assert control["advantage_weighting"] is False and control["final_test_nepisode"] == 320
+    asked = options(tmp_path, algorithms=["inspo"])
+    assert [m.key for m in made.methods if reproduce.wanted(m.key, asked, made)] == ["inspo"]
+
+
+def test_algorithms_that_have_runs_stay_in_the_table(tmp_path):
+    known = {"bc"}
+    assert reproduce.further_algorithms(options(tmp_path), tmp_path, known) == []
+    (tmp_path / "xor_b" / "inspo").mkdir(parents=True)
+    assert reproduce.further_algorithms(options(tmp_path), tmp_path, known) == ["inspo"]
+
+
+def test_a_table_is_written_from_a_grid(tmp_path, monkeypatch, capsys):
+    """The command with the grid replaced: which cells it asks for, what it writes."""
+    asked = []
+
+    def run_grid(cells, jobs, folder, on_finished, **_):
+        asked.extend(cells)
+        for cell in cells:
+            on_finished(cell, result(cell.overrides["seed"], 1.0))
+        return GridReport(finished=[cell.id for cell in cells])
+
+    monkeypatch.setattr(reproduce, "run_grid", run_grid)
+    words = ["table2", "--algs", "bc", "--seeds", "2", "--results", str(tmp_path)]
+    assert reproduce.main(words) == 0
+    assert {cell.algorithm for cell in asked} == {"bc"} and len(asked) == 4
+    text = (tmp_path / "paper" / "table2.md").read_text()
+    assert "**1.00 ± 0.00**" in text and "InSPO on balanced: all seeds" in text
+    assert "Not finished" in capsys.readouterr().out
+    with pytest.raises(ConfigError):
+        reproduce.choose_algorithms(["nothing_like_it"])

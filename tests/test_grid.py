@@ -1,0 +1,219 @@
+"""The engine of grids: small real runs, a failing one, a stopped one, and the pure parts."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation import grid
+from evaluation.grid import (
+    Cell,
+    differences,
+    last_lines,
+    progress_in,
+    read_result,
+    resumable,
+    run_grid,
+)
+from utils.errors import ConfigError, UserError
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+# Five updates of BC on a matrix game: most of a cell's time is Python starting.
+TINY = {"map_name": "xor", "quality": "b", "t_max": 2560, "final_test_nepisode": 7}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("datasets")
+
+
+def cell(data, name="bc/seed0", algorithm="bc", **overrides):
+    overrides = {**TINY, "datasets_dir": str(data), "seed": 0, **overrides}
+    return Cell(name, algorithm, "matrix_offline", overrides)
+
+
+@pytest.fixture(scope="module")
+def ran(data, tmp_path_factory):
+    """A grid of two good cells around a bad one, run two at a time."""
+    folder = tmp_path_factory.mktemp("grid")
+    cells = [
+        cell(data),
+        cell(data, "bad", quality="no_such_quality"),
+        cell(data, "bc/seed1", seed=1),
+    ]
+    seen = []
+    report = run_grid(
+        cells, 2, folder, on_finished=lambda c, r: seen.append((c.id, r)), progress=False
+    )
+    return folder, cells, report, dict(seen)
+
+
+def test_a_failing_cell_is_reported_and_stops_nothing(ran):
+    folder, _, report, seen = ran
+    assert sorted(report.finished) == sorted(seen) == ["bc/seed0", "bc/seed1"]
+    assert report.reused == []
+    failure = report.failed["bad"]
+    assert (failure.status, failure.log) == (2, folder / "bad" / "log.txt")
+    assert failure.words.startswith("error: ") and "no_such_quality" in failure.words
+    assert "no_such_quality" in failure.log.read_text()
+    assert str(failure.log) in str(failure)
+
+
+def test_a_result_says_what_was_run_and_what_came_out(ran):
+    folder, cells, _, seen = ran
+    result = read_result(folder, cells[0])
+    assert result == seen["bc/seed0"]
+    assert (result.seed, result.t_env, result.updates, result.sessions) == (0, 2560, 5, 1)
+    assert result.config["map_name"] == "xor"
+    assert "quality=b" in result.command
+    assert result.final == result.tests[-1]
+    assert [test["t_env"] for test in result.tests] == [0, 2560]
+    assert {"test_expected_return", "test_joint_00"} <= set(result.final)
+    assert len(result.raw["returns"]) == len(result.raw["lengths"]) == 7
+    assert result.dataset["episodes"] == 1200
+    assert result.updates_of(1280) == 2.5
+    assert result.hours > 0 and result.model_folder.is_dir()
+    assert read_result(folder, cells[1]) is None
+
+
+def test_what_is_finished_is_not_run_again(ran, monkeypatch):
+    folder, cells, _, _ = ran
+
+    def never(*args):
+        raise AssertionError("a finished cell was started")
+
+    monkeypatch.setattr(grid, "_start", never)
+    good = [cells[0], cells[2]]
+    report = run_grid(good, 2, folder, progress=False)
+    assert (report.reused, report.finished, report.failed) == (["bc/seed0", "bc/seed1"], [], {})
+
+
+def test_another_configuration_in_the_folder_is_an_error(ran):
+    folder, cells, _, _ = ran
+    other = replace(cells[0], overrides={**cells[0].overrides, "lr": 0.1})
+    with pytest.raises(UserError, match=r"another configuration: lr was .* and is 0\.1"):
+        run_grid([other], 1, folder)
+    elsewhere = {**cells[0].overrides, "datasets_dir": "elsewhere", "label": "mine"}
+    assert read_result(folder, replace(cells[0], overrides=elsewhere)) is not None
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {src!r})
+from evaluation.grid import Cell, run_grid
+from utils.interrupts import Interrupted
+cells = [Cell(*words) for words in json.loads({cells!r})]
+try:
+    run_grid(cells, 2, {folder!r}, progress=False)
+except Interrupted as stop:
+    print("stopped:", stop)
+    sys.exit(stop.exit_status)
+"""
+
+
+def test_a_stopped_grid_saves_and_the_second_call_goes_on(data, tmp_path):
+    long = cell(data, "long", t_max=300_000, save_model_interval=25_600, test_interval=300_000)
+    waiting = cell(data, "waiting", seed=1)
+    words = [(c.id, c.algorithm, c.environment, dict(c.overrides)) for c in (long, long, waiting)]
+    words[1] = ("long2", *words[1][1:])
+    text = SCRIPT.format(src=str(SRC), cells=json.dumps(words), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(text)], stdout=-1, text=True)
+    wait_for(lambda: list(tmp_path.glob("long*/models/*/[0-9]*/manifest.json")), process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped: 0 of 3 runs are finished" in out
+    assert read_result(tmp_path, long) is None
+    stopped_at = max(
+        int(p.parent.name) for p in tmp_path.glob("long/models/*/[0-9]*/manifest.json")
+    )
+    assert not (tmp_path / "waiting").exists()
+
+    report = run_grid([long, waiting], 2, tmp_path, progress=False)
+    assert sorted(report.finished) == ["long", "waiting"]
+    result = read_result(tmp_path, long)
+    assert result.sessions == 2
+    assert result.t_env >= 300_000
+    assert any(word.startswith("resume=") for word in result.command)
+    assert f"at step {stopped_at}" in (tmp_path / "long" / "log.txt").read_text()
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_checkpoints_of_another_configuration_are_not_resumed(tmp_path):
+    from utils.checkpoints import save_checkpoint
+
+    asked = {"lr": 0.1, "label": "x", "local_results_path": "here"}
+    assert resumable(tmp_path, asked) == (None, "")
+    model = tmp_path / "models" / "run"
+    save_checkpoint(model, 5, {}, {"config": {"lr": 0.1, "label": "y"}})
+    assert resumable(tmp_path, asked) == (model, "")
+    folder, why = resumable(tmp_path, {**asked, "lr": 0.2})
+    assert folder is None and "another configuration (lr)" in why
+
+
+def test_a_cell_that_another_process_runs_is_left_alone(data, tmp_path):
+    busy = cell(data)
+    (tmp_path / busy.id).mkdir(parents=True)
+    with open(tmp_path / busy.id / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report = run_grid([busy], 1, tmp_path, progress=False)
+    assert "another process" in report.failed[busy.id].words
+    assert report.failed[busy.id].status is None
+
+
+def test_errors_come_before_anything_is_run(data, tmp_path):
+    with pytest.raises(UserError, match="at least 1"):
+        run_grid([cell(data)], 0, tmp_path)
+    with pytest.raises(UserError, match="share the name"):
+        run_grid([cell(data), cell(data)], 1, tmp_path)
+    with pytest.raises(ConfigError, match="unknown algorithm"):
+        run_grid([cell(data, algorithm="inspoo")], 1, tmp_path)
+    with pytest.raises(ConfigError, match="unknown key"):
+        run_grid([cell(data, no_such_key=1)], 1, tmp_path)
+    for name in ("../up", "/abs", "a//b", "a b", ""):
+        with pytest.raises(UserError, match="name of a cell"):
+            Cell(name, "bc", "matrix_offline")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unreadable_record_is_no_result(data, tmp_path):
+    broken = tmp_path / "bc/seed0/sacred/bc/xor_b/1"
+    broken.mkdir(parents=True)
+    (broken / "run.json").write_text('{"status": "COMPL')
+    (broken / "config.json").write_text("{}")
+    assert read_result(tmp_path, cell(data)) is None
+
+
+def test_differences():
+    before = {"a": 1, "new_group": {"x": 1}, "dataset": {"path": "/old/d.h5"}, "resume": "m"}
+    now = {"a": 1, "new_group": {"x": 1}, "dataset": {"path": "/new/d.h5"}, "resume": "", "b": 2}
+    assert differences(before, now, set()) == []  # b came later, its default is what was done
+    assert differences(before, now, {"b"}) == ["b was None and is 2"]
+    assert differences(before, {**now, "a": 2}, set()) == ["a was 1 and is 2"]
+    assert differences(before, {**now, "torch_threads": 2}, {"torch_threads"}) == []
+    (text,) = differences(before, {**now, "dataset": {"path": "/new/other.h5"}}, set())
+    assert "dataset.path" in text
+    assert differences({"env_args": {"a": 1}}, {"env_args": {}}, set()) == []
+
+
+def test_last_lines_and_progress():
+    assert last_lines("a\n\nx\ry\nTraceback\nerror: short") == "error: short"
+    assert last_lines("1\n10%\r20%\n2\n", 2) == "20%\n2"
+    assert progress_in("", "bc", 10) == (0.0, "starting")
+    assert progress_in("bc:  70%|##", "bc", 10) == (0.7, "70%")
+    assert progress_in("t_env 20", "bc", 10) == (1.0, "100%")
