@@ -1,0 +1,238 @@
+"""Collection: policies rolled out into files, by command and by recipe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from cases import make_args, make_mac
+
+import main as program
+from envs.matrix import PAYOFFS
+from offline import collect as collect_module
+from offline import load_dataset
+from offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
+from utils.errors import CheckpointError, DatasetError
+
+WORDS = ["seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "batch_size_run=8"]
+SIZES = {"n_agents": 2, "n_actions": 2, "state_shape": 1, "obs_shape": 1, "episode_limit": 1}
+
+
+class Bar:
+    """A progress bar that counts."""
+
+    def __init__(self, total):
+        self.total, self.n = total, 0
+        Bar.last = self
+
+    def update(self, n):
+        self.n += n
+
+    def close(self):
+        pass
+
+
+def matrix_args(tmp_path, **overrides):
+    args = make_args("bc", "matrix_offline", agent="mlp_ns", obs_last_action=False)
+    vars(args).update(SIZES | {"obs_agent_id": False, "datasets_dir": str(tmp_path)} | overrides)
+    args.batch_size_run = 8
+    return args
+
+
+def policy(args, *probabilities):
+    """Weights with which agent i plays `probabilities[i]`, whatever it sees."""
+    mac = make_mac(args)
+    with th.no_grad():
+        for agent, p in zip(mac.agent.agents, probabilities):
+            agent.net[-1].weight.zero_()
+            agent.net[-1].bias.copy_(th.tensor(p).clamp(min=1e-12).log())
+    return mac.agent.state_dict()
+
+
+def part(args, episodes, *probabilities, epsilon=0.0, greedy=True, source="p"):
+    return Part(
+        acting_settings(args), policy(args, *probabilities), episodes, epsilon, greedy, source
+    )
+
+
+def joint_counts(dataset):
+    actions = dataset.arrays["actions"][dataset.is_transition(), :, 0]
+    counts = np.zeros((2, 2), dtype=int)
+    np.add.at(counts, tuple(actions.T), 1)
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def small_scheme(monkeypatch):
+    """`make_mac` of the shared cases builds for its own sizes; here for a 2 x 2 game."""
+    monkeypatch.setattr("cases.SHAPES", SIZES)
+
+
+def test_parts_follow_each_other_with_exact_counts(tmp_path):
+    args = matrix_args(tmp_path)
+    parts = [
+        part(args, 13, [0.1, 0.9], [0.9, 0.1], source="first"),
+        part(args, 21, [0.9, 0.1], [0.9, 0.1], source="second"),
+    ]
+    path = tmp_path / "d.h5"
+    facts = collect(parts, args, path, 0, Bar)
+    assert (Bar.last.total, Bar.last.n) == (34, 34)
+    dataset = load_dataset(path)
+    assert (len(dataset), facts.n_episodes) == (34, 34)
+    assert facts.source == "first; second"
+    actions = dataset.arrays["actions"][dataset.is_transition(), :, 0]
+    assert actions.tolist() == [[1, 0]] * 13 + [[0, 0]] * 21  # greedy
+    reward = dataset.arrays["reward"][dataset.is_transition(), 0]
+    assert reward.tolist() == [PAYOFFS["xor"][a][b] for a, b in actions]
+    assert facts.return_mean == pytest.approx(13 / 34)
+    assert dataset.arrays["terminated"][dataset.is_transition()].all()
+
+
+def test_sampling_and_exploration_have_their_shares(tmp_path):
+    args = matrix_args(tmp_path)
+    args.batch_size_run = 500
+    sampled = part(args, 4000, [0.3, 0.7], [0.8, 0.2], greedy=False)
+    collect([sampled], args, tmp_path / "a.h5", 0, Bar)
+    shares = joint_counts(load_dataset(tmp_path / "a.h5")) / 4000
+    assert np.abs(shares - np.outer([0.3, 0.7], [0.8, 0.2])).max() < 0.03
+    explored = part(args, 4000, [0.3, 0.7], [0.8, 0.2], epsilon=0.4)
+    collect([explored], args, tmp_path / "b.h5", 0, Bar)
+    shares = joint_counts(load_dataset(tmp_path / "b.h5")) / 4000
+    assert np.abs(shares - np.outer([0.2, 0.8], [0.8, 0.2])).max() < 0.03
+
+
+def test_a_seed_gives_one_file_and_the_callers_stream_is_untouched(tmp_path):
+    args = matrix_args(tmp_path)
+    hashes = []
+    for folder, seed, earlier in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        (tmp_path / folder).mkdir()
+        sampled = part(args, 50, [0.5, 0.5], [0.5, 0.5], greedy=False)
+        th.manual_seed(earlier)
+        before = th.get_rng_state()
+        facts = collect([sampled], args, tmp_path / folder / "d.h5", seed, Bar)
+        assert th.equal(th.get_rng_state(), before)
+        hashes.append(facts.content_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert (args.seed, args.n_agents) == (3, 2)  # the caller's settings are its own
+
+
+def test_nothing_is_left_when_it_fails_and_nothing_is_overwritten(tmp_path, monkeypatch):
+    args = matrix_args(tmp_path)
+    good = part(args, 20, [0.5, 0.5], [0.5, 0.5])
+    bad = Part(good.settings, {"nonsense": th.zeros(1)}, 5, 0.0, True, "bad")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        collect([good, bad], args, tmp_path / "d.h5", 0, Bar)
+    assert not list(tmp_path.iterdir())
+    collect([good], args, tmp_path / "d.h5", 0, Bar)
+    content = (tmp_path / "d.h5").read_bytes()
+    with pytest.raises(DatasetError, match=r"d\.h5"):
+        collect([good], args, tmp_path / "d.h5", 1, Bar)
+    assert (tmp_path / "d.h5").read_bytes() == content
+
+
+# Recipes
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """Two policies of a matrix game 'duel', and what is made of them."""
+    args = matrix_args(tmp_path)
+    folder = tmp_path / "policies/matrix/duel"
+    for name, probabilities in (("weak", [0.9, 0.1]), ("strong", [0.1, 0.9])):
+        (folder / name).mkdir(parents=True)
+        th.save(policy(args, probabilities, [0.9, 0.1]), folder / name / "agent.th")
+        facts = {"settings": acting_settings(args), "algorithm": "bc", "seed": 1, "t_env": 10}
+        facts["test_battle_won_mean"] = 0.5
+        (folder / name / "policy.json").write_text(json.dumps(facts))
+    recipes = {
+        "medium": [{"policy": "weak", "episodes": 40}],
+        "expert": [{"policy": "strong", "episodes": 40}],
+        "medium_replay": [
+            {"policy": "weak", "episodes": 10, "epsilon": 1.0},
+            {"policy": "strong", "episodes": 10},
+        ],
+    }
+    (folder / "recipes.yaml").write_text(yaml.safe_dump(recipes))
+    monkeypatch.setattr(collect_module, "POLICIES", tmp_path / "policies")
+    args.map_name = "duel"
+    args.env_args = {"map_name": "duel", "payoff": PAYOFFS["xor"]}
+    args.datasets_dir = str(tmp_path / "datasets")
+    return args
+
+
+def test_recipes_and_mixtures(shipped):
+    assert recipe("matrix", "duel", "medium") == [{"policy": "weak", "episodes": 40}]
+    assert recipe("matrix", "duel", "mixed_90_10") == [
+        {"policy": "weak", "episodes": 36},
+        {"policy": "strong", "episodes": 4},
+    ]
+    assert recipe("matrix", "duel", "mixed_100_0") == [{"policy": "weak", "episodes": 40}]
+    assert recipe("matrix", "duel", "mixed_90_20") is None
+    assert recipe("matrix", "duel", "perfect") is None
+    assert recipe("matrix", "nowhere", "medium") is None
+
+
+def test_a_missing_dataset_is_made_once(shipped):
+    said = []
+    shipped.quality = "mixed_75_25"
+    path = ensure_dataset(shipped, said.append, Bar)
+    assert path == Path(shipped.datasets_dir) / "matrix/duel_mixed_75_25.h5"
+    assert joint_counts(load_dataset(path)).tolist() == [[30, 0], [10, 0]]
+    assert len(said) == 1
+    before = path.stat().st_mtime_ns
+    assert ensure_dataset(shipped, said.append, Bar) == path
+    assert (len(said), path.stat().st_mtime_ns) == (1, before)
+    facts = load_dataset(path).metadata
+    assert "weak (bc, seed 1" in facts.source
+    assert (facts.map_name, facts.quality) == ("duel", "mixed_75_25")
+
+
+def test_what_cannot_be_made_is_one_clear_error(shipped):
+    shipped.quality = "perfect"
+    with pytest.raises(DatasetError) as caught:
+        ensure_dataset(shipped, print, Bar)
+    for word in ("'perfect'", "medium_replay", "collect.n_episodes"):
+        assert word in str(caught.value)
+    shipped.dataset = {"path": "/nowhere/x.h5"}  # the reader's error to report
+    assert ensure_dataset(shipped, print, Bar) == Path("/nowhere/x.h5")
+
+
+@pytest.mark.parametrize("broken", ["policy.json", "agent.th"])
+def test_a_broken_shipped_policy_is_one_clear_error(shipped, broken):
+    path = collect_module.POLICIES / "matrix/duel/weak" / broken
+    path.write_bytes(path.read_bytes()[:20])
+    shipped.quality = "medium"
+    with pytest.raises(CheckpointError, match="weak"):
+        ensure_dataset(shipped, print, Bar)
+    assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))
+
+
+# By command
+
+
+def test_collect_by_command(tmp_path, capsys):
+    results = f"local_results_path={tmp_path / 'results'}"
+    common = [*WORDS, results, f"datasets_dir={tmp_path}"]
+    argv = ["--config=qmix", "--env-config=matrix", "with", *common]
+    assert program.main([*argv, "t_max=40", "batch_size=8", "test_nepisode=0"]) == 0
+    (model,) = (tmp_path / "results/models").iterdir()
+    path = tmp_path / "mine.h5"
+    words = [f"checkpoint_path={model}", "collect.n_episodes=21", f"collect.path={path}"]
+    assert program.main([*argv, *words, "test_epsilon=0.5"]) == 0
+    facts = load_dataset(path).metadata
+    assert (facts.n_episodes, facts.env, facts.map_name) == (21, "matrix", "xor")
+    for word in ("qmix", model.name, "sampled", "epsilon 0.5"):
+        assert word in facts.source
+    assert program.main([*argv, *words]) == 2  # the file is there
+    assert "mine.h5" in capsys.readouterr().err
+
+    offline = ["--config=bc", "--env-config=matrix_offline", "with", *common]
+    words = [f"dataset.path={path}", "batch_size=8", "t_max=40", "test_nepisode=0", "quality=null"]
+    assert program.main([*offline, *words]) == 0
+
+    argv[0] = "--config=mappo"
+    words = [f"checkpoint_path={model}", "collect.n_episodes=5"]
+    assert program.main([*argv, *words]) == 2
+    assert "another alg" in capsys.readouterr().err

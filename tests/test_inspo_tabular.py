@@ -1,0 +1,180 @@
+"""The learner with tabular features and exact behaviour policies lands on the closed form.
+
+Full batch, weights in place of drawn counts, no CQL term, no clip, critics first: what is left is
+Algorithm 1 in small steps, whose fixed points are those of `tabular.in_sample`. Both start at mu,
+with the first agent a little to one side, so that neither waits on a saddle. The residual says how
+far the closed form's own update would still move the learner's policies.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch as th
+from cases import MemoryLogger, make_args
+
+from components.episode_batch import EpisodeBatch, build_scheme
+from controllers import REGISTRY as mac_REGISTRY
+from learners.inspo_learner import InSPOLearner
+from tabular import in_sample, paper_games
+from tabular.in_sample import Dataset
+
+CALLS, LR, CRITIC_LR = 500, 0.03, 0.03
+
+
+def log(p):
+    return np.where(p > 0, np.log(np.where(p > 0, p, 1.0)), -1e10)
+
+
+def twice(x, dtype=th.float32):
+    """`[M, ...]` -> `[M, 2, ...]`: each row is an episode of one transition."""
+    return th.as_tensor(np.stack([x, x], axis=1)).to(dtype)
+
+
+def as_batch(data: Dataset) -> EpisodeBatch:
+    """The rows of `data`, states one-hot, with the exact log mu of Eqs. 21 and 22."""
+    assert np.ptp(data.weight) == 0
+    mu = np.stack(data.behaviour(), axis=1)  # [S, n, A]
+    states = np.stack([data.state, data.next_state], axis=1)  # [M, 2]
+    onehot = np.eye(data.n_states)[states]
+    others = np.stack([data.log_conditional(i) for i in range(data.n_agents)], axis=-1)
+    return EpisodeBatch(
+        {
+            "state": th.as_tensor(onehot).float(),
+            "obs": th.as_tensor(onehot[:, :, None].repeat(data.n_agents, axis=2)).float(),
+            "actions": twice(data.action[..., None], th.long),
+            "avail_actions": th.as_tensor(mu[states] > 0).int(),
+            "reward": twice(data.reward[:, None]),
+            "terminated": twice(data.done[:, None], th.uint8),
+            "filled": th.ones(*states.shape, 1, dtype=th.long),
+            "behaviour_log_probs": th.as_tensor(log(mu[states])).float(),
+            "behaviour_log_prob_others": twice(others),
+        }
+    )
+
+
+def start_at(agent, mu):
+    """Solve the last layer so that the network plays `mu` `[S, A]` on one-hot states."""
+    with th.no_grad():
+        features = agent.net[:-1](th.eye(len(mu))).double().numpy()
+        features = np.concatenate([features, np.ones((len(mu), 1))], axis=1)
+        weights = th.from_numpy(np.linalg.pinv(features) @ np.maximum(log(mu), -20))
+        agent.net[-1].weight.copy_(weights[:-1].T)
+        agent.net[-1].bias.copy_(weights[-1])
+
+
+def learn(data: Dataset, alpha: float, beta: float = 0.0, gamma: float = 0.0, **changes):
+    """The learner's policies after CALLS calls, a list of `[S, A]` in double precision."""
+    settings = {
+        "agent": "mlp_ns", "obs_last_action": False, "hidden_dim": 16, "critic_hidden_dim": 16,
+        "resample": "weight", "agent_order": "fixed", "critic_minibatch": 0, "td_lambda": 0.0,
+        "cql_alpha": 0.0, "weight_clip": 1e9, "target_tau": 0.2, "critic_warmup": 0.2,
+        "alpha": alpha, "beta": beta, "beta_hold": 2.0, "beta_end": 3.0, "gamma": gamma,
+        "log_interval": 10**9, "t_max": CALLS,
+    }  # fmt: skip
+    args = make_args("inspo", **(settings | changes))
+    sizes = {"n_agents": data.n_agents, "n_actions": max(data.n_actions)}
+    sizes |= {"state_shape": data.n_states, "obs_shape": data.n_states}
+    vars(args).update(sizes)
+    th.manual_seed(0)
+    scheme = build_scheme(sizes)
+    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
+    learner = InSPOLearner(mac, scheme, MemoryLogger(), args)
+    mu, start, batch = data.behaviour(), beginning(data), as_batch(data)
+    for agent, policy in zip(mac.agent.agents, start):
+        start_at(agent, policy)
+    assert distance(policies_of(mac, mu), start) < 1e-4
+    for call in range(CALLS):
+        decay = min(1.0, 2 * (1 - call / CALLS))  # constant, then linearly to zero
+        for name, optimiser in learner.optimisers.items():
+            optimiser.param_groups[0]["lr"] = decay * (CRITIC_LR if "critic" in name else LR)
+        learner.train(batch, call, call)
+    return policies_of(mac, mu)
+
+
+def policies_of(mac, mu):
+    found = []
+    for agent, support in zip(mac.agent.agents, mu):
+        with th.no_grad():
+            logits = agent.net(th.eye(len(support))).double()
+        probs = logits.masked_fill(th.as_tensor(support) == 0, -1e10).softmax(-1).numpy()
+        found.append(probs)
+    return found
+
+
+def beginning(data):
+    """mu, with more of the later actions in agent 0's."""
+    first, *others = data.behaviour()
+    first = first * np.arange(1, first.shape[1] + 1)
+    return [first / first.sum(-1, keepdims=True), *others]
+
+
+def closed_form(data, alpha, beta, gamma=0.0):
+    return in_sample.iterate(
+        data, alpha, beta, gamma=gamma, sweeps=500, order=[0, 1], initial=beginning(data)
+    ).policies
+
+
+def distance(first, second):
+    return max(np.abs(a - b).max() for a, b in zip(first, second))
+
+
+def residual(data, policies, alpha, beta, gamma=0.0):
+    updated = [
+        in_sample.update(data, policies, data.behaviour(), i, alpha, beta, gamma)
+        for i in range(data.n_agents)
+    ]
+    return distance(updated, policies)
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "alpha", "beta", "tolerance"),
+    [
+        ("xor", "b", 0.2, 0.0, 1e-4),
+        ("xor", "b", 1.0, 0.0, 1e-5),
+        ("xor", "b", 0.2, 0.1, 1e-3),
+        ("xor", "c", 2.0, 0.0, 1e-3),
+        ("m_ne", "balanced", 1.0, 2.0, 1e-4),
+    ],
+)
+def test_matrix_games(name, quality, alpha, beta, tolerance):
+    data = paper_games.dataset(name, quality)
+    found = learn(data, alpha, beta)
+    closed = closed_form(data, alpha, beta)
+    assert distance(found, closed) < tolerance
+    assert residual(data, found, alpha, beta) < tolerance
+
+
+def two_state_data() -> Dataset:
+    """Random joint play, three actions each, in a game of two states that ends at random."""
+    rng = np.random.default_rng(0)
+    action = rng.integers(3, size=(60, 2))
+    action[:, 1] = np.where(rng.random(60) < 0.3, action[:, 0], action[:, 1])  # correlated
+    state = rng.integers(2, size=60)
+    payoff = rng.normal(size=(2, 3, 3))
+    return Dataset(
+        state=state,
+        action=action,
+        reward=payoff[state, action[:, 0], action[:, 1]],
+        next_state=(action.sum(-1) + state) % 2,
+        done=rng.random(60) < 0.3,
+        n_actions=(3, 3),
+        n_states=2,
+    )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 0.3)])
+def test_a_game_of_two_states(alpha, beta):
+    data = two_state_data()
+    found = learn(data, alpha, beta, gamma=0.8)
+    closed = closed_form(data, alpha, beta, gamma=0.8)
+    assert distance(closed, data.behaviour()) > 0.1  # there is something to learn
+    assert distance(found, closed) < 1e-4
+    assert residual(data, found, alpha, beta, 0.8) < 1e-4
+
+
+def test_unweighted_policies_stay_at_the_resampled_data():
+    """The control with all weights 1 does not follow the rewards: pi_i becomes D_rho(a_i)."""
+    data = paper_games.dataset("m_ne", "balanced")
+    found = learn(data, 0.5, advantage_weighting=False)
+    assert distance(found, data.behaviour()) < 1e-4  # independent data: D_rho(a_i) = mu_i

@@ -1,0 +1,349 @@
+"""Whole runs through the command line: every algorithm and environment, stops and resumes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from test_offline_buffer import make_dataset
+
+import main as program
+import run as run_module
+from offline import OfflineDataset, write_dataset
+from utils.config import CONFIG_DIR, load_config, names
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+TINY = {
+    "inspo": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
+              "behaviour.others_updates=4", "critic_hidden_dim=8"],
+    "bc": ["batch_size=8"],
+    "qmix": ["batch_size=8", "buffer_size=40", "target_update_interval=16"],
+    "mappo": ["train_interval=8", "epochs=2", "critic_hidden_dim=8"],
+}  # fmt: skip
+COMMON = [
+    "seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "batch_size_run=8",
+    "test_nepisode=6", "final_test_nepisode=10", "log_interval=40", "test_interval=60",
+]  # fmt: skip
+
+
+def is_offline(environment: str) -> bool:
+    return load_config(["--config=bc", f"--env-config={environment}"]).values["offline"]
+
+
+def learns_online(algorithm: str) -> bool:
+    return "train_interval" in yaml.safe_load(
+        (CONFIG_DIR / "algs" / f"{algorithm}.yaml").read_text()
+    )
+
+
+PAIRS = [
+    (algorithm, environment)
+    for environment in names("envs")
+    for algorithm in names("algs")
+    if is_offline(environment) != learns_online(algorithm) and not environment.startswith("smax")
+]
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory):
+    """Generated datasets are made once for all the tests of this module."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def start(tmp_path, datasets, monkeypatch):
+    """start(alg, env, *words): the exit status of main; results go to tmp_path/results."""
+
+    def call(algorithm, environment, *words, results="results"):
+        argv = [f"--config={algorithm}", f"--env-config={environment}", "with", *COMMON]
+        argv += TINY.get(algorithm, [])
+        argv += [f"datasets_dir={datasets}", f"local_results_path={tmp_path / results}", *words]
+        return program.main(argv)
+
+    return call
+
+
+def models(tmp_path, results="results") -> Path:
+    (folder,) = (tmp_path / results / "models").iterdir()
+    return folder
+
+
+def record(tmp_path, results="results", run="1") -> dict:
+    (path,) = (tmp_path / results / "sacred").glob(f"*/*/{run}/run.json")
+    return json.loads(path.read_text())
+
+
+def metrics(tmp_path, results="results", run="1") -> dict:
+    (path,) = (tmp_path / results / "sacred").glob(f"*/*/{run}/metrics.json")
+    found = json.loads(path.read_text())
+    return {key: list(zip(x["steps"], x["values"])) for key, x in found.items()}
+
+
+def steps_for(environment) -> str:
+    return "t_max=160" if environment.startswith("matrix") else "t_max=400"
+
+
+def test_there_is_something_to_drive():
+    assert {"inspo", "bc", "qmix", "mappo"} <= set(names("algs"))
+    assert len(PAIRS) >= 8
+
+
+@pytest.mark.parametrize(("algorithm", "environment"), PAIRS)
+def test_smoke(start, tmp_path, algorithm, environment):
+    assert start(algorithm, environment, steps_for(environment)) == 0
+    run = record(tmp_path)
+    assert run["status"] == "COMPLETED"
+    result = run["result"]
+    assert result["updates"] > 0
+    assert (len(result["returns"]), len(result["lengths"])) == (10, 10)
+    assert result["tests"][0]["t_env"] == 0
+    assert result["final"]["t_env"] == result["t_env"] >= int(steps_for(environment).split("=")[1])
+    assert {"test_return_mean", "test_return_std", "test_ep_length_mean"} <= set(result["final"])
+    step = models(tmp_path) / str(result["t_env"])
+    assert {p.name for p in step.iterdir()} >= {"agent.th", "learner.th", "run.th"}
+
+
+@pytest.mark.parametrize("algorithm", [a for a in names("algs") if not learns_online(a)])
+def test_an_offline_learner_in_an_online_environment_is_one_clear_error(start, capsys, algorithm):
+    assert start(algorithm, "matrix", "t_max=100") == 2
+    error = capsys.readouterr().err
+    assert "matrix_offline" in error
+    assert "Traceback" not in error
+
+
+def test_semi_greedy_and_drawing_run_too(start, tmp_path):
+    words = [
+        "t_max=160",
+        "agent_order=semi_greedy",
+        "resample=draw",
+        "tune_alpha=True",
+        "quality=b",
+    ]
+    assert start("inspo", "matrix_offline", *words) == 0
+    assert record(tmp_path)["result"]["final"]["test_expected_return"] <= 1
+
+
+# Exact resume
+
+
+def final_weights(folder: Path) -> dict:
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    state = th.load(folder / str(steps[-1]) / "learner.th", weights_only=True)
+    flat = {}
+
+    def walk(prefix, value):
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{prefix}/{key}", item)
+        elif isinstance(value, list):
+            for key, item in enumerate(value):
+                walk(f"{prefix}/{key}", item)
+        else:
+            flat[prefix] = value
+
+    walk("", state)
+    return flat
+
+
+def assert_same_end(tmp_path, whole, resumed):
+    first, second = (final_weights(models(tmp_path, name)) for name in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert len(first) > 10
+    for key, value in first.items():
+        same = (
+            th.equal(value, second[key]) if isinstance(value, th.Tensor) else value == second[key]
+        )
+        assert same, key
+    a = record(tmp_path, whole)["result"]
+    b = record(tmp_path, resumed, run="2")["result"]
+    for key in ("t_env", "updates", "final", "tests", "returns", "lengths"):
+        assert a[key] == b[key], key
+    # The history is told to the new record too: both curves are whole, and the same.
+    assert metrics(tmp_path, resumed, run="2") == metrics(tmp_path, whole)
+
+
+RESUMED = [
+    ("inspo", "matrix_offline", ["t_max=320", "agent=rnn_ns", "beta=3.0", "tune_alpha=True"]),
+    ("bc", "bridge_offline", ["t_max=600", "agent=rnn", "lr_decay=cosine"]),
+    ("qmix", "matrix", ["t_max=320", "epsilon_anneal_time=200"]),
+    ("mappo", "bridge", ["t_max=1200"]),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "environment", "words"), RESUMED)
+def test_a_stopped_run_that_is_resumed_is_the_run_that_was_not(
+    start, tmp_path, datasets, capsys, monkeypatch, algorithm, environment, words
+):
+    """Stopped by SIGTERM between two checkpoints: saved at once, and the same to the last bit."""
+    words = [*words, "save_model_interval=100000"]
+    assert start(algorithm, environment, *words, results="whole") == 0
+
+    real, calls = run_module.Saver.save_if_due, []
+
+    def stop_in_the_middle(saver):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        real(saver)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Saver, "save_if_due", stop_in_the_middle)
+        assert start(algorithm, environment, *words, results="cut") == 143
+    assert "go on with resume=" in capsys.readouterr().err
+    assert record(tmp_path, "cut")["status"] == "INTERRUPTED"
+    resume = f"resume={models(tmp_path, 'cut')}"
+    th.manual_seed(123)  # nothing of this process's past may matter
+    shutil.rmtree(datasets / "cache", ignore_errors=True)  # nor whether the cache is there
+    assert start(algorithm, environment, *words, resume, results="cut") == 0
+    assert_same_end(tmp_path, "whole", "cut")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment"), [("inspo", "matrix_offline"), ("qmix", "matrix")]
+)
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(
+    start, tmp_path, monkeypatch, algorithm, environment
+):
+    """No time to save anything: two updates after the checkpoint are lost and done again."""
+    words = ["t_max=320", "save_model_interval=100"]
+    assert start(algorithm, environment, *words, results="whole") == 0
+
+    class Killed(BaseException):
+        pass
+
+    real, after = run_module.Saver.save_if_due, []
+
+    def die(saver):
+        if saver.progress.last_save > 0:
+            after.append(1)
+            if len(after) == 3:
+                raise Killed
+        real(saver)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Saver, "save_if_due", die)
+        with pytest.raises(Killed):
+            start(algorithm, environment, *words, results="cut")
+    resume = f"resume={models(tmp_path, 'cut')}"
+    assert start(algorithm, environment, *words, resume, results="cut") == 0
+    assert_same_end(tmp_path, "whole", "cut")
+
+
+def test_a_process_that_gets_sigterm_saves_and_says_how_to_go_on(tmp_path, datasets):
+    words = [*COMMON, *TINY["bc"], "t_max=100000000", "test_nepisode=0"]
+    words += [f"datasets_dir={datasets}", f"local_results_path={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "src/main.py"), "--config=bc", "--env-config=matrix_offline",
+         "with", *words],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=ENVIRONMENT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not any("Recent" in p.read_text() for p in tmp_path.glob("sacred/*/*/1/cout.txt")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert "go on with resume=" in error
+    (folder,) = (tmp_path / "models").iterdir()
+    assert any(p.name.isdigit() for p in folder.iterdir())
+
+
+def test_another_configuration_is_not_resumed(start, tmp_path, capsys):
+    assert start("bc", "matrix_offline", "t_max=80", "test_nepisode=0") == 0
+    resume = f"resume={models(tmp_path)}"
+    assert start("bc", "matrix_offline", "t_max=160", "test_nepisode=0", "lr=0.1", resume) == 2
+    error = capsys.readouterr().err
+    assert "lr was" in error
+    assert start("inspo", "matrix_offline", "t_max=80", "test_nepisode=0", resume) == 2
+    assert "another alg" in capsys.readouterr().err
+
+
+# Evaluation and what training needs
+
+
+def test_evaluate_counts_its_episodes(start, tmp_path, capsys):
+    assert start("qmix", "matrix", "t_max=80", "test_nepisode=0", results="trained") == 0
+    path = f"checkpoint_path={models(tmp_path, 'trained')}"
+    assert start("qmix", "matrix", "evaluate=True", path, "test_nepisode=13") == 0
+    result = record(tmp_path)["result"]
+    assert (len(result["returns"]), result["lengths"]) == (13, [1] * 13)
+    assert not (tmp_path / "results/models").exists()
+    assert start("qmix", "matrix", "evaluate=True") == 2
+    assert "checkpoint_path is empty" in capsys.readouterr().err
+    assert start("qmix", "matrix", "evaluate=True", path, "map_name=m_ne") == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
+def test_the_expected_return_is_exact(start, tmp_path):
+    """BC on XOR (c): uniform policies, worth (0 + 1 + 1 - 2) / 4 = 0."""
+    words = ["quality=c", "t_max=20000", "batch_size=100", "lr=0.01"]
+    assert start("bc", "matrix_offline", *words, "test_interval=20000") == 0
+    final = record(tmp_path)["result"]["final"]
+    joint = {key[-2:]: final[f"test_joint_{key[-2:]}"] for key in final if "joint" in key}
+    payoff = {"00": 0, "01": 1, "10": 1, "11": -2}
+    assert sum(joint.values()) == pytest.approx(1)
+    expected = sum(payoff[key] * share for key, share in joint.items())
+    assert final["test_expected_return"] == pytest.approx(expected, abs=1e-6)
+    assert expected == pytest.approx(0, abs=0.05)
+
+
+def test_training_without_tests_needs_no_simulator(tmp_path, datasets):
+    """SMAX data on disk, `test_nepisode=0`: jax stays out."""
+    write_smax_like(tmp_path / "d.h5")
+    argv = ["--config=inspo", "--env-config=smax_offline", "with", *COMMON, *TINY["inspo"]]
+    argv += ["use_presets=False", "map_name=3m", f"dataset.path={tmp_path / 'd.h5'}", "t_max=300"]
+    argv += [f"local_results_path={tmp_path / 'r'}", f"datasets_dir={tmp_path}", "test_nepisode=0"]
+    script = (
+        "import sys, main\n"
+        "assert main.main(sys.argv[1:]) == 0\n"
+        "loaded = [m for m in ('jax', 'jaxmarl', 'envs.smax') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def write_smax_like(path):
+    """A little dataset with random contents that says it is of SMAX 3m."""
+    source, _ = make_dataset()
+    metadata = replace(source.metadata, env="smax", map_name="3m", quality="medium")
+    many = np.tile(np.arange(6), 4)
+    dataset = source.select(many)
+    dataset = OfflineDataset.build(dataset.arrays, dataset.lengths, metadata, None)
+    write_dataset(path, dataset)
+
+
+def test_smax_once(start, tmp_path, monkeypatch):
+    """Collect a few episodes with an untrained network, clone them, test in the simulator."""
+    small = ["map_name=3m", "batch_size_run=4", "env_args.max_steps=12", "use_presets=False"]
+    words = [*small, "t_max=40", "train_interval=4", "test_nepisode=4", "final_test_nepisode=4"]
+    assert start("qmix", "smax", *words, results="trained") == 0
+    final = record(tmp_path, "trained")["result"]["final"]
+    assert {"test_battle_won_mean", "test_return_mean", "test_ep_length_mean"} <= set(final)
+    path = f"collect.path={tmp_path / 'smax.h5'}"
+    checkpoint = f"checkpoint_path={models(tmp_path, 'trained')}"
+    words = [*small, checkpoint, path, "collect.n_episodes=10", "test_epsilon=0.3"]
+    assert start("qmix", "smax", *words, results="collected") == 0
+    words = [*small, f"dataset.path={tmp_path / 'smax.h5'}", "t_max=120", "test_nepisode=4"]
+    assert start("inspo", "smax_offline", *words, results="cloned") == 0
+    result = record(tmp_path, "cloned")["result"]
+    assert result["dataset"]["episodes"] == 10
+    assert len(result["battle_won"]) == 10
