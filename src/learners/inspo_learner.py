@@ -114,10 +114,11 @@ class Transitions:
         now = self.packed.transitions
         return self.taken(i, q) - (log_pi[now].exp() * q[now]).sum(-1)
 
-    def td_lambda(self, next_values: th.Tensor, gamma: float, td_lambda: float) -> th.Tensor:
-        return packed_td_lambda(
-            self.packed, self.reward, self.terminated, next_values, gamma, td_lambda
-        )
+    def td_lambda(
+        self, reward: th.Tensor, next_values: th.Tensor, gamma: float, td_lambda: float
+    ) -> th.Tensor:
+        """TD(lambda) returns of every transition; all `[M]`."""
+        return packed_td_lambda(self.packed, reward, self.terminated, next_values, gamma, td_lambda)
 
 
 class InSPOLearner(Learner):
@@ -151,7 +152,8 @@ class InSPOLearner(Learner):
     Open points and how they are decided stand in docs/algorithm.md; in short: policies see their
     histories, critics the state and the agent's input; both start from the behaviour policies, the
     critics alone are trained for the share `critic_warmup` of the run; with `td_lambda` > 0 the
-    target y is the TD(lambda) return on the bracket above (0: Eq. 24 as printed).
+    target y is the TD(lambda) return on the bracket above (0: Eq. 24 as printed); with
+    `joint_kl_coef` > 0 each reward pays for the others' KL too (`_others_kl`).
 
     The batch must carry, beside EPyMARL's keys,
         behaviour_log_probs `[B, T, n, A]`: log mu_i, from `offline.behaviour`;
@@ -179,8 +181,9 @@ class InSPOLearner(Learner):
             )
             self.optimisers[f"policy_{i}"] = th.optim.Adam(mac.agent_parameters(i), lr=args.lr)
         self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
-        others = max(args.n_agents - 1, 1)
-        self.exponent = 1.0 / others if args.geometric_mean else 1.0
+        n_others = max(args.n_agents - 1, 1)
+        self.exponent = 1.0 / n_others if args.geometric_mean else 1.0
+        self.others = None  # the autoregressive behaviour policy, from `start_from`
 
     @property
     def alpha(self) -> th.Tensor:
@@ -191,6 +194,7 @@ class InSPOLearner(Learner):
 
         behaviour: an `offline.behaviour.Behaviour`.
         """
+        self.others = behaviour.others
         if self.args.init_from_behaviour:
             self.mac.agent.load_state_dict(behaviour.agent)
 
@@ -211,26 +215,34 @@ class InSPOLearner(Learner):
                 self.mac.log_policy(i, data.inputs, data.avail, data.packed)
                 for i in range(self.n_agents)
             ]
-        old = th.stack([data.taken(i, lp.detach()) for i, lp in enumerate(log_policies)], dim=-1)
-        present = old.clone()  # [M, n], log pi_j(a_j); new policies enter as agents are updated
+        old = [log_policy.detach() for log_policy in log_policies]
+        # What an agent takes the others to play: new policies enter as they are updated.
+        joint = list(old)
+        taken = th.stack([data.taken(j, old[j]) for j in range(self.n_agents)], dim=-1)
 
         stats: dict[str, list[th.Tensor]] = {}
         order = self.mac.draw_order(self._expected_advantages(data, log_policies))
         for place, i in enumerate(order):
-            log_pi = log_policies[i].detach()
-            joint = present if a.update == "sequential" else old
-            ratio, _ = others_ratio(joint, data.log_mu_others[:, i], i, self.exponent)
+            log_pi = old[i]
+            ratio, _ = others_ratio(taken, data.log_mu_others[:, i], i, self.exponent)
             index, weight = resample(ratio, a.resample)
             inputs = data.critic_inputs(i)
             with th.no_grad():
                 q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
-            losses = self._improve_critic(i, data, inputs, q_bar, log_pi, beta, index, weight)
+            next_value = soft_value(q_bar, log_pi, data.log_mu[:, i], self.alpha, beta)
+            reward = data.reward
+            if a.joint_kl_coef:
+                others_kl = self._others_kl(i, data, joint)
+                reward = reward - a.joint_kl_coef * self.alpha * others_kl
+            then = data.packed.successors
+            y = data.td_lambda(reward, next_value[then], a.gamma, a.td_lambda)
+            losses = self._improve_critic(i, data, inputs, y, index, weight)
             if improving:
                 losses |= self._improve_policy(i, data, q_bar, log_policies[i], beta, index, weight)
-                if place + 1 < self.n_agents:
+                if a.update == "sequential" and place + 1 < self.n_agents:
                     with th.no_grad():
-                        fresh = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
-                        present[:, i] = data.taken(i, fresh)
+                        joint[i] = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
+                    taken[:, i] = data.taken(i, joint[i])
             if logging:
                 losses |= self._diagnose(i, data, log_pi, ratio)
                 for key, value in losses.items():
@@ -267,17 +279,33 @@ class InSPOLearner(Learner):
             terminated=packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
         )
 
-    def _improve_critic(
-        self, i, data, inputs, q_bar, log_pi, beta, index, weight
-    ) -> dict[str, th.Tensor]:
-        """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho."""
+    @th.no_grad()
+    def _others_kl(self, i, data, joint) -> th.Tensor:
+        """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
+
+        The share of the joint KL(pi || mu) that Eq. 24 leaves out. One draw of the others' actions
+        gives each agent's predecessors; over its own action the expectation is exact, so for two
+        agents all of it is.
+        """
+        now = data.packed.transitions
+        log_pi = th.stack([policy[now] for policy in joint], dim=1)  # [M, n, A]
+        actions = th.multinomial(log_pi.exp().flatten(0, 1), 1).view(len(now), -1)
+        actions[:, i] = data.actions[:, i]
+        log_mu = self.others.log_policies(
+            i, data.state[now], data.log_mu[now], data.avail[now], actions
+        )
+        kl = kl_divergence(log_pi, log_mu.clamp(min=LOG_FLOOR))
+        return kl.sum(-1) - kl[:, i]
+
+    def _improve_critic(self, i, data, inputs, y, index, weight) -> dict[str, th.Tensor]:
+        """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho.
+
+        inputs `[R, S + I]`; y `[M]`, the targets.
+        """
         a = self.args
-        now, then = data.packed.transitions, data.packed.successors
+        now = data.packed.transitions
         critic, target = self.critics[i], self.target_critics[i]
-        log_mu, avail = data.log_mu[:, i], data.avail[:, i]
-        next_value = soft_value(q_bar, log_pi, log_mu, self.alpha, beta)[then]
-        y = data.td_lambda(next_value, a.gamma, a.td_lambda)
-        inputs, avail, mu = inputs[now], avail[now], log_mu[now].exp()
+        inputs, avail, mu = inputs[now], data.avail[now, i], data.log_mu[now, i].exp()
 
         size = a.critic_minibatch or len(index)
         td, cql, norms = [], [], []
@@ -354,7 +382,7 @@ class InSPOLearner(Learner):
     def _diagnose(self, i, data, log_pi, ratio) -> dict[str, th.Tensor]:
         """What a person looks at first when a run does not learn."""
         now = data.packed.transitions
-        returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
+        returns = data.td_lambda(data.reward, th.zeros_like(data.reward), self.args.gamma, 1.0)
         q = self.critics[i](data.critic_inputs(i)[now])
         q_taken = gather_actions(q, data.actions[:, i])
         choosing = (data.avail[now, i].sum(-1) > 1).float()
