@@ -62,7 +62,7 @@ def test_samples_are_trimmed_whole_and_without_replacement():
 
 def test_a_restored_buffer_goes_on_the_same_way():
     buffer, twin = make_buffer(4, seed=5), make_buffer(4, seed=99)
-    twin.insert_episode_batch(episodes([9, 9, 9], 7))  # to be forgotten
+    twin.insert_episode_batch(episodes([9, 9], 7))  # to be forgotten
     buffer.insert_episode_batch(episodes([3, 6, 2], 1))
     buffer.sample(2)
     twin.load_state_dict(buffer.state_dict())
