@@ -39,7 +39,7 @@ from utils.interrupts import Interrupted
 
 SMAX_MAP = "2s3z"
 # Points of the learning curve: enough episodes to read a trend from, few enough to cost little.
-CURVE = {"test_interval": 100_000, "test_nepisode": 96}
+CURVE = {"test_nepisode": 96}
 
 
 @dataclass(frozen=True)
