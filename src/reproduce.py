@@ -529,12 +529,41 @@ def paths(options: Options) -> bool:
     return not failures(report)
 
 
+def bridge(options: Options) -> bool:
+    """A GIF of InSPO's learnt policy on Bridge, an episode of each order of crossing."""
+    from evaluation.bridge_pictures import episode_png, episodes_gif
+    from evaluation.bridge_play import one_of_each_mode
+
+    quality = (options.qualities or ["optimal"])[0]
+    comparison = paper_comparison("table3", replace(options, seeds=1))
+    known = [data.overrides["quality"] for data in comparison.datasets]
+    if quality not in known:
+        raise ConfigError(f"--qualities: Bridge has {', '.join(known)}; found '{quality}'")
+    name = (choose_algorithms(options.algorithms) if options.algorithms else ["inspo"])[0]
+    cell = changed(cells_of(comparison), options.changes)[f"bridge_{quality}", name, 0]
+    folder = options.results / "runs" / "paper"
+    report = run([cell], options, folder, "bridge")
+    result = read_result(folder, cell)
+    if result is not None:
+        episodes = one_of_each_mode(result)
+        states, actions = ([e[k] for e in episodes] for k in ("states", "actions"))
+        titles = [
+            f"agent {e['first'] + 1} crosses first, return {e['return']:.2f}" for e in episodes
+        ]
+        stem = options.results / "paper" / f"bridge_{quality}_{name}"
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        episodes_gif(f"{stem}.gif", states, actions, titles)
+        episode_png(f"{stem}.png", states[0], actions[0], title=f"{display(name)}: {titles[0]}")
+        print("written:", f"{stem}.gif", f"{stem}.png", sep="\n  ")
+        for episode, title in zip(episodes, titles):
+            print(f"{title}: {episode['share']:.0%} of {episode['played']} sampled episodes")
+    return not failures(report)
+
+
 def everything(options: Options) -> bool:
     """All of the paper's games, then SMAX. Goes on to the next command where runs failed."""
-    if options.qualities:
-        raise ConfigError("--qualities belongs to smax and main_job; all takes every quality")
     steps = [paper_table(name) for name in ("table1", "table2", "table3")]
-    return all([step(options) for step in (*steps, figure5, paths, smax)])
+    return all([step(options) for step in (*steps, figure5, paths, bridge, smax)])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -614,14 +643,16 @@ COMMANDS: dict[str, tuple[Callable[[Options], bool], str]] = {
     "table3": (paper_table("table3"), "Bridge optimal, mixed, 5 seeds"),
     "figure5": (figure5, "the ablations: without entropy, without sequential updates"),
     "paths": (paths, "pictures: the joint policy over training, closed form and network"),
-    "all": (everything, "table1, table2, table3, figure5, paths and smax, one after the other"),
+    "bridge": (bridge, "pictures: a GIF of the policy learnt on Bridge, both orders of crossing"),
+    "all": (everything, "all of the above but main_job, SMAX last"),
 }
 
 EPILOG = """\
 what they write (under results/, or --results DIR):
   main_job   main_job/learning_curve.png, main_job/table.json
   smax       smax/2s3z.md .csv .json .png
-  the rest   paper/NAME.md .csv .json .png
+  tables, figure5   paper/NAME.md .csv .json .png
+  paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png
   runs       runs/smax, runs/paper: one folder each with log.txt, Sacred's record, checkpoints
 
 Every command goes on where it was stopped: what is finished is not run again, what was
@@ -663,7 +694,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         help="where runs and tables go (default: results/)",
     )  # fmt: skip
     parser.add_argument(
-        "--qualities", nargs="+", metavar="QUALITY", help="smax, main_job: run these alone"
+        "--qualities", nargs="+", metavar="QUALITY", help="smax, main_job, bridge: these alone"
     )
     parser.add_argument(
         "--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[],
@@ -676,8 +707,8 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         if not equals:
             raise ConfigError(f"--with: '{word}' is not of the form key=value")
         changes[key] = parse_value(text)
-    if given.qualities and given.command not in ("smax", "main_job"):
-        raise ConfigError(f"--qualities belongs to smax and main_job; {given.command} has its own")
+    if given.qualities and given.command not in ("smax", "main_job", "bridge"):
+        raise ConfigError(f"--qualities belongs to smax, main_job, bridge, not to {given.command}")
     if given.algs and given.command in ("figure5", "paths", "all"):
         raise ConfigError(f"--algs: {given.command} has its own algorithms")
     return COMMANDS[given.command][0], Options(

@@ -187,8 +187,8 @@ def test_an_incomplete_mean_is_named_and_not_compared():
     assert variant.missing == [0, 1, 2]
     text = to_markdown(comparison(), part)
     assert "9.00 ± 0.00 (only 2 of 3 seeds)" in text
-    assert "InSPO on XOR (b): seeds 1" in text
-    assert "Variant on XOR (b): all seeds" in text
+    assert "InSPO on XOR (b) (seeds 1)" in text
+    assert "Variant on XOR (b) (all seeds)" in text
 
 
 def test_the_files_of_a_comparison(tmp_path):
@@ -294,6 +294,19 @@ def test_pictures_are_written(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+def test_who_is_home_first_on_bridge():
+    from envs.bridge import DOWN, BridgeVectorEnv
+    from evaluation.bridge_play import first_home
+    from offline.games import optimal_plan, play
+
+    for first in (0, 1):
+        actions = np.zeros((1, 20, 2), dtype=np.int64)
+        actions[0, :8] = optimal_plan(first, DOWN, np.random.default_rng(0))
+        arrays, _ = play(BridgeVectorEnv(n_envs=1, episode_limit=20), actions)
+        assert first_home(arrays["state"]) == first
+        assert first_home(arrays["state"][:4]) is None
+
+
 # --------------------------------------------------------------------------------------------------
 # reproduce.py
 
@@ -316,7 +329,7 @@ def test_the_closing_table():
         (["smax", "--qualities", "medum"], "Did you mean 'medium'"),
         (["table1", "--algs", "insp"], "Did you mean 'inspo'"),
         (["table1", "--algs", "qmix"], "qmix learns online"),
-        (["table1", "--qualities", "a"], "belongs to smax"),
+        (["table1", "--qualities", "a"], "--qualities belongs to smax"),
         (["figure5", "--algs", "bc"], "its own algorithms"),
         (["table1", "--with", "lr"], "key=value"),
         (["table1", "--with", "no_such_key=1"], "no run of this command has the key"),
@@ -395,7 +408,7 @@ def test_a_table_is_written_from_a_grid(tmp_path, monkeypatch, capsys):
     assert reproduce.main(words) == 0
     assert {cell.algorithm for cell in asked} == {"bc"} and len(asked) == 4
     text = (tmp_path / "paper" / "table2.md").read_text()
-    assert "**1.00 ± 0.00**" in text and "InSPO on balanced: all seeds" in text
+    assert "**1.00 ± 0.00**" in text and "InSPO on balanced, imbalanced (all seeds)" in text
     assert "Not finished" in capsys.readouterr().out
     with pytest.raises(ConfigError):
         reproduce.choose_algorithms(["nothing_like_it"])

@@ -269,18 +269,29 @@ def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
             "together; it knows nothing of the spread between seeds."
         )
     lines += [f"† {m.label}: {m.deviation}" for m in comparison.methods if m.deviation]
-    missing = [
-        f"{e.method.label} on {e.data.label}: "
-        + ("all seeds" if not e.values else "seeds " + ", ".join(map(str, e.missing)))
-        for e in entries
-        if e.missing
-    ]
+    missing = _missing(comparison, entries)
     if missing:
         lines.append(
             "**Not finished, and so not compared**: " + "; ".join(missing)
             + ". The same command runs what is missing."
         )  # fmt: skip
     return "\n\n".join(lines)
+
+
+def _missing(comparison: Comparison, entries: Sequence[Entry]) -> list[str]:
+    """What is not finished, in words: methods of which a dataset lacks all seeds, or some."""
+    words = []
+    for method in comparison.methods:
+        of_method = [e for e in entries if e.method is method]
+        nothing = [e.data.label for e in of_method if not e.values]
+        if nothing:
+            words.append(f"{method.label} on {', '.join(nothing)} (all seeds)")
+        words += [
+            f"{method.label} on {e.data.label} (seeds {', '.join(map(str, e.missing))})"
+            for e in of_method
+            if e.values and e.missing
+        ]
+    return words
 
 
 def seed_table(comparison: Comparison, entries: Sequence[Entry]) -> str:

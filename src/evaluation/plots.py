@@ -177,7 +177,7 @@ def bar_groups(
     with plt.rc_context(STYLE):
         widths = [max(2, len(bars)) for bars in groups.values()]
         figure, axes = plt.subplots(
-            1, len(groups), figsize=(max(7.5, 1.2 + sum(widths) * 0.95), 4.0), sharey=True,
+            1, len(groups), figsize=(max(7.5, 1.2 + sum(widths) * 0.8), 4.0), sharey=True,
             squeeze=False, width_ratios=widths,
         )  # fmt: skip
         for ax, (name, bars) in zip(axes[0], groups.items()):
