@@ -163,7 +163,7 @@ def two_state_data() -> Dataset:
     )
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 0.3)])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (1.0, 0.3)])
 def test_a_game_of_two_states(alpha, beta):
     data = two_state_data()
     found = learn(data, alpha, beta, gamma=0.8)
