@@ -55,7 +55,7 @@ def run(args: SimpleNamespace, logger: Logger) -> dict[str, Any]:
     """Do what the configuration asks for. Returns the final test, for Sacred's record."""
     with GracefulExit(say=logger.warning) as stop:
         if args.collect["n_episodes"]:
-            return run_collect(args, logger)
+            return run_collect(args, logger, stop)
         if args.evaluate:
             return run_evaluate(args, logger)
         if args.offline:
@@ -72,7 +72,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     started = time.monotonic()
     config = vars(args).copy()
     bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
-    path = ensure_dataset(args, logger.info, bar)
+    path = ensure_dataset(args, logger.info, bar, stop.check)
     dataset = load_dataset(
         path,
         env=args.env,
@@ -98,7 +98,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
 
     buffer = OfflineBuffer(dataset, spawn_seeds(args.seed, "sampling", 1)[0], args.device)
     del dataset
-    if getattr(learner, "needs_behaviour", False):
+    if learner.needs_behaviour:
         cache = Path(args.datasets_dir) / "cache"
         fitted = behaviour_policies.obtain(
             buffer, mac, args, facts.content_hash, cache, logger.info, stop.check
@@ -221,7 +221,7 @@ def run_evaluate(args, logger: Logger) -> dict[str, Any]:
     return {"t_env": step, **raw_values(stats)}
 
 
-def run_collect(args, logger: Logger) -> dict[str, Any]:
+def run_collect(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Roll out the policy of `checkpoint_path` into a dataset file."""
     runner, step = load_policy(args, logger)
     runner.close_env()
@@ -236,7 +236,7 @@ def run_collect(args, logger: Logger) -> dict[str, Any]:
         f"{'greedy' if args.test_greedy else 'sampled'}, epsilon {args.test_epsilon}",
     )
     bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
-    facts = collect([part], args, path, args.seed, bar)
+    facts = collect([part], args, path, args.seed, bar, stop.check)
     logger.info(
         f"{path}: {facts.n_episodes} episodes, return {facts.return_mean:.2f}, "
         f"win rate {facts.win_rate}, hash {facts.content_hash[:16]}"

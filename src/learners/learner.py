@@ -14,7 +14,11 @@ class Learner:
         networks: name -> module; `agent` is the controller's and stands here too.
         optimisers: name -> optimiser.
         updates: number of calls of `train` so far.
+        needs_behaviour: whether batches must carry what `offline.behaviour` computes; then
+            `start_from(behaviour)` is called once before the first `train`.
     """
+
+    needs_behaviour = False
 
     def __init__(self, mac, scheme, logger, args):
         self.args = args

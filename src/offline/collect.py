@@ -103,10 +103,13 @@ def dataset_path(args) -> Path:
     return Path(args.datasets_dir) / args.env / f"{args.map_name}_{args.quality}.h5"
 
 
-def ensure_dataset(args, say: Callable[[str], None], progress) -> Path:
+def ensure_dataset(
+    args, say: Callable[[str], None], progress, check: Callable[[], None] = lambda: None
+) -> Path:
     """The path of the dataset that `args` asks for, made first if it can be made here.
 
-    progress: `progress(total)` gives a bar with `update(n)` and `close()`.
+    progress: `progress(total)` gives a bar with `update(n)` and `close()`. check: called between
+    batches; raises if the run was asked to stop.
     Raises DatasetError if it is neither there nor can be made.
     """
     path = dataset_path(args)
@@ -119,7 +122,7 @@ def ensure_dataset(args, say: Callable[[str], None], progress) -> Path:
         if parts is not None:
             folder = POLICIES / args.env / args.map_name
             say(f"{path} is not there: rolling it out from the policies in {folder}")
-            collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress)
+            collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress, check)
         elif args.quality in QUALITIES.get((args.env, args.map_name), ()):
             say(f"{path} is not there: generating it")
             options = {k: v for k, v in args.env_args.items() if k in ("episode_limit",)}
@@ -152,7 +155,12 @@ def _part(folder: Path, entry: dict) -> Part:
 
 
 def collect(
-    parts: list[Part], args, path: Path, seed: int, progress, overwrite: bool = False
+    parts: list[Part],
+    args,
+    path: Path,
+    seed: int,
+    progress,
+    check: Callable[[], None] = lambda: None,
 ) -> DatasetMetadata:
     """Roll out `parts` into a dataset file at `path`; nothing is left there if it fails.
 
@@ -160,10 +168,10 @@ def collect(
     """
     devices = [] if not th.cuda.is_available() else list(range(th.cuda.device_count()))
     with th.random.fork_rng(devices=devices):
-        return _collect(parts, args, path, seed, progress, overwrite)
+        return _collect(parts, args, path, seed, progress, check)
 
 
-def _collect(parts, args, path, seed, progress, overwrite) -> DatasetMetadata:
+def _collect(parts, args, path, seed, progress, check) -> DatasetMetadata:
     args = SimpleNamespace(**{**vars(args), "seed": spawn_seeds(seed, str(path.stem), 1)[0]})
     th.manual_seed(args.seed)
     runner = runner_REGISTRY[args.runner](args, None)
@@ -179,18 +187,18 @@ def _collect(parts, args, path, seed, progress, overwrite) -> DatasetMetadata:
     )
     bar = progress(sum(part.episodes for part in parts))
     try:
-        with CanonicalWriter(path, metadata, overwrite=overwrite) as writer:
+        with CanonicalWriter(path, metadata) as writer:
             for part in parts:
                 settings = SimpleNamespace(**{**vars(args), **part.settings})
                 settings.test_greedy, settings.test_epsilon = part.greedy, part.epsilon
-                _collect_part(part, settings, runner, writer, bar)
+                _collect_part(part, settings, runner, writer, bar, check)
     finally:
         bar.close()
         runner.close_env()
     return writer.metadata
 
 
-def _collect_part(part: Part, args, runner, writer: CanonicalWriter, bar) -> None:
+def _collect_part(part: Part, args, runner, writer: CanonicalWriter, bar, check) -> None:
     scheme = build_scheme(runner.get_env_info())
     mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
     try:
@@ -203,6 +211,7 @@ def _collect_part(part: Part, args, runner, writer: CanonicalWriter, bar) -> Non
     runner.setup(scheme, {"agents": args.n_agents}, None, mac)
     left = part.episodes
     while left > 0:
+        check()
         batch = runner.run(test_mode=True)
         n = min(left, batch.batch_size)
         won = runner.last_stats.infos.get("battle_won")
