@@ -155,6 +155,11 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
             f"{args.name} learns from data alone. Use an offline environment "
             f"(--env-config={args.env}_offline), or an online learner (qmix, mappo)."
         )
+    if not args.buffer_size and args.batch_size_run != args.train_interval:
+        raise ConfigError(
+            f"{args.name} learns from the episodes just played: expected train_interval = "
+            f"batch_size_run, found {args.train_interval} and {args.batch_size_run}."
+        )
     scheme = build_scheme(runner.get_env_info())
     mac, learner = build(args, scheme, logger)
     runner.setup(scheme, {"agents": args.n_agents}, None, mac)
@@ -223,6 +228,11 @@ def run_evaluate(args, logger: Logger) -> dict[str, Any]:
 
 def run_collect(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Roll out the policy of `checkpoint_path` into a dataset file."""
+    if not (args.collect["path"] or args.quality):
+        raise ConfigError(
+            "collect: where to? Name the file with collect.path=..., or quality=... for its place "
+            f"in datasets_dir ({args.datasets_dir})."
+        )
     runner, step = load_policy(args, logger)
     runner.close_env()
     path = Path(args.collect["path"]) if args.collect["path"] else dataset_path(args)
