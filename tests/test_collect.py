@@ -172,6 +172,9 @@ def test_recipes_and_mixtures(shipped):
     assert recipe("matrix", "duel", "mixed_90_20") is None
     assert recipe("matrix", "duel", "perfect") is None
     assert recipe("matrix", "nowhere", "medium") is None
+    path = collect_module.POLICIES / "matrix/duel/recipes.yaml"
+    path.write_text(yaml.safe_dump({"medium": [{"policy": "weak", "episodes": 40}]}))
+    assert recipe("matrix", "duel", "mixed_90_10") is None  # there is no expert to mix
 
 
 def test_a_missing_dataset_is_made_once(shipped):

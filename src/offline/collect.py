@@ -82,6 +82,8 @@ def recipe(env: str, map_name: str, quality: str) -> list[dict] | None:
     share = re.fullmatch(r"mixed_(\d+)_(\d+)", quality)
     if not share or sum(map(int, share.groups())) != 100:
         return None
+    if not {"medium", "expert"} <= recipes.keys():
+        return None
     parts = []
     for name, percent in zip(("medium", "expert"), share.groups()):
         for part in recipes[name]:
