@@ -25,10 +25,13 @@ from offline.collect import ACTING, POLICIES  # noqa: E402
 from utils.checkpoints import find_checkpoint, load_checkpoint  # noqa: E402
 
 TEST_SEED = 1000
+WINS = ("battle_won", "solved")  # what an environment calls success
 
 
 def evaluate(config: dict, models: Path, step: int, episodes: int) -> dict:
     """The result of main.py's evaluation of one checkpoint."""
+    settings = {key: config[key] for key in ACTING}
+    settings |= {f"env_args.{key}": value for key, value in config["env_args"].items()}
     with tempfile.TemporaryDirectory() as results:
         status = run_main(
             [
@@ -36,6 +39,7 @@ def evaluate(config: dict, models: Path, step: int, episodes: int) -> dict:
                 f"--env-config={config['env']}",
                 "with",
                 f"map_name={config['map_name']}",
+                *(f"{key}={value}" for key, value in settings.items()),
                 f"seed={TEST_SEED}",
                 "evaluate=True",
                 f"checkpoint_path={models}",
@@ -74,8 +78,8 @@ def ship(run: Path, step: int, name: str, episodes: int) -> Path:
         "versions": info["versions"],
         "test_episodes": len(result["returns"]),
         "test_seed": TEST_SEED,
-        "test_battle_won_mean": sum(result["battle_won"]) / len(result["battle_won"]),
         "test_return_mean": sum(result["returns"]) / len(result["returns"]),
+        **{f"test_{name}_mean": sum(v) / len(v) for name, v in result.items() if name in WINS},
         "settings": {key: config[key] for key in ACTING},
     }
     th.save(saved.files["agent.th"], folder / "agent.th.tmp")

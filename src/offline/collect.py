@@ -151,7 +151,7 @@ def _part(folder: Path, entry: dict) -> Part:
         epsilon=epsilon,
         greedy=True,
         source=f"{entry['policy']} ({facts['algorithm']}, seed {facts['seed']}, "
-        f"t_env {facts['t_env']}, test win rate {facts['test_battle_won_mean']:.3f}), greedy, "
+        f"t_env {facts['t_env']}, test return {facts['test_return_mean']:.3f}), greedy, "
         f"epsilon {epsilon}, {entry['episodes']} episodes",
     )
 
