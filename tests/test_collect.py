@@ -144,7 +144,7 @@ def shipped(tmp_path, monkeypatch):
         (folder / name).mkdir(parents=True)
         th.save(policy(args, probabilities, [0.9, 0.1]), folder / name / "agent.th")
         facts = {"settings": acting_settings(args), "algorithm": "bc", "seed": 1, "t_env": 10}
-        facts["test_battle_won_mean"] = 0.5
+        facts["test_return_mean"] = 0.5
         (folder / name / "policy.json").write_text(json.dumps(facts))
     recipes = {
         "medium": [{"policy": "weak", "episodes": 40}],
@@ -238,4 +238,6 @@ def test_collect_by_command(tmp_path, capsys):
     argv[0] = "--config=mappo"
     words = [f"checkpoint_path={model}", "collect.n_episodes=5"]
     assert program.main([*argv, *words]) == 2
+    assert "where to?" in capsys.readouterr().err  # neither collect.path nor quality
+    assert program.main([*argv, *words, f"collect.path={tmp_path}/other.h5"]) == 2
     assert "another alg" in capsys.readouterr().err
