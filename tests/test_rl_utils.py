@@ -15,11 +15,9 @@ from utils.rl_utils import (
     kl_divergence,
     masked_log_softmax,
     masked_logsumexp,
-    masked_mean,
     packed_td_lambda,
     soft_update,
     td_lambda_targets,
-    transition_mask,
 )
 
 LENGTHS = [4, 1, 7, 5, 2]
@@ -31,7 +29,8 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
     batch = random_batch(LENGTHS, pad=pad)  # episodes 1 and 3 end, the others are cut
     next_values = th.randn(len(LENGTHS), batch.max_seq_length - 1)
     expected = td_lambda_loop(batch, next_values, 0.9, td_lambda)
-    mask = transition_mask(batch["filled"])[..., 0]
+    filled = batch["filled"][..., 0]
+    mask = (filled[:, :-1] * filled[:, 1:]).float()
     found = td_lambda_targets(
         batch["reward"][:, :-1, 0],
         batch["terminated"][:, :-1, 0].float(),
@@ -68,18 +67,6 @@ def test_a_terminal_takes_no_value_and_a_cut_takes_all_of_it():
     for td_lambda in (0.0, 0.6, 1.0):
         assert target(0.0, td_lambda) == 6.0
         assert target(1.0, td_lambda) == 1.0
-
-
-def test_transition_mask_and_masked_mean():
-    batch = random_batch(LENGTHS, pad=2)
-    mask = transition_mask(batch["filled"])
-    assert mask.shape == (5, 9, 1)
-    assert {tuple(x) for x in mask[..., 0].nonzero().tolist()} == set(transitions_of(batch))
-    x = th.arange(12.0).view(1, 4, 3)
-    assert (
-        masked_mean(x, th.tensor([1.0, 0, 0, 1]).view(1, 4, 1)).item() == (0 + 1 + 2 + 27 + 3) / 6
-    )
-    assert masked_mean(x, th.zeros(1, 4, 1)).item() == 0
 
 
 def test_an_unavailable_action_has_no_probability_no_weight_and_no_gradient():

@@ -10,21 +10,6 @@ from components.packed import PackedEpisodes
 UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
 
 
-def transition_mask(filled: th.Tensor) -> th.Tensor:
-    """1 for each transition: a filled step that is followed by a filled step.
-
-    filled: `[B, T, 1]`. Returns float `[B, T - 1, 1]`. On complete episodes this equals EPyMARL's
-    `filled[t] * (1 - terminated[t - 1])`; it is right as well for episodes cut before the limit.
-    """
-    return (filled[:, :-1] * filled[:, 1:]).float()
-
-
-def masked_mean(x: th.Tensor, mask: th.Tensor) -> th.Tensor:
-    """Mean of `x` where `mask` is 1 (the mask is broadcast); 0 for an empty mask."""
-    mask = mask.expand_as(x)
-    return (x * mask).sum() / mask.sum().clamp(min=1)
-
-
 def masked_log_softmax(logits: th.Tensor, avail: th.Tensor) -> th.Tensor:
     """Log-probabilities over the available actions; about -1e10 for the others. `[..., A]`."""
     return F.log_softmax(logits.masked_fill(avail == 0, UNAVAILABLE), dim=-1)
