@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch as th
-from cases import log_softmax_loop, random_batch, td_lambda_loop, transitions_of
+from cases import log_softmax_loop, random_batch, td_lambda_loop
 
 from components.packed import PackedEpisodes
 from components.schedules import hold_decay, linear
