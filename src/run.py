@@ -79,6 +79,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         map_name=args.map_name,
         quality=args.quality,
         episode_limit=args.env_args.get("episode_limit"),
+        in_memory=args.dataset["in_memory"],
     )
     facts = dataset.metadata
     logger.info(

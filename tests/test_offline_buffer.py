@@ -5,9 +5,10 @@ import pytest
 import torch as th
 from cases import SHAPES, random_batch
 
-from offline import DatasetMetadata, OfflineDataset
+from offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
 from offline.buffer import OfflineBuffer
 from offline.dataset import FIELDS
+from offline.scratch import free_memory, is_on_disk
 from utils.errors import DatasetError
 
 LENGTHS = np.array([4, 1, 9, 3, 3, 2])
@@ -86,3 +87,72 @@ def test_the_stream_goes_on_after_a_restart():
     same, other = OfflineBuffer(dataset, 7), OfflineBuffer(dataset, 8)
     draws = [[b.sample(6)["state"][:, 0] for _ in range(3)] for b in (same, other)]
     assert not all(th.equal(x, y) for x, y in zip(*draws))
+
+
+# Rows on disk
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "toy.h5"
+    write_dataset(path, make_dataset()[0])
+    return path
+
+
+def test_the_same_seed_gives_the_same_batches_from_memory_and_from_disk(stored):
+    buffers = []
+    for in_memory in (True, False):
+        dataset = load_dataset(stored, in_memory=in_memory)
+        assert all(is_on_disk(a) != in_memory for a in dataset.arrays.values())
+        buffers.append(OfflineBuffer(dataset, 5))
+        rows = th.arange(dataset.n_rows)
+        buffers[-1].add("number", rows[:, None])
+    for _ in range(5):
+        first, second = (buffer.sample(4) for buffer in buffers)
+        assert first.data.keys() == second.data.keys() >= {*FIELDS, "filled", "number"}
+        for key, values in first.data.items():
+            assert values.dtype == second[key].dtype and th.equal(values, second[key]), key
+
+
+def test_rows_on_disk_are_indexed_like_a_tensor(stored):
+    held, on_disk = (
+        OfflineBuffer(load_dataset(stored, in_memory=choice), 0) for choice in (True, False)
+    )
+    rows = th.tensor([7, 0, 7, 3])
+    for key in FIELDS:
+        assert on_disk.rows[key].shape == held.rows[key].shape
+        assert th.equal(on_disk.rows[key][rows], held.rows[key][rows])
+
+
+def test_auto_takes_memory_only_while_there_is_enough(stored, monkeypatch):
+    size = load_dataset(stored).nbytes
+    for free, expected in ((None, False), (2 * size, False), (size, True)):
+        monkeypatch.setattr("offline.scratch.free_memory", lambda free=free: free)
+        dataset = load_dataset(stored, in_memory="auto")
+        assert all(is_on_disk(a) == expected for a in dataset.arrays.values()), free
+
+
+def test_the_scratch_file_has_no_name_and_a_full_disk_is_one_error(stored, monkeypatch):
+    before = sorted(stored.parent.iterdir())
+    dataset = load_dataset(stored, in_memory=False)
+    assert sorted(stored.parent.iterdir()) == before
+    assert dataset.metadata == load_dataset(stored).metadata
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(DatasetError, match=r"no room on disk .*No space left"):
+        load_dataset(stored, in_memory=False)
+
+
+def test_free_memory_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr("offline.scratch.CGROUP", tmp_path)
+    machine = free_memory()
+    assert machine is None or machine > 1 << 20
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 300\n")
+    assert free_memory() == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() == machine or free_memory() > 1 << 20

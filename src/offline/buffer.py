@@ -1,4 +1,4 @@
-"""Draws batches of episodes from a dataset that lies on the training device."""
+"""Draws batches of episodes from a dataset that lies on the training device, or on disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,35 @@ import torch as th
 
 from components.episode_batch import EpisodeBatch
 from offline.dataset import OfflineDataset
+from offline.scratch import is_on_disk
 from utils.checkpoints import get_generator_state, set_generator_state
 from utils.errors import DatasetError
 
 
+class RowsOnDisk:
+    """The rows of one key, `[rows, ...]`, of a memory-mapped array; what is read goes to `device`.
+
+    Indexed as the tensor that it stands for.
+    """
+
+    def __init__(self, array: np.memmap, device: th.device):
+        self._rows = th.from_numpy(array)
+        self.device = device
+        self.shape, self.dtype = self._rows.shape, self._rows.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: th.Tensor) -> th.Tensor:
+        """The rows of an index tensor, in its order."""
+        return self._rows[rows.cpu()].to(self.device)
+
+
 class OfflineBuffer:
     """The filled rows of all episodes, `[rows, ...]` under each key, on one device.
+
+    A dataset that was loaded with its rows on disk stays there, and each batch is read as it is
+    drawn; the same seed draws the same batches either way. What `add` attaches is in memory.
 
     Batches are trimmed to the longest of their episodes and padded with zeros. `add` attaches what
     has been computed once for every row (the behaviour policies' log-probabilities).
@@ -22,7 +45,12 @@ class OfflineBuffer:
 
     def __init__(self, dataset: OfflineDataset, seed: int, device: str | th.device = "cpu"):
         self.device = th.device(device)
-        self.rows = {key: th.from_numpy(a).to(self.device) for key, a in dataset.arrays.items()}
+        self.rows: dict[str, th.Tensor | RowsOnDisk] = {
+            key: RowsOnDisk(array, self.device)
+            if is_on_disk(array)
+            else th.from_numpy(array).to(self.device)
+            for key, array in dataset.arrays.items()
+        }
         self.lengths = np.asarray(dataset.lengths)
         self.offsets = np.asarray(dataset.offsets)
         self.rng = np.random.default_rng(seed)
@@ -54,8 +82,9 @@ class OfflineBuffer:
         cells = th.from_numpy(np.flatnonzero(filled)).to(self.device)
         data = {}
         for key, values in self.rows.items():
-            flat = values.new_zeros(filled.size, *values.shape[1:])
-            flat[cells] = values[source]
+            chosen = values[source]
+            flat = chosen.new_zeros(filled.size, *values.shape[1:])
+            flat[cells] = chosen
             data[key] = flat.unflatten(0, filled.shape)
         data["filled"] = th.from_numpy(filled[..., None].astype(np.int64)).to(self.device)
         return EpisodeBatch(data)

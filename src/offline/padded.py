@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from offline.dataset import FIELDS, FILLED, row_offsets
+from offline.scratch import Allocate
 from utils.errors import DatasetError
 
 SLAB_BYTES = 4 << 20
@@ -71,21 +72,23 @@ def slabs(source: PaddedSource, key: str, n_episodes: int) -> Iterator[tuple[int
         yield first, min(first + step, n_episodes)
 
 
-def flatten(source: PaddedSource, lengths: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
+def flatten(
+    source: PaddedSource, lengths: np.ndarray, first: int = 0, allocate: Allocate = np.empty
+) -> dict[str, np.ndarray]:
     """The filled rows of episodes `first : first + len(lengths)`: key -> `[rows, ...]`.
 
-    lengths: transitions to keep of each of these episodes, int64 `[E]`. Raises DatasetError if the
-    rows do not fit into memory.
+    lengths: transitions to keep of each of these episodes, int64 `[E]`. allocate: gives room for
+    the rows of one key. Raises DatasetError if there is none.
     """
     offsets = row_offsets(lengths)
     flat = {}
     for key, spec in FIELDS.items():
         try:
-            rows = np.empty((offsets[-1], *source.shape(key)[2:]), dtype=spec.dtype)
+            rows = allocate((int(offsets[-1]), *source.shape(key)[2:]), spec.dtype)
         except (MemoryError, ValueError) as error:
             raise DatasetError(
                 f"{source.name}: there is no memory for key '{key}' ({offsets[-1]} rows of shape "
-                f"{source.shape(key)[2:]}). Read fewer episodes or use a larger machine."
+                f"{source.shape(key)[2:]}). Use dataset.in_memory=False, or fewer episodes."
             ) from error
         for begin, end in slabs(source, key, len(lengths)):
             n_steps = int(lengths[begin:end].max()) + 1

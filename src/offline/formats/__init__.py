@@ -60,17 +60,19 @@ def load_dataset(
     env_info: Mapping[str, Any] | None = None,
     episode_limit: int | None = None,
     verify_hash: bool = True,
+    in_memory: bool | str = True,
 ) -> OfflineDataset:
     """Read and validate a dataset of any known format.
 
     env, map_name, quality: recorded where the file is silent; a file that states another map_name
     is refused. env_info: the numbers of `get_env_info`, which the data must match. episode_limit:
     longer episodes are cut there (and bootstrap from there). verify_hash: recompute the hash of the
-    content, where the file states one. Raises DatasetError: one message with file, key, expected,
-    found, and what to do.
+    content, where the file states one. in_memory: False holds the rows in a scratch file on disk,
+    "auto" chooses by size against free memory. Raises DatasetError: one message with file, key,
+    expected, found, and what to do.
     """
     path = Path(path)
-    hints = Hints(env, map_name, quality, episode_limit, verify_hash)
+    hints = Hints(env, map_name, quality, episode_limit, verify_hash, in_memory)
     dataset = REGISTRY[recognise(path)].load(path, hints)
     check_matches(dataset.metadata, env_info, map_name, str(path))
     return dataset

@@ -10,6 +10,7 @@ import numpy as np
 
 from offline.dataset import FIELDS, FILLED, UNKNOWN, DatasetMetadata, OfflineDataset, content_hash
 from offline.padded import PaddedSource, flatten
+from offline.scratch import allocator
 from offline.validation import check_filled, check_layout, require_valid, validate
 from utils.errors import DatasetError
 
@@ -22,7 +23,7 @@ class Hints:
 
     env, map_name, quality: recorded where the file is silent. episode_limit: longer episodes are
     cut there and lose their terminal and their victory. verify_hash: compare the content with the
-    hash in the file, if it has one (not if episodes are cut).
+    hash in the file, if it has one (not if episodes are cut). in_memory: see `offline.scratch`.
     """
 
     env: str | None = None
@@ -30,6 +31,7 @@ class Hints:
     quality: str | None = None
     episode_limit: int | None = None
     verify_hash: bool = True
+    in_memory: bool | str = True
 
 
 def infer_metadata(
@@ -82,7 +84,8 @@ def read_padded(
         log.info("%s: %s", source.name, note)
 
     kept = lengths if hints.episode_limit is None else np.minimum(lengths, hints.episode_limit)
-    arrays = flatten(source, kept)
+    allocate = allocator(hints.in_memory, _bytes_of(source, kept), source.name)
+    arrays = flatten(source, kept, allocate=allocate)
     cut = kept < lengths
     if cut.any():
         notes.append(
@@ -112,6 +115,13 @@ def read_padded(
             dataset.metadata.episode_limit,
         )
     return dataset
+
+
+def _bytes_of(source: PaddedSource, lengths: np.ndarray) -> int:
+    """What the rows of episodes of these lengths take, flat."""
+    return int((lengths + 1).sum()) * sum(
+        int(np.prod(source.shape(key)[2:])) * spec.dtype.itemsize for key, spec in FIELDS.items()
+    )
 
 
 def _forget_terminals(terminated: np.ndarray, lengths: np.ndarray, cut: np.ndarray) -> None:
