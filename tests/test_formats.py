@@ -293,7 +293,7 @@ def test_formats_are_recognised_by_content(tmp_path, data, file):
     os.rename(file, renamed)
     write_alberdice(tmp_path / "folder.h5", alberdice_batch(data))
     assert recognise(renamed) == "canonical" and recognise(tmp_path / "folder.h5") == "alberdice"
-    assert list(REGISTRY) == ["canonical", "alberdice"]
+    assert list(REGISTRY) == ["canonical", "alberdice", "vault"]
 
 
 def _zip(path):

@@ -1,7 +1,8 @@
 """The formats that can be read. A new one is one file here and one line in `REGISTRY`.
 
 A format is a module with `NAME`, `DESCRIPTION`, `recognises(path) -> bool` (by content, not by
-name) and `load(path, hints) -> OfflineDataset` (validated; DatasetError otherwise).
+name) and `load(path, hints) -> OfflineDataset` (validated; DatasetError otherwise). One that can be
+written too has `write(path, dataset, overwrite=False)`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from offline.dataset import OfflineDataset
-from offline.formats import alberdice, canonical
+from offline.formats import alberdice, canonical, vault
 from offline.formats.common import Hints, describe_content
 from offline.validation import check_matches
 from utils.errors import DatasetError
 
-REGISTRY = {module.NAME: module for module in (canonical, alberdice)}
+REGISTRY = {module.NAME: module for module in (canonical, alberdice, vault)}
 
 
 def recognise(path: str | os.PathLike) -> str:
@@ -47,7 +48,7 @@ def recognise(path: str | os.PathLike) -> str:
 def _describe(path: Path) -> str:
     """What there is at `path`, for the error that nobody knows it."""
     if path.is_dir():
-        return "a folder without meta.json"
+        return "a folder without meta.json, and no vault"
     return describe_content(path) if path.is_file() else "neither a file nor a folder"
 
 

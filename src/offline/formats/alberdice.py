@@ -2,34 +2,45 @@
 
 `meta.json` is `{buffer_index, episodes_in_buffer, buffer_size}`: the first `episodes_in_buffer`
 entries of the arrays are episodes, the rest of the buffer was never written. The keys are the
-canonical ones plus `actions_onehot`, which follows from `actions` and is not read.
+canonical ones plus `actions_onehot`, which follows from `actions`: it is not read, and made anew
+where such a folder is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from offline.dataset import OfflineDataset
+from offline.dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
+from offline.formats import folders
 from offline.formats.common import Hints, read_padded
 from offline.padded import ArraySource
 from utils.errors import DatasetError
 
 NAME = "alberdice"
 DESCRIPTION = "AlberDICE's folder of {key}.npy and meta.json"
+META = "meta.json"
+ONEHOT = "actions_onehot"
+
+
+# ------------------------------------------------------------------------------------ reading
 
 
 def recognises(path: Path) -> bool:
     """Whether it is a folder with arrays of this layout."""
-    return path.is_dir() and ((path / "meta.json").is_file() or (path / "filled.npy").is_file())
+    return path.is_dir() and ((path / META).is_file() or (path / "filled.npy").is_file())
 
 
 def load(path: Path, hints: Hints) -> OfflineDataset:
     """Read the folder; the arrays are mapped, so that only the filled rows come into memory."""
     arrays = {file.stem: _map_array(file) for file in sorted(path.glob("*.npy")) if file.is_file()}
-    n_episodes = _episodes_in_buffer(path)
+    content = folders.read_json(path / META)
+    n_episodes = _episodes_in_buffer(content, path / META)
     for key, array in arrays.items():
         if array.ndim and len(array) < n_episodes:
             raise DatasetError(
@@ -37,8 +48,15 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
                 f"says, found {len(array)}. The folder is incomplete: fetch it again."
             )
     used = {key: array[:n_episodes] if array.ndim else array for key, array in arrays.items()}
-    origin = f"converted from {path.name} (AlberDICE's folder)"
-    return read_padded(ArraySource(used, str(path)), hints, metadata=None, origin=origin)
+    stated = folders.stated_metadata(content, path / META)
+    dataset = read_padded(
+        ArraySource(used, str(path)),
+        folders.hints_with(stated, hints),
+        metadata=None,
+        origin=f"converted from {path.name} (AlberDICE's folder)",
+        battle_won=folders.stated_victories(stated, n_episodes, path / META),
+    )
+    return replace(dataset, metadata=folders.with_stated(dataset.metadata, stated))
 
 
 def _map_array(path: Path) -> np.ndarray:
@@ -54,21 +72,59 @@ def _map_array(path: Path) -> np.ndarray:
         ) from error
 
 
-def _episodes_in_buffer(path: Path) -> int:
+def _episodes_in_buffer(meta: dict, file: Path) -> int:
     """How many episodes the arrays hold, from `meta.json`."""
-    file = path / "meta.json"
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: missing. The folder is incomplete: fetch it again.") from None
-    except PermissionError:
-        raise DatasetError(f"{file}: no permission to read it. Change its mode or owner.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: not valid JSON ({error}). Fetch it again.") from error
-    count = meta.get("episodes_in_buffer") if isinstance(meta, dict) else None
+    count = meta.get("episodes_in_buffer")
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise DatasetError(
             f"{file}: 'episodes_in_buffer': expected a number of episodes, found {count!r}. "
             "Fetch it again."
         )
     return count
+
+
+# ------------------------------------------------------------------------------------ writing
+
+BLOCK = 64  # episodes padded at a time
+
+
+def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> None:
+    """Write a folder as AlberDICE's buffer saves it, padded with zeros to the limit.
+
+    Our metadata stand in `meta.json` under a key of their own, which its loader does not read.
+    """
+    n_steps = dataset.metadata.episode_limit + 1
+    with folders.new_folder(path, overwrite) as folder, contextlib.ExitStack() as stack:
+        files = {}
+        for key, dtype, row in _layout(dataset):
+            files[key] = stack.enter_context(open(folder / f"{key}.npy", "wb"))
+            _write_header(files[key], dtype, (len(dataset), n_steps, *row))
+        for first in range(0, len(dataset), BLOCK):
+            batch = dataset.episodes(range(first, min(first + BLOCK, len(dataset))), n_steps)
+            onehot = np.eye(dataset.metadata.n_actions, dtype=np.float32)[batch["actions"][..., 0]]
+            batch[ONEHOT] = onehot * batch[FILLED][..., None].astype(np.float32)
+            for key, values in batch.items():
+                files[key].write(values.tobytes())
+        meta = {
+            "buffer_index": 0,
+            "episodes_in_buffer": len(dataset),
+            "buffer_size": len(dataset),
+            folders.KEY: folders.describe(dataset),
+        }
+        (folder / META).write_text(json.dumps(meta))
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """The head of a `.npy` file. The values follow by plain writes: a map would crash where the
+    disk is full."""
+    described = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": described, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _layout(dataset: OfflineDataset) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
+    """Key, dtype and shape of one row of every array."""
+    meta = dataset.metadata
+    keys = [(key, spec.dtype, meta.row_shape(key)) for key, spec in FIELDS.items()]
+    onehot = (ONEHOT, np.dtype(np.float32), meta.row_shape("avail_actions"))
+    return [*keys, onehot, (FILLED, FILLED_FIELD.dtype, (1,))]
