@@ -1,0 +1,818 @@
+"""Downloads: a server that breaks off and lies, archives that attack, and what is left then."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.parse
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_dataset import make_dataset, padded, same
+from test_formats import write_cfcql
+
+from offline import archives, load_dataset, transfer
+from offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
+from offline.sources import Source, catalogue, find_source
+from offline.transfer import Patience, TransferError, confirmed_address, fetch
+from utils.config import PROJECT_ROOT
+from utils.errors import DatasetError
+
+QUICK = Patience(timeout=0.4, attempts=3, pause=0.0)
+QUALITIES = ("expert", "medium", "medium_replay", "mixed")
+BLOB = np.random.default_rng(0).bytes(300_000)
+DRIVE_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head>
+<form id="download-form" action="/download" method="get"><input type="hidden" name="id" value="7">
+<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="a-b"></form>
+</html>"""
+QUOTA_PAGE = (
+    b"<html><head><title>Google Drive - Quota exceeded</title></head><body>no</body></html>"
+)
+
+
+# -------------------------------------------------------------------------------------- the server
+
+
+class Server(ThreadingHTTPServer):
+    """`files[path]` is served; `script[path]` says how, one word per request, the last for ever.
+
+    ok; no_range: ignores Range; break N: closes after N bytes; longer, shorter: a wrong length;
+    a number: this status; redirect WHERE; html; stall: half of it, then silence; wrong_range;
+    gzip; chunked: no length; busy: 503 once more.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.script: dict[str, list[str]] = {}
+        self.etag = '"one"'
+        self.asked: list[tuple[str, str | None]] = []  # path, Range
+        self.closing = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def ranges(self) -> list[str | None]:
+        return [given for _, given in self.asked]
+
+    def handle_error(self, request, client_address):  # clients go away: that is the test
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server, path = self.server, self.path
+        server.asked.append((path, self.headers["Range"]))
+        script = server.script.get(path, ["ok"])
+        word, _, rest = (script.pop(0) if len(script) > 1 else script[0]).partition(" ")
+        if word.isdecimal():
+            return self.send_error(int(word))
+        if word == "redirect":
+            self.send_response(302)
+            self.send_header("Location", rest)
+            return self.end_headers()
+        if word == "html":
+            return self.answer(200, {"Content-Type": "text/html"}, QUOTA_PAGE)
+        if word == "hidden_html":
+            return self.answer(200, {"Content-Type": "application/zip"}, QUOTA_PAGE)
+        if path not in server.files:
+            return self.send_error(404)
+        self.serve(server.files[path], word, rest)
+
+    def serve(self, body: bytes, word: str, rest: str):
+        first, status = 0, 200
+        given, condition = self.headers["Range"], self.headers["If-Range"]
+        headers = {"ETag": self.server.etag}
+        if given and word != "no_range" and condition in (None, self.server.etag):
+            first = int(given.removeprefix("bytes=").removesuffix("-"))
+            if first >= len(body):
+                return self.send_error(416)
+            shown = 0 if word == "wrong_range" else first
+            headers["Content-Range"] = f"bytes {shown}-{len(body) - 1}/{len(body)}"
+            status = 206
+        part = body[first:]
+        length = len(part) + {"longer": 100, "shorter": -len(part) // 2}.get(word, 0)
+        if word == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        if word != "chunked":
+            headers["Content-Length"] = str(length)
+        sent = int(rest) if word == "break" else len(part) // 2 if word == "stall" else len(part)
+        self.answer(status, headers, part[:sent])
+        if word == "stall":
+            self.server.closing.wait(5)
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    server.files["/blob"] = BLOB
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    server.server_close()
+
+
+def get(server, partial, path="/blob") -> bytes:
+    fetch(server.address + path, partial, patience=QUICK, say=list, progress=False)
+    return partial.read_bytes()
+
+
+def refused(server, partial, path="/blob") -> str:
+    with pytest.raises(TransferError) as caught:
+        get(server, partial, path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def partial(tmp_path) -> Path:
+    return tmp_path / "blob.part"
+
+
+# -------------------------------------------------------------------------------- one file by HTTP
+
+
+@pytest.mark.parametrize(
+    ("script", "ranges"),
+    [
+        (["ok"], [None]),
+        (["break 100000", "ok"], [None, "bytes=100000-"]),
+        (["break 0", "break 200000", "ok"], [None, None, "bytes=200000-"]),
+        (["break 100000", "break 50000", "ok"], [None, "bytes=100000-", "bytes=150000-"]),
+        (["break 100000", "no_range"], [None, "bytes=100000-"]),
+        (["stall", "ok"], [None, "bytes=150000-"]),
+        (["break 100000", "wrong_range", "ok"], [None, "bytes=100000-", None]),
+        (["500", "503", "ok"], [None, None, None]),
+        (["redirect /other"], [None, None]),
+        (["break 100000", "redirect /other"], [None, "bytes=100000-", "bytes=100000-"]),
+        (["chunked"], [None]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
+)
+def test_every_byte_arrives(server, partial, script, ranges):
+    server.script["/blob"] = script
+    server.files["/other"] = BLOB
+    assert get(server, partial) == BLOB
+    assert server.ranges() == ranges
+
+
+def test_a_length_that_is_too_large_is_no_success(server, partial):
+    server.script["/blob"] = ["longer", "416"]
+    assert "HTTP status 416" in refused(server, partial)
+    server.script["/blob"] = ["longer"]
+    assert "300000 of 300100 bytes" in refused(server, partial)
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "requests"),
+    [
+        ("404", "404 (Not Found)", 1),
+        ("403", "403", 1),
+        ("500", "500 (Internal Server Error) (3 attempts", 3),
+        ("html", "web page ('Google Drive - Quota exceeded') instead", 1),
+        ("hidden_html", "web page ('Google Drive - Quota exceeded') instead", 1),
+        ("gzip", "packed the file (gzip)", 1),
+        ("redirect file:///etc/passwd", "file:///etc/passwd", 1),
+        ("redirect ftp://127.0.0.1/x", "unsafe address", 1),
+        ("redirect /blob", "infinite loop", 5),
+        ("break 0", "0 of 300000 bytes (3 attempts", 3),
+        ("stall", "timeout", 3),
+    ],
+)
+def test_what_cannot_be_had_is_said(server, partial, script, message, requests):
+    server.script["/blob"] = [script]
+    assert message in refused(server, partial)
+    assert len(server.asked) == requests
+
+
+def test_another_call_goes_on(server, partial):
+    server.script["/blob"] = ["break 100000", "404"]
+    refused(server, partial)
+    assert partial.read_bytes() == BLOB[:100000]
+    server.script["/blob"] = ["ok"]
+    assert get(server, partial) == BLOB
+    assert server.ranges()[-1] == "bytes=100000-"
+    assert get(server, partial) == BLOB  # whole: nothing is asked any more
+    assert len(server.asked) == 3
+
+
+def test_parts_of_different_files_are_not_joined(server, partial):
+    server.script["/blob"] = ["break 100000", "404"]
+    refused(server, partial)
+    server.script["/blob"], server.etag = ["ok"], '"two"'
+    server.files["/blob"] = BLOB[::-1]
+    assert get(server, partial) == BLOB[::-1]
+
+
+def test_a_part_that_nobody_explains_is_not_continued(server, partial):
+    partial.write_bytes(b"something else")
+    assert get(server, partial) == BLOB
+    server.files["/blob2"] = BLOB[::-1]
+    assert get(server, partial, "/blob2") == BLOB[::-1]
+
+
+def test_the_disk_is_looked_at_first(server, partial, monkeypatch):
+    monkeypatch.setattr(transfer, "RESERVE", 1 << 60)
+    with pytest.raises(DatasetError, match="MB are free"):
+        get(server, partial)
+    assert not partial.exists()
+
+
+def test_no_network(partial):
+    for address, message in (
+        ("http://127.0.0.1:1/x", "no connection"),
+        ("http://no-such-host.invalid/x", "is there a network"),
+    ):
+        with pytest.raises(TransferError, match=message):
+            fetch(address, partial, patience=QUICK, say=list, progress=False)
+
+
+def test_drive_asks_for_confirmation(server, partial, monkeypatch):
+    server.files["/download?id=7&confirm=t&uuid=a-b"] = BLOB
+    serve = Handler.do_GET
+
+    def ask(handler):
+        if handler.path != "/download?id=7":
+            return serve(handler)
+        handler.answer(200, {"Content-Type": "text/html; charset=utf-8"}, DRIVE_PAGE)
+
+    monkeypatch.setattr(Handler, "do_GET", ask)
+    server.script["/download?id=7&confirm=t&uuid=a-b"] = ["break 100000", "ok"]
+    assert get(server, partial, "/download?id=7") == BLOB
+    assert server.ranges() == [None, "bytes=100000-"]
+
+
+def test_encryption_is_not_given_up():
+    request = transfer.urllib.request.Request("https://host.example/x")
+    with pytest.raises(TransferError, match="unsafe address: http://"):
+        transfer._Redirects().redirect_request(request, None, 302, "", {}, "http://host.example/x")
+
+
+def test_a_page_sends_nowhere_else():
+    here = "https://drive.example/download?id=7"
+    assert confirmed_address(DRIVE_PAGE, here) == f"{here}&confirm=t&uuid=a-b"
+    elsewhere = DRIVE_PAGE.replace(b"/download", b"https://evil.example/download")
+    assert confirmed_address(elsewhere, here) is None
+    assert confirmed_address(QUOTA_PAGE, here) is None
+
+
+# ---------------------------------------------------------------------------------------- archives
+
+
+def zip_of(path: Path, *entries, **options) -> Path:
+    """A zip archive of (name or ZipInfo, bytes)."""
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def zip_info(name: str, mode: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+def tar_of(path: Path, *entries, mode="w") -> Path:
+    """A tar archive of (name or TarInfo, bytes)."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in entries:
+            info = tarfile.TarInfo(name) if isinstance(name, str) else name
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def tar_info(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def everything(name: str) -> bool:
+    return True
+
+
+def unpacked(path: Path) -> dict[str, bytes]:
+    folder = path.parent / "out"
+    archives.unpack(path, folder, everything)
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def test_archives_are_unpacked(tmp_path):
+    entries = [("a/b/c.txt", b"see"), ("a/empty", b""), ("./d.txt", b"dee")]
+    expected = {"a/b/c.txt": b"see", "a/empty": b"", "d.txt": b"dee"}
+    makers = [lambda p: zip_of(p, ("x/", b""), *entries, compression=zipfile.ZIP_DEFLATED)]
+    makers += [lambda p, m=m: tar_of(p, *entries, mode=m) for m in ("w", "w:gz", "w:xz")]
+    for number, make in enumerate(makers):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert unpacked(make(folder / "archive")) == expected
+
+
+def test_only_what_is_wanted_is_unpacked(tmp_path):
+    path = zip_of(tmp_path / "x.zip", ("a/1", b"1"), ("b/2", b"2"))
+    names = archives.unpack(path, tmp_path / "out", lambda name: name.startswith("a/"))
+    assert names == ["a/1", "b/2"]
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a", "1"]
+
+
+EVIL_NAMES = ["../evil", "a/../../evil", "/evil", "C:/evil", "a\\..\\..\\evil", "a\nb", "x" * 300]
+EVIL = {
+    **{f"zip {name[:20]!r}": lambda p, n=name: zip_of(p, (n, b"x")) for name in EVIL_NAMES},
+    **{f"tar {name[:20]!r}": lambda p, n=name: tar_of(p, (n, b"x")) for name in EVIL_NAMES},
+    "zip link": lambda p: zip_of(p, (zip_info("l", stat.S_IFLNK | 0o777), b"/"), ("l/evil", b"x")),
+    "zip device": lambda p: zip_of(p, (zip_info("l", stat.S_IFCHR | 0o777), b"")),
+    "tar link": lambda p: tar_of(p, (tar_info("l", tarfile.SYMTYPE, ".."), b""), ("l/evil", b"x")),
+    "tar hard link": lambda p: tar_of(p, (tar_info("l", tarfile.LNKTYPE, "../evil"), b"")),
+    "tar device": lambda p: tar_of(p, (tar_info("l", tarfile.CHRTYPE), b"")),
+    "tar fifo": lambda p: tar_of(p, (tar_info("l", tarfile.FIFOTYPE), b"")),
+}
+
+
+@pytest.mark.parametrize("make", EVIL.values(), ids=EVIL)
+def test_no_way_out_of_the_folder(tmp_path, make):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = make(inner / "archive")
+    with pytest.raises(DatasetError, match="refused, nothing was unpacked"):
+        unpacked(path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["inner", "archive"]
+
+
+def test_a_later_bad_entry_keeps_everything_out(tmp_path):
+    for path in (
+        zip_of(tmp_path / "x.zip", ("good", b"x"), ("../evil", b"x")),
+        tar_of(tmp_path / "x.tar", ("good", b"x"), ("../evil", b"x")),
+    ):
+        with pytest.raises(DatasetError, match="leads out of the folder"):
+            unpacked(path)
+        assert not (tmp_path / "out").exists()
+
+
+def test_bombs_do_not_go_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SLACK", 0)
+    zeros = bytes(5_000_000)
+    for path in (
+        zip_of(tmp_path / "x.zip", ("zeros", zeros), compression=zipfile.ZIP_DEFLATED),
+        tar_of(tmp_path / "x.tar.xz", ("zeros", zeros), mode="w:xz"),
+    ):
+        with pytest.raises(DatasetError, match="made to fill disks"):
+            unpacked(path)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(archives, "MAX_RATIO", 10**6)
+    with pytest.raises(DatasetError, match="3 entries"):
+        unpacked(zip_of(tmp_path / "many.zip", *((f"{i}", b"") for i in range(4))))
+    monkeypatch.setattr(archives, "RESERVE", 1 << 60)
+    with pytest.raises(DatasetError, match="MB are free"):
+        unpacked(zip_of(tmp_path / "large.zip", ("zeros", zeros)))
+
+
+def test_damaged_archives_leave_nothing(tmp_path):
+    whole = zip_of(tmp_path / "x.zip", ("a", BLOB), ("b", BLOB[::-1])).read_bytes()
+    flipped = bytearray(whole)
+    flipped[200_000] ^= 1
+    twice = tmp_path / "twice.zip"
+    with pytest.warns(UserWarning, match="Duplicate"):
+        zip_of(twice, ("a", b"1"), ("a", b"2"))
+    tarred = tar_of(tmp_path / "x.tar.gz", ("a", BLOB), mode="w:gz").read_bytes()
+    nested = zip_of(tmp_path / "nested.zip", ("a", b"1"), ("a/b", b"2"))
+    for content in (flipped, twice.read_bytes(), tarred[:-5000], nested.read_bytes()):
+        path = tmp_path / "damaged"
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"damaged or truncated|cannot be unpacked"):
+            unpacked(path)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x89HDF\r\n\x1a\n", b"text"])
+def test_no_archive(tmp_path, content):
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    assert not archives.is_archive(path)
+    with pytest.raises(DatasetError, match="expected a zip or tar archive"):
+        archives.require_archive(path, "x")
+
+
+# ----------------------------------------------------------------------------- the whole download
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """quality -> (dataset, the bytes of a file in CFCQL's layout)."""
+    folder = tmp_path_factory.mktemp("parts")
+    made = {}
+    for seed, quality in enumerate(QUALITIES):
+        data = make_dataset(seed=seed)
+        write_cfcql(folder / quality, padded(data))
+        made[quality] = data, (folder / quality).read_bytes()
+    return made
+
+
+@pytest.fixture(scope="module")
+def archive(parts, tmp_path_factory) -> bytes:
+    """CFCQL's archive, with the files of another map and what macOS adds."""
+    files = [(f"offline_datasets/m_{quality}.h5", parts[quality][1]) for quality in QUALITIES]
+    others = [("offline_datasets/other_medium.h5", b"x"), ("__MACOSX/m_medium.h5", b"x")]
+    path = tmp_path_factory.mktemp("archive") / "x.zip"
+    return zip_of(path, *others, *files, compression=zipfile.ZIP_DEFLATED).read_bytes()
+
+
+class Bench:
+    """`download` with a catalogue of one dataset, `drive/m`, that lies on the test's server."""
+
+    def __init__(self, server: Server, folder: Path, archive: bytes):
+        server.files["/x.zip"] = archive
+        self.server, self.folder = server, folder
+        self.said: list[str] = []
+        self.source = Source(
+            source="drive",
+            about="",
+            env="sc2",
+            map_name="m",
+            address=server.address + "/x.zip",
+            page="https://page.example",
+            archive="drive/all.zip",
+            files=(),
+            qualities={quality: f"m_{quality}.h5" for quality in QUALITIES},
+            bytes=None,
+        )
+
+    def __call__(self, **options) -> list[Path]:
+        known = {self.source.name: self.source}
+        options = {"patience": QUICK, "say": self.said.append, "progress": False} | options
+        return download(self.source.name, self.folder, known=known, **options)
+
+    def error(self, **options) -> str:
+        with pytest.raises(DatasetError) as caught:
+            self(**options)
+        return str(caught.value)
+
+    @property
+    def ledger(self) -> dict:
+        return Ledger(self.folder / "downloads/ledger.json").read()
+
+    def left(self) -> list[str]:
+        """Every file that stands under a name of its own."""
+        files = (file for file in self.folder.rglob("*") if file.is_file())
+        names = (file.relative_to(self.folder).as_posix() for file in files)
+        return sorted(name for name in names if not name.endswith(".lock"))
+
+
+@pytest.fixture
+def bench(server, tmp_path, archive) -> Bench:
+    return Bench(server, tmp_path / "datasets", archive)
+
+
+CONVERTED = [f"sc2/m_{quality}.h5" for quality in QUALITIES]
+ALL = ["downloads/drive/all.zip", "downloads/ledger.json", *CONVERTED]
+
+
+def test_download_and_convert(bench, parts):
+    bench.server.script["/x.zip"] = ["break 5000", "ok"]
+    made = bench()
+    assert [path.relative_to(bench.folder).as_posix() for path in made] == CONVERTED
+    assert bench.left() == ALL
+    for quality in QUALITIES:
+        read = load_dataset(bench.folder / f"sc2/m_{quality}.h5", map_name="m")
+        assert same(read, parts[quality][0])
+        assert (read.metadata.env, read.metadata.quality) == ("sc2", quality)
+        assert bench.source.address in read.metadata.source
+    entry = bench.ledger["drive/all.zip"]
+    assert entry["bytes"] == len(bench.server.files["/x.zip"])
+    assert entry["sha256"] == sha256(bench.folder / "downloads/drive/all.zip")
+    asked = len(bench.server.asked)
+    assert bench() == []  # all of it is here
+    made[1].unlink()
+    assert bench() == made[1:2]  # from the archive that is here
+    assert len(bench.server.asked) == asked
+
+
+@pytest.mark.parametrize("script", ["404", "500", "html", "hidden_html", "break 9", "stall"])
+def test_failures_say_how_to_go_on(bench, script):
+    bench.server.script["/x.zip"] = [script]
+    error = bench.error()
+    assert bench.source.address in error
+    assert "python src/dataset.py download drive/m --from-file FILE" in error
+    assert "m_expert.h5" in error and "https://page.example" in error
+    left = {name.removeprefix("downloads/drive/") for name in bench.left()}
+    assert left <= {"all.zip.part", "all.zip.part.json"}
+    bench.server.script["/x.zip"] = ["ok"]
+    assert len(bench()) == 4 and bench.left() == ALL
+
+
+def test_a_truncated_archive_is_not_kept(bench):
+    bench.server.script["/x.zip"] = ["shorter"]
+    assert "expected a zip or tar archive, found a zip archive" in bench.error()
+    assert bench.left() == []
+
+
+def test_an_archive_of_something_else(bench, tmp_path):
+    other = zip_of(tmp_path / "other.zip", ("readme.txt", b"x"))
+    bench.server.files["/x.zip"] = other.read_bytes()
+    error = bench.error()
+    assert "expected m_expert.h5, m_medium.h5" in error and "found readme.txt" in error
+    assert not (bench.folder / "sc2").exists()
+
+
+def test_one_bad_quality_does_not_keep_the_others_out(bench, parts, tmp_path):
+    files = [(f"m_{quality}.h5", parts[quality][1]) for quality in ("expert", "mixed")]
+    path = zip_of(tmp_path / "x.zip", *files, ("m_medium.h5", b"\x89HDF\r\n\x1a\n"))
+    bench.server.files["/x.zip"] = path.read_bytes()
+    error = bench.error()
+    assert "m_medium.h5: the HDF5 file is truncated" in error and "Converted: " in error
+    assert bench.left() == [*ALL[:2], "sc2/m_expert.h5", "sc2/m_mixed.h5"]
+    assert any("left out: medium_replay" in line for line in bench.said)
+
+
+def test_a_malicious_archive_leaves_nothing(bench, tmp_path):
+    path = zip_of(tmp_path / "x.zip", ("m_medium.h5", b"x"), ("../../evil", b"x"))
+    bench.server.files["/x.zip"] = path.read_bytes()
+    assert "leads out of the folder" in bench.error()
+    assert bench.left() == ALL[:2]
+
+
+def test_interrupted_and_resumed(bench, monkeypatch):
+    """Ctrl-C in the middle of the body: the part stays, the next call goes on with it."""
+    bench.server.script["/x.zip"] = ["stall", "ok"]
+    copied = transfer._copy
+
+    def interrupt(response, partial, have, bar):
+        response.read1 = lambda n, read=response.read1: (
+            _stop() if partial.stat().st_size else read(1000)
+        )
+        return copied(response, partial, have, bar)
+
+    def _stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_copy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench(patience=replace(QUICK, timeout=5))
+    monkeypatch.undo()
+    assert [Path(name).name for name in bench.left()] == ["all.zip.part", "all.zip.part.json"]
+    assert len(bench()) == 4
+    assert bench.server.ranges()[-1].startswith("bytes=")
+    assert bench.left() == ALL
+
+
+# ------------------------------------------------------------------------------------- the ledger
+
+
+def test_a_changed_file_is_seen(bench):
+    made = bench()
+    made[0].unlink()
+    path = bench.folder / "downloads/drive/all.zip"
+    with open(path, "r+b") as file:
+        file.seek(100)
+        file.write(b"changed")
+    error = bench.error()
+    assert "has changed" in error and "--force" in error
+    assert not made[0].exists()
+    assert len(bench(force=True)) == 4  # fetched again
+    assert path.read_bytes() == bench.server.files["/x.zip"]
+
+
+def test_another_file_under_the_same_address(bench, parts, tmp_path):
+    first = bench()
+    first[0].unlink()
+    (bench.folder / "downloads/drive/all.zip").unlink()
+    old = bench.ledger
+    files = [(f"m_{quality}.h5", parts[quality][1]) for quality in QUALITIES]
+    bench.server.files["/x.zip"] = zip_of(tmp_path / "new.zip", *files).read_bytes()
+    assert "published anew" in bench.error()
+    assert bench.left() == [*ALL[1:2], *CONVERTED[1:]] and bench.ledger == old
+    assert len(bench(force=True)) == 4
+    assert bench.ledger != old
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": {"bytes": 1}}'])
+def test_a_damaged_ledger(bench, content):
+    path = bench.folder / "downloads/ledger.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert "ledger.json: the record of what was fetched cannot be read" in bench.error()
+    path.unlink()
+    assert len(bench()) == 4
+
+
+def test_two_at_once(bench):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(bench())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(len, results)) == [0, 4]
+    assert len(bench.server.asked) == 1 and bench.left() == ALL
+
+
+# ------------------------------------------------------------------------------------ --from-file
+
+
+def test_from_an_archive(bench, archive, tmp_path):
+    path = tmp_path / "fetched by hand"
+    path.write_bytes(archive)
+    assert len(bench(from_file=path)) == 4
+    assert bench.left() == ALL[1:] and not bench.server.asked
+    assert bench.ledger["drive/all.zip"]["bytes"] == len(archive)
+    (bench.folder / CONVERTED[0]).unlink()
+    path.write_bytes(archive + b"x")
+    assert "has changed" in bench.error(from_file=path)
+
+
+def test_from_a_folder_and_from_a_file(bench, parts, tmp_path):
+    folder = tmp_path / "unpacked/deeper"
+    folder.mkdir(parents=True)
+    file = folder / "M-Medium-Replay.h5"
+    file.write_bytes(parts["medium_replay"][1])
+    assert len(bench(from_file=folder.parent)) == 1
+    assert bench(from_file=folder / file.name, force=True) == [bench.folder / CONVERTED[2]]
+    (folder / "m_medium_replay.h5").write_bytes(b"x")
+    assert "is there twice" in bench.error(from_file=folder, force=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b"", "found empty"),
+        (b"PK\x03\x04", "found a zip archive"),
+        (QUOTA_PAGE, "found a web page"),
+    ],
+)
+def test_from_something_else(bench, tmp_path, content, message):
+    path = tmp_path / "given"
+    if content is not None:
+        path.write_bytes(content)
+    error = bench.error(from_file=path)
+    assert message in error and "--from-file FILE" in error
+    assert bench.left() == []
+
+
+def test_from_an_empty_folder(bench, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "found nothing" in bench.error(from_file=tmp_path / "empty")
+
+
+# ------------------------------------------------------------------------------------- AlberDICE
+
+
+def test_folders_file_by_file(bench):
+    """AlberDICE's Bridge as published, one file after the other."""
+    published = PROJECT_ROOT.parent / "shared/data/alberdice/bridge_optimal"
+    if not published.exists():
+        pytest.skip("the published files are not here")
+    source = catalogue()["alberdice/bridge"]
+    place = "/buffer/bridge_from_start/buffer_optimal/"
+    for file in published.iterdir():
+        bench.server.files[place + file.name] = file.read_bytes()
+    bench.source = replace(
+        source,
+        address=bench.server.address + "/buffer",
+        qualities={"alberdice_optimal": source.qualities["alberdice_optimal"]},
+    )
+    bench.server.script[place + "state.npy"] = ["break 1000", "ok"]
+    bench.server.script[place + "obs.npy"] = ["404"]
+    assert "obs.npy: cannot be fetched" in bench.error()
+    bench.server.script[place + "obs.npy"] = ["ok"]
+    assert bench() == [bench.folder / "bridge/bridge_alberdice_optimal.h5"]
+    assert sum(path == place + "state.npy" for path, _ in bench.server.asked) == 2
+    read = load_dataset(bench.folder / "bridge/bridge_alberdice_optimal.h5")
+    assert same(read, load_dataset(published)) and len(bench.ledger) == len(source.files)
+
+
+def test_a_page_in_the_place_of_an_array(bench):
+    place = "/buffer/part/"
+    bench.source = replace(
+        bench.source,
+        archive=None,
+        address=bench.server.address + "/buffer",
+        files=("meta.json", "obs.npy"),
+        qualities={"medium": "part"},
+    )
+    bench.server.files[place + "meta.json"] = b'{"episodes_in_buffer": 1}'
+    bench.server.files[place + "obs.npy"] = b"version https://git-lfs.github.com/spec/v1"
+    assert "expected npy, found a text file" in bench.error()
+    assert bench.left() == ["downloads/drive/m/part/meta.json", "downloads/ledger.json"]
+
+
+# ---------------------------------------------------------------------------------- the catalogue
+
+
+def test_the_catalogue_is_sound():
+    names = list(catalogue())
+    assert names[:4] == [f"cfcql/{m}" for m in ("5m_vs_6m", "2s3z", "3s_vs_5z", "6h_vs_8z")]
+    for source in catalogue().values():
+        parts = urllib.parse.urlsplit(source.address)
+        assert parts.scheme == "https" and parts.netloc and "{" not in source.address
+        assert (source.archive is None) == bool(source.files)
+        assert source.qualities and source.env
+    known = known_sources()
+    assert len({(k.name, k.quality) for k in known}) == len(known)
+    # Only CFCQL's two addresses hold the same data; nothing else may fight for a name.
+    ours = [k.target for k in known if k.source != "cfcql_drive"]
+    assert len(set(ours)) == len(ours)
+    assert {k.target for k in known if k.source == "cfcql_drive"} <= set(ours)
+    with pytest.raises(DatasetError, match="Did you mean 'cfcql/5m_vs_6m'"):
+        find_source("cfcql/5m_vs6m")
+
+
+def test_the_names_of_vaults_become_qualities(tmp_path):
+    for uid in ("Expert", "Medium", "Medium-Replay", "Mixed", "Other"):
+        (tmp_path / "5m_vs_6m.vlt" / uid).mkdir(parents=True)
+    found = find_parts(tmp_path, catalogue()["cfcql/5m_vs_6m"].qualities)
+    assert {quality: path.name for quality, path in found.items()} == {
+        "expert": "Expert",
+        "medium": "Medium",
+        "medium_replay": "Medium-Replay",
+        "mixed": "Mixed",
+    }
+    inside = find_parts(tmp_path / "5m_vs_6m.vlt/Mixed", catalogue()["cfcql/5m_vs_6m"].qualities)
+    assert list(inside) == ["mixed"]
+
+
+# ------------------------------------------------------------------------------------ the command
+
+COMMAND = """
+import argparse, sys
+from dataclasses import replace
+from offline import download, sources
+from utils.errors import DatasetError
+parser = argparse.ArgumentParser()
+download.add_parser(parser.add_subparsers(required=True))
+options = parser.parse_args()
+known = sources.catalogue()
+known["cfcql/2s3z"] = replace(known["cfcql/2s3z"], address="ADDRESS")
+try:
+    sys.exit(options.function(options))
+except DatasetError as error:
+    sys.exit(f"{error}")
+"""
+
+
+def test_help_has_examples(capsys):
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["download", "--help"])
+    said = capsys.readouterr().out
+    assert "python src/dataset.py download cfcql/5m_vs_6m" in said and "og_marl/3m" in said
+    options = parser.parse_args(["download", "x/y"])
+    assert options.datasets_dir == PROJECT_ROOT / "datasets"
+    with pytest.raises(DatasetError, match="Known: cfcql/5m_vs_6m"):
+        options.function(options)
+
+
+def test_a_signal_stops_it_cleanly(server, tmp_path):
+    server.files["/2s3z.zip"] = BLOB
+    server.script["/2s3z.zip"] = ["stall"]
+    code = COMMAND.replace("ADDRESS", server.address + "/2s3z.zip")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "download", "cfcql/2s3z", "--datasets-dir", tmp_path],
+        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "src")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = tmp_path / "downloads/cfcql/2s3z.zip.part"
+    deadline = time.monotonic() + 20
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=10)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert json.loads(partial.with_name(partial.name + ".json").read_text())["total"] == len(BLOB)
