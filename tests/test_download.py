@@ -26,6 +26,7 @@ from test_formats import write_cfcql
 
 from offline import archives, load_dataset, transfer
 from offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
+from offline.formats import folders, vault
 from offline.sources import Source, catalogue, find_source
 from offline.transfer import Patience, TransferError, confirmed_address, fetch
 from utils.config import PROJECT_ROOT
@@ -61,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.script: dict[str, list[str]] = {}
         self.etag = '"one"'
+        self.retry_after = "0"
         self.asked: list[tuple[str, str | None]] = []  # path, Range
         self.closing = threading.Event()
 
@@ -87,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         script = server.script.get(path, ["ok"])
         word, _, rest = (script.pop(0) if len(script) > 1 else script[0]).partition(" ")
         if word.isdecimal():
-            return self.send_error(int(word))
+            return self.refuse(int(word))
         if word == "redirect":
             self.send_response(302)
             self.send_header("Location", rest)
@@ -99,6 +101,10 @@ class Handler(BaseHTTPRequestHandler):
         if path not in server.files:
             return self.send_error(404)
         self.serve(server.files[path], word, rest)
+
+    def refuse(self, status: int):
+        headers = {"Retry-After": self.server.retry_after} if status == 429 else {}
+        self.answer(status, headers, b"")
 
     def serve(self, body: bytes, word: str, rest: str):
         first, status = 0, 200
@@ -257,6 +263,16 @@ def test_no_network(partial):
     ):
         with pytest.raises(TransferError, match=message):
             fetch(address, partial, patience=QUICK, say=list, progress=False)
+
+
+def test_pauses_grow_and_the_server_may_ask_for_more(server, partial, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(transfer.time, "sleep", pauses.append)
+    server.script["/blob"] = ["503", "503", "429", "ok"]
+    server.retry_after = "40"
+    patience = Patience(attempts=9, pause=7, longest_pause=30)
+    fetch(server.address + "/blob", partial, patience=patience, say=list, progress=False)
+    assert pauses == [7, 14, 30]
 
 
 def test_drive_asks_for_confirmation(server, partial, monkeypatch):
@@ -503,6 +519,7 @@ ALL = ["downloads/drive/all.zip", "downloads/ledger.json", *CONVERTED]
 
 def test_download_and_convert(bench, parts):
     bench.server.script["/x.zip"] = ["break 5000", "ok"]
+    (bench.folder / "downloads/drive/.m.unpacked/old").mkdir(parents=True)  # of a killed process
     made = bench()
     assert [path.relative_to(bench.folder).as_posix() for path in made] == CONVERTED
     assert bench.left() == ALL
@@ -688,7 +705,34 @@ def test_from_an_empty_folder(bench, tmp_path):
     assert "found nothing" in bench.error(from_file=tmp_path / "empty")
 
 
-# ------------------------------------------------------------------------------------- AlberDICE
+# ----------------------------------------------------------------------------- vaults, AlberDICE
+
+
+def test_vaults(bench, tmp_path):
+    """OG-MARL's archives: `{map}.vlt/{uid}`, with a limit that the vault does not state."""
+    data = make_dataset(lengths=(3, 5, 2))
+    archive = tmp_path / "vaults.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for uid in ("Good", "Medium-Replay"):
+            folder = tmp_path / "m.vlt" / uid
+            vault.write(folder, data)
+            described = json.loads((folder / "metadata.json").read_text())
+            (folder / "metadata.json").write_text(
+                json.dumps({k: v for k, v in described.items() if k != folders.KEY})
+            )
+            for file in sorted(folder.rglob("*")):
+                packed.write(file, file.relative_to(tmp_path))
+    bench.server.files["/x.zip"] = archive.read_bytes()
+    bench.source = replace(
+        bench.source,
+        qualities={"og_marl_good": "m.vlt/Good", "medium_replay": "m.vlt/Medium-Replay"},
+        episode_limit=9,
+    )
+    assert len(bench()) == 2
+    read = load_dataset(bench.folder / "sc2/m_og_marl_good.h5", map_name="m")
+    np.testing.assert_array_equal(read.lengths, data.lengths)
+    assert (read.metadata.quality, read.metadata.episode_limit) == ("og_marl_good", 9)
+    assert not list(bench.folder.rglob(".*.unpacked"))
 
 
 def test_folders_file_by_file(bench):

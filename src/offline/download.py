@@ -25,6 +25,7 @@ from offline.archives import is_archive, require_archive, unpack
 from offline.formats import load_dataset
 from offline.formats.canonical import write_dataset
 from offline.formats.common import describe_content
+from offline.scratch import AUTO
 from offline.sources import Source, catalogue, find_source, known_sources
 from offline.transfer import Patience, TransferError, discard, fetch
 from utils.config import PROJECT_ROOT
@@ -189,7 +190,14 @@ def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
     source, target = job.source, job.target(quality)
     job.say(f"converting {quality} to {target}")
     _make_folder(target.parent)
-    data = load_dataset(path, env=source.env, map_name=source.map_name, quality=quality)
+    data = load_dataset(
+        path,
+        env=source.env,
+        map_name=source.map_name,
+        quality=quality,
+        episode_limit=source.episode_limit,
+        in_memory=AUTO,
+    )
     metadata = replace(
         data.metadata,
         env=source.env,
@@ -304,13 +312,14 @@ def _check_array(path: Path, address: str) -> None:
 def _advice(source: Source) -> str:
     """How to go on without the network of this machine."""
     if source.archive:
-        what = f"FILE is the archive from there, or a folder with its content ({source.content()})"
+        place = f"{source.address} (described at {source.page})"
+        what = f"FILE is that archive, or a folder with its content: {source.content()}."
     else:
-        what = f"FILE is a folder with {source.content()}, each with {', '.join(source.files)}"
+        place = f"{source.page} at the commit in {source.address}"
+        what = f"FILE is a folder or an archive with {source.content()}."
     return (
-        f"To go on by hand, fetch {source.address if source.archive else source.page} with a "
-        f"browser or on another machine (see {source.page}), then run\n"
-        f"  python src/dataset.py download {source.name} --from-file FILE\n{what}."
+        f"To go on by hand, fetch {place} with a browser or on another machine, then run\n"
+        f"  python src/dataset.py download {source.name} --from-file FILE\n{what}"
     )
 
 

@@ -24,7 +24,8 @@ class Source:
 
     archive: name of the archive below `{datasets_dir}/downloads`, None if `files` are fetched, for
     each quality from `address/PATH/`. qualities: quality here -> path in the archive. bytes: size
-    of what is fetched, None where nobody knows it before.
+    of what is fetched, None where nobody knows it before. episode_limit: the simulator's, None
+    where the data say it or nobody does.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Source:
     files: tuple[str, ...]
     qualities: dict[str, str]
     bytes: int | None
+    episode_limit: int | None = None
 
     @property
     def name(self) -> str:
@@ -92,6 +94,7 @@ def _source(entry: dict, map_name: str) -> Source:
         files=tuple(entry.get("files", ())),
         qualities={quality: fill(path) for quality, path in entry["qualities"].items()},
         bytes=entry.get("bytes", {}).get(map_name),
+        episode_limit=entry.get("limits", {}).get(map_name),
     )
 
 

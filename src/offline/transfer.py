@@ -38,11 +38,12 @@ class TransferError(Exception):
 
 
 class _Temporary(TransferError):
-    """It may work if tried again. wait: seconds, where the server asks for them."""
+    """It may work if tried again. wait: seconds, where the server asks for them. offline: the
+    network itself seems to be missing."""
 
-    def __init__(self, message: str, wait: float = 0.0):
+    def __init__(self, message: str, wait: float = 0.0, offline: bool = False):
         super().__init__(message)
-        self.wait = wait
+        self.wait, self.offline = wait, offline
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def fetch(
     and after Ctrl-C, what has come stays in `partial` for the next call.
     """
     patience = patience or Patience()
-    failures, best = 0, _size(partial)
+    failures = 0
+    first = best = _size(partial)
     while True:
         try:
             return _attempt(address, partial, patience.timeout, progress, name)
@@ -79,7 +81,9 @@ def fetch(
             # Against the best so far: who starts from zero every time makes no progress.
             failures = 1 if _size(partial) - best >= GAIN else failures + 1
             best = max(best, _size(partial))
-            if failures >= patience.attempts:
+            # A network that was never there will not come in half a minute; one that went, may.
+            attempts = 2 if error.offline and best == first else patience.attempts
+            if failures >= attempts:
                 raise TransferError(f"{error} ({failures} attempts without success)") from error
             pause = min(patience.pause * 2 ** (failures - 1), patience.longest_pause)
             pause = max(pause, min(error.wait, patience.longest_pause))
@@ -269,7 +273,8 @@ def _network(call: Callable, *args, **kwargs):
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
-        raise _Temporary(_reason(error.reason)) from error
+        offline = isinstance(error.reason, socket.gaierror)
+        raise _Temporary(_reason(error.reason), offline=offline) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Temporary(_reason(error)) from error
 
