@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dataset
 import reproduce
 from utils.config import CONFIG_DIR, load_config
 from utils.errors import UserError
@@ -62,6 +63,11 @@ def test_commands_name_what_there_is(page, line, examples):
         if "--help" not in words:
             for name in reproduce.parse(words)[1].algorithms or ():
                 assert (examples / "algs" / f"{name}.yaml").exists() or name == "control"
+    elif script.name == "dataset.py":
+        if words[:1] == ["collect"]:
+            load_config(words[1:], config_dir=examples)
+        elif "--help" not in words:
+            dataset.parse(words)
     else:
         for word in words:
             assert not word.startswith("--") or f'"{word}"' in script.read_text(), word

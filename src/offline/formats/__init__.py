@@ -8,6 +8,7 @@ written too has `write(path, dataset, overwrite=False)`.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,39 @@ def recognise(path: str | os.PathLike) -> str:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if PICKLE in found:
+        raise DatasetError(f"{path}: found {found}. {WAY_ROUND}")
     known = "; ".join(f"{name}: {module.DESCRIPTION}" for name, module in REGISTRY.items())
     raise DatasetError(f"{path}: no known dataset: found {found}. Known formats: {known}.")
+
+
+PICKLE = "a pickle, which is never opened: it could run code"
+WAY_ROUND = (
+    "OMIGA's SMAC data are such files. The same data are published as OG-MARL's vaults, which are "
+    "read: `python src/dataset.py download omiga/MAP`. Others must be written anew by the program "
+    "that made them, as HDF5 or .npy."
+)
 
 
 def _describe(path: Path) -> str:
     """What there is at `path`, for the error that nobody knows it."""
     if path.is_dir():
+        pickles = sum(file.is_file() and _describe(file) == PICKLE for file in path.iterdir())
+        if pickles:
+            return f"a folder of {pickles} files like {PICKLE}"
         return "a folder without meta.json, and no vault"
+    if path.is_file() and _is_torch_archive(path):
+        return PICKLE
     return describe_content(path) if path.is_file() else "neither a file nor a folder"
+
+
+def _is_torch_archive(path: Path) -> bool:
+    """Whether `torch.save` made it: a zip archive around a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def load_dataset(

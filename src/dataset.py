@@ -1,0 +1,300 @@
+"""The tool for datasets: `python src/dataset.py COMMAND ...`. `--help` says more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from offline.download import add_parser as add_download
+from utils.config import PROJECT_ROOT
+from utils.errors import UserError
+from utils.interrupts import Interrupted, sigterm_as_interrupt
+
+FORMATS = ("canonical", "alberdice", "vault")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
+    options = parse(argv)
+    try:
+        with sigterm_as_interrupt():
+            return options.function(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        return stop.exit_status
+    except KeyboardInterrupt:
+        print("interrupted: nothing was left under the final name", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+# --------------------------------------------------------------------------------------------------
+# The commands
+
+
+def run_list(options) -> int:
+    from offline.tool import known_datasets, list_text
+
+    print(list_text(known_datasets(options.datasets_dir)))
+    return 0
+
+
+def run_convert(options) -> int:
+    from offline.tool import convert, left_out, target_format
+
+    name = target_format(options.target, options.to)
+    data = convert(
+        options.source,
+        options.target,
+        to=options.to,
+        force=options.force,
+        env=options.env,
+        map_name=options.map_name,
+        quality=options.quality,
+    )
+    print(f"{options.target}: {_facts(data.metadata)} ({name})")
+    for note in data.metadata.notes:
+        print(f"  note: {note}")
+    if left_out(name):
+        print(f"  left out, which the format does not store: {left_out(name)}")
+    return 0
+
+
+def run_validate(options) -> int:
+    from offline import load_dataset
+    from offline.formats import recognise
+
+    name = recognise(options.path)
+    data = load_dataset(options.path, in_memory="auto")
+    print(f"{options.path}: valid ({name}), {_facts(data.metadata)}")
+    return 0
+
+
+def run_inspect(options) -> int:
+    from offline import load_dataset
+    from offline.inspection import inspect, to_text
+
+    found = inspect(load_dataset(options.path, in_memory="auto"))
+    print(json.dumps(found.as_dict(), indent=1) if options.json else to_text(found))
+    if options.plot:
+        from evaluation.dataset_plots import draw_dataset
+
+        draw_dataset(options.plot, found)
+        print(f"picture: {options.plot}", file=sys.stderr)
+    return 0
+
+
+def run_mix(options) -> int:
+    from offline.tool import mix
+
+    facts = mix(
+        options.parts,
+        options.target,
+        total=options.episodes,
+        seed=options.seed,
+        quality=options.quality,
+        force=options.force,
+    )
+    print(f"{options.target}: {_facts(facts)}")
+    return 0
+
+
+def run_subsample(options) -> int:
+    from offline.tool import Choice, subsample
+
+    choice = Choice(
+        episodes=options.episodes,
+        returns=tuple(options.returns) if options.returns else None,
+        quantiles=tuple(options.quantiles) if options.quantiles else None,
+        won=True if options.won else False if options.lost else None,
+        seed=options.seed,
+    )
+    facts = subsample(
+        options.source, options.target, choice, quality=options.quality, force=options.force
+    )
+    print(f"{options.target}: {_facts(facts)}")
+    return 0
+
+
+def run_split(options) -> int:
+    from offline.tool import split
+
+    paths = (options.training, options.held_out_file)
+    parts = split(
+        options.source, *paths, share=options.held_out, seed=options.seed, force=options.force
+    )
+    for path, facts in zip(paths, parts):
+        print(f"{path}: {_facts(facts)}")
+    return 0
+
+
+def run_collect(options) -> int:
+    """The collection mode of main.py, with its words."""
+    from main import main as run_main
+
+    words = options.words
+    if not any(word.startswith("collect.n_episodes=") for word in words):
+        raise UserError(
+            "collect: expected collect.n_episodes=N and checkpoint_path=... after 'with'; "
+            "`python src/dataset.py collect --help` has an example."
+        )
+    return run_main(words)
+
+
+def _facts(meta) -> str:
+    won = "" if meta.win_rate is None else f", win rate {meta.win_rate:.3f}"
+    cut = f", {meta.n_cut:,} of them cut" if meta.n_cut else ""
+    return (
+        f"{meta.n_episodes:,} episodes{cut}, {meta.n_steps:,} steps, return "
+        f"{meta.return_mean:.3f} ± {meta.return_std:.3f}{won}, hash {meta.content_hash[:16]}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# The command line
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; `function` among them says what to do."""
+    if argv[:1] == ["collect"] and not {"-h", "--help"} & set(argv):
+        return argparse.Namespace(function=run_collect, words=list(argv[1:]))  # main.py's words
+    return build_parser().parse_args(argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands; each sets `function`, which takes the options and gives the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="dataset.py",
+        description="Find, fetch, convert, check, describe, mix, choose and split datasets.",
+        epilog="COMMAND --help shows its options and examples. docs/datasets.md explains formats.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    one = _command(commands, "list", run_list, "what is here, and how to get the rest", """
+        python src/dataset.py list
+    """)  # fmt: skip
+    one.add_argument(
+        "--datasets-dir", type=Path, metavar="DIR", default=PROJECT_ROOT / "datasets",
+        help="where datasets stand (default: datasets/ in the repository's root)",
+    )  # fmt: skip
+
+    add_download(commands)
+
+    one = _command(commands, "convert", run_convert, "from one format into another", """
+        python src/dataset.py convert 5m_vs_6m.vlt/Medium 5m_vs_6m_medium.h5 --env sc2
+        python src/dataset.py convert bridge_optimal bridge.h5 --env bridge --map-name bridge
+        python src/dataset.py convert medium.h5 2s3z.vlt/Medium
+        python src/dataset.py convert medium.h5 folder --to alberdice
+    """)  # fmt: skip
+    one.add_argument("source", type=Path, metavar="SRC", help="any format, found by its content")
+    one.add_argument(
+        "target", type=Path, metavar="DST",
+        help="NAME.h5: canonical, CFCQL; NAME.vlt, NAME.vlt/NAME: vault; NAME: AlberDICE's folder",
+    )  # fmt: skip
+    one.add_argument("--to", choices=FORMATS, help="the format to write, whatever the name says")
+    for name in ("--env", "--map-name", "--quality"):
+        one.add_argument(name, metavar="NAME", help="recorded where the source does not say it")
+    _force(one)
+
+    one = _command(commands, "validate", run_validate, "every rule; exit status 0 or 2", """
+        python src/dataset.py validate datasets/smax/2s3z_medium.h5
+    """)  # fmt: skip
+    one.add_argument("path", type=Path, metavar="PATH", help="a dataset of any format")
+
+    one = _command(commands, "inspect", run_inspect, "what is in a dataset, in numbers", """
+        python src/dataset.py inspect datasets/smax/2s3z_medium.h5 --plot medium.png
+        python src/dataset.py inspect datasets/bridge/bridge_optimal.h5 --json
+    """)  # fmt: skip
+    one.add_argument("path", type=Path, metavar="PATH", help="a dataset of any format")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one.add_argument("--plot", type=Path, metavar="PNG", help="draw a picture as well")
+
+    one = _command(commands, "mix", run_mix, "episodes of several datasets in one", """
+        python src/dataset.py mix medium.h5:0.5 expert.h5:0.5 mixed.h5
+        python src/dataset.py mix medium.h5:900 expert.h5:100 mixed.h5 --quality mixed_90_10
+    """)  # fmt: skip
+    one.add_argument(
+        "parts", nargs="+", metavar="PATH:AMOUNT", help="a share (0.5) or a number of episodes"
+    )
+    one.add_argument("target", type=Path, metavar="OUT.h5")
+    one.add_argument(
+        "--episodes", type=int, metavar="N", help="with shares: in all (default: as many as go)"
+    )
+    one.add_argument("--quality", default="mixed", metavar="NAME", help="the result's (mixed)")
+    _seed(one)
+    _force(one)
+
+    one = _command(commands, "subsample", run_subsample, "some of the episodes", """
+        python src/dataset.py subsample medium.h5 tenth.h5 --episodes 500 --seed 1
+        python src/dataset.py subsample medium.h5 best.h5 --quantiles 0.75 1 --quality best_quarter
+        python src/dataset.py subsample medium.h5 low.h5 --returns 0 10 --lost
+    """)  # fmt: skip
+    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
+    one.add_argument("target", type=Path, metavar="OUT.h5")
+    one.add_argument("--episodes", type=int, metavar="N", help="so many, drawn at random")
+    one.add_argument(
+        "--returns", type=float, nargs=2, metavar=("LOW", "HIGH"), help="by return, bounds included"
+    )
+    one.add_argument(
+        "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="by rank of the return: 0 0.25 are the worst quarter",
+    )  # fmt: skip
+    outcome = one.add_mutually_exclusive_group()
+    outcome.add_argument("--won", action="store_true", help="victories alone")
+    outcome.add_argument("--lost", action="store_true", help="all but victories")
+    one.add_argument("--quality", metavar="NAME", help="the result's (default: as it was)")
+    _seed(one)
+    _force(one)
+
+    one = _command(commands, "split", run_split, "a training and a held-out part", """
+        python src/dataset.py split medium.h5 train.h5 held_out.h5 --held-out 0.1
+    """)  # fmt: skip
+    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
+    one.add_argument("training", type=Path, metavar="TRAIN.h5")
+    one.add_argument("held_out_file", type=Path, metavar="HELD_OUT.h5")
+    one.add_argument(
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="share held out (0.1)"
+    )
+    _seed(one)
+    _force(one)
+
+    one = _command(commands, "collect", run_collect, "roll out a checkpoint (main.py's mode)", """
+        python src/dataset.py collect --config=qmix --env-config=smax with map_name=3m \\
+            checkpoint_path=results/models/TOKEN collect.n_episodes=5000 quality=medium
+    """)  # fmt: skip
+    one.add_argument("words", nargs="*", metavar="WORD", help="the command line of main.py")
+    return parser
+
+
+def _command(commands, name: str, function, about: str, examples: str) -> argparse.ArgumentParser:
+    lines = "\n".join("  " + line.strip() for line in examples.strip().splitlines())
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+
+
+def _seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
