@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -434,6 +435,28 @@ def test_damaged_archives_leave_nothing(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_flipped_bytes_give_clear_errors_only(tmp_path):
+    rng = np.random.default_rng(0)
+    entries = [(name, name.encode() * 200) for name in ("a/b", "c", "d/e/f")]
+    wholes = [
+        zip_of(tmp_path / "x", *entries, compression=kind).read_bytes()
+        for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
+    ]
+    wholes += [tar_of(tmp_path / "x", *entries, mode=m).read_bytes() for m in ("w", "w:gz", "w:xz")]
+    path, folder = tmp_path / "x", tmp_path / "out"
+    for number in range(600):
+        content = bytearray(wholes[number % len(wholes)])
+        content[rng.integers(len(content))] = rng.choice([0, 255, rng.integers(256)])
+        path.write_bytes(content[: rng.integers(len(content))] if number % 7 == 0 else content)
+        try:
+            archives.require_archive(path, "x")
+            archives.unpack(path, folder, everything)
+        except DatasetError:
+            assert not folder.exists()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x89HDF\r\n\x1a\n", b"text"])
 def test_no_archive(tmp_path, content):
     path = tmp_path / "x"
@@ -837,7 +860,7 @@ def test_help_has_examples(capsys):
     assert "python src/dataset.py download cfcql/5m_vs_6m" in said and "og_marl/3m" in said
     options = parser.parse_args(["download", "x/y"])
     assert options.datasets_dir == PROJECT_ROOT / "datasets"
-    with pytest.raises(DatasetError, match="Known: cfcql/5m_vs_6m"):
+    with pytest.raises(DatasetError, match="found no such dataset"):
         options.function(options)
 
 

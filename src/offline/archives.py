@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -38,8 +39,13 @@ DAMAGED = (
     NotImplementedError,
     RuntimeError,
     ValueError,
-    UnicodeError,
     OverflowError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
 )
 
 

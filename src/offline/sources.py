@@ -111,7 +111,7 @@ def find_source(name: str, known: dict[str, Source] | None = None) -> Source:
         return known[name]
     raise DatasetError(
         f"'{name}': expected SOURCE/MAP, found no such dataset in the catalogue."
-        f"{nearest(name, known)} Known: {', '.join(known)}."
+        f"{nearest(name, known)} `python src/dataset.py list` shows them all."
     )
 
 
