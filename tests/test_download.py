@@ -669,6 +669,15 @@ def test_a_damaged_ledger(bench, content):
     assert len(bench()) == 4
 
 
+def test_a_folder_that_cannot_be_made(bench):
+    bench.folder.write_bytes(b"a file where the folder should be")
+    assert "cannot be made" in bench.error()
+    bench.folder.unlink()
+    (bench.folder / "downloads").mkdir(parents=True)
+    (bench.folder / "sc2").write_bytes(b"another")
+    assert "sc2: cannot be made" in bench.error()
+
+
 def test_two_at_once(bench):
     results = []
     threads = [threading.Thread(target=lambda: results.append(bench())) for _ in range(2)]

@@ -140,6 +140,7 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
     """Unpack the qualities that are wanted beside the ledger, convert them, remove them again."""
     folder = job.downloads / job.source.source / f".{job.source.map_name}.unpacked"
+    _make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed; we hold the lock
     try:
         job.say(f"unpacking {archive}")
