@@ -66,7 +66,7 @@ def _map_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # numpy parses the head as Python: whatever a parser raises
         raise DatasetError(
             f"{path}: not a .npy array of numbers, or truncated ({error}). Fetch it again."
         ) from error

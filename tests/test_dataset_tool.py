@@ -1,0 +1,509 @@
+"""The tool for datasets: every command, what a round trip keeps, bad input, interrupted writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_dataset import LIMIT, A, N, make_dataset, padded, same
+from test_formats import write_alberdice, write_cfcql
+
+import dataset as tool_main
+from evaluation.dataset_plots import draw_dataset
+from offline import OfflineDataset, load_dataset, write_dataset
+from offline.dataset import FIELDS, FILLED
+from offline.formats import alberdice, canonical
+from offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
+from offline.tool import Choice, choose, episode_counts, known_datasets, parse_part, target_format
+from utils.errors import DatasetError, UserError
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "alberdice"
+LENGTHS = (3, LIMIT, 1, 5, 2, 4, 6, 1, LIMIT, 3)
+
+
+@pytest.fixture
+def data() -> OfflineDataset:
+    return make_dataset(LENGTHS)
+
+
+@pytest.fixture
+def file(tmp_path, data) -> Path:
+    path = tmp_path / "medium.h5"
+    write_dataset(path, data)
+    return path
+
+
+def run(*words) -> int:
+    return tool_main.main([str(word) for word in words])
+
+
+def refused(capsys, *words) -> str:
+    """What is said of a command that ends with status 2 and one error."""
+    assert run(*words) == 2
+    out = capsys.readouterr()
+    assert out.err.startswith("error: ") and "Traceback" not in out.err
+    return out.err
+
+
+# ------------------------------------------------------------------------------ convert
+
+
+def test_from_cfcql_through_alberdice_and_back(tmp_path, data):
+    write_cfcql(tmp_path / "x.h5", padded(data))
+    names = ("--env", "sc2", "--map-name", "2s3z", "--quality", "medium")
+    assert run("convert", tmp_path / "x.h5", tmp_path / "folder", *names) == 0
+    assert run("convert", tmp_path / "folder", tmp_path / "back.h5") == 0
+    back = load_dataset(tmp_path / "back.h5")
+    assert same(back, data)
+    meta = back.metadata
+    assert (meta.env, meta.map_name, meta.quality) == ("sc2", "2s3z", "medium")
+    assert "x.h5" in meta.source and meta.content_hash == data.metadata.content_hash
+    with h5py.File(tmp_path / "back.h5") as ours, h5py.File(tmp_path / "x.h5") as theirs:
+        for key in (*FIELDS, FILLED):
+            np.testing.assert_array_equal(ours[key][:], theirs[key][:], err_msg=key)
+            assert ours[key].dtype == theirs[key].dtype
+
+
+@pytest.mark.parametrize("target", ["folder", "x.h5"])
+def test_our_metadata_survive_the_way(tmp_path, data, file, target):
+    assert run("convert", file, tmp_path / target) == 0
+    back = load_dataset(tmp_path / target)
+    np.testing.assert_array_equal(back.battle_won, data.battle_won)
+    notes = ("keys not read: actions_onehot",) if target == "folder" else ()
+    created = back.metadata.created_by
+    assert back.metadata == replace(data.metadata, notes=notes, created_by=created)
+
+
+@pytest.mark.parametrize("name", ["bridge_optimal", "matrix_00_02_20"])
+def test_the_published_folders_come_back_bit_for_bit(tmp_path, name):
+    source = PUBLISHED / name
+    if not source.exists():
+        pytest.skip(f"{source} is not there")
+    assert run("convert", source, tmp_path / "x.h5", "--env", "alberdice") == 0
+    assert run("convert", tmp_path / "x.h5", tmp_path / "back") == 0
+    files = sorted(path.name for path in source.glob("*.npy"))
+    assert files == sorted(path.name for path in (tmp_path / "back").glob("*.npy"))
+    for name in files:
+        assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes(), name
+    ours = json.loads((tmp_path / "back" / "meta.json").read_text())
+    assert json.loads((source / "meta.json").read_text()).items() <= ours.items()
+
+
+def test_the_layout_of_alberdice(tmp_path, data):
+    alberdice.write(tmp_path / "x", data)
+    arrays = {path.stem: np.load(path) for path in (tmp_path / "x").glob("*.npy")}
+    batch = padded(data)
+    for key in (*FIELDS, FILLED):
+        assert arrays[key].dtype == batch[key].dtype
+        np.testing.assert_array_equal(arrays.pop(key), batch[key])
+    onehot = arrays.pop("actions_onehot")
+    assert onehot.dtype == np.float32 and onehot.shape == (len(data), LIMIT + 1, N, A)
+    mask = batch[FILLED][..., 0] > 0
+    np.testing.assert_array_equal(onehot[mask].argmax(-1), batch["actions"][mask][..., 0])
+    assert (onehot[mask].sum(-1) == 1).all() and not onehot[~mask].any() and not arrays
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "expected"),
+    [
+        ("a.h5", None, "canonical"),
+        ("a.hdf5", None, "canonical"),
+        ("a.vlt", None, "vault"),
+        ("a.vlt/Good", None, "vault"),
+        ("folder", None, "alberdice"),
+        ("a.h5", "vault", "vault"),
+    ],
+)
+def test_the_format_to_write(name, to, expected):
+    assert target_format(Path(name), to) == expected
+
+
+def test_a_name_that_says_no_format(capsys, file, tmp_path):
+    assert "does not say which format" in refused(capsys, "convert", file, tmp_path / "a.npz")
+    with pytest.raises(SystemExit) as stop:
+        run("convert", file, tmp_path / "a", "--to", "npz")
+    assert stop.value.code == 2
+
+
+# ------------------------------------------------------------------------------ targets
+
+
+@pytest.mark.parametrize("target", ["x.h5", "x.vlt", "x"])
+def test_what_exists_is_overwritten_with_force_alone(capsys, tmp_path, file, target):
+    path = tmp_path / target
+    assert run("convert", file, path) == 0
+    assert "--force" in refused(capsys, "convert", file, path)
+    assert run("convert", file, path, "--force") == 0
+    assert sorted(os.listdir(tmp_path)) == sorted(["medium.h5", target])
+
+
+def test_the_source_is_never_the_target(capsys, file):
+    assert "is what is read" in refused(capsys, "convert", file, file, "--force")
+    assert "is what is read" in refused(capsys, "mix", f"{file}:2", file, "--force")
+    assert load_dataset(file)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("target", ["x.h5", "x"])
+def test_an_interrupted_write_leaves_nothing(tmp_path, file, monkeypatch, capsys, error, target):
+    def stop(*_, **__):
+        raise error
+
+    module = canonical.CanonicalWriter if target == "x.h5" else alberdice.json
+    monkeypatch.setattr(module, "_extend" if target == "x.h5" else "dumps", stop)
+    status = run("convert", file, tmp_path / target)
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert os.listdir(tmp_path) == ["medium.h5"]
+
+
+def test_a_folder_that_may_not_be_written(capsys, tmp_path, file, monkeypatch):
+    """Root may write everywhere, so the refusal is played."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    for target in ("x.h5", "x", "x.vlt"):
+        error = refused(capsys, "convert", file, tmp_path / target)
+        assert "ermission" in error and str(tmp_path / target) in error
+
+
+# ------------------------------------------------------------------------------ validate
+
+
+def test_validate_says_yes(capsys, file):
+    assert run("validate", file) == 0
+    assert "valid (canonical), 10 episodes" in capsys.readouterr().out
+
+
+def test_validate_counts_all_and_names_the_first_of_each(capsys, tmp_path, data):
+    batch = padded(data)
+    batch["obs"][3, 2, 1, 0] = np.nan
+    batch["obs"][5, 1, 0, 0] = np.inf
+    batch["actions"][6, 4, 2] = A
+    batch["avail_actions"][0, 1, 0] = 0
+    write_cfcql(tmp_path / "x.h5", batch)
+    error = refused(capsys, "validate", tmp_path / "x.h5")
+    assert "[finite_obs]" in error and "2 in all (first at episode 3, step 2, agent 1)" in error
+    assert "[action_range]" in error and "1 in all (first at episode 6, step 4, agent 2)" in error
+    assert "[no_action]" in error and "[action_available]" in error
+
+
+def _break_filled(batch):
+    batch[FILLED][1, 2] = 0
+
+
+def _no_terminal(batch):
+    batch["terminated"][0, 1] = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (_break_filled, "filled_prefix"),
+        (_no_terminal, "terminated_place"),
+        (lambda batch: batch.pop("reward"), "missing_key"),
+        (lambda batch: batch.update(obs=batch["obs"].astype(np.float64)), "wrong_dtype"),
+        (lambda batch: batch.update(obs=batch["obs"][:, :, :2]), "sizes_disagree"),
+        (lambda batch: batch.update({k: v[:0] for k, v in batch.items()}), "zero_episodes"),
+        (lambda batch: batch.update(state=batch["state"][..., None]), "wrong_ndim"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_cfcql, write_alberdice])
+def test_bad_input_of_padded_formats(capsys, tmp_path, data, change, rule, write):
+    batch = padded(data)
+    change(batch)
+    write(tmp_path / "x", batch)
+    assert f"[{rule}]" in refused(capsys, "validate", tmp_path / "x")
+
+
+def test_pickles_are_refused_with_the_way_round(capsys, tmp_path):
+    with zipfile.ZipFile(tmp_path / "episode_0.pth", "w") as archive:
+        archive.writestr("episode_0/data.pkl", b"\x80\x02.")
+    (tmp_path / "old.pkl").write_bytes(b"\x80\x04\x95abc")
+    for path in (tmp_path / "episode_0.pth", tmp_path / "old.pkl", tmp_path):
+        error = refused(capsys, "validate", path)
+        assert "never opened" in error and "download omiga/" in error, path
+
+
+def test_flipped_bytes_give_clear_errors_or_valid_data(tmp_path, data, file):
+    alberdice.write(tmp_path / "folder", data)
+    files = [file, *sorted((tmp_path / "folder").iterdir())]
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        target = files[rng.integers(len(files))]
+        whole = target.read_bytes()
+        damaged = bytearray(whole)
+        for place in rng.integers(min(len(whole), 4096), size=3):
+            damaged[place] ^= 1 << rng.integers(8)
+        cut = len(whole) if rng.random() < 0.7 else int(rng.integers(len(whole)))
+        target.write_bytes(bytes(damaged[:cut]))
+        path = file if target == file else tmp_path / "folder"
+        try:
+            read = load_dataset(path)
+            assert read.n_rows == len(read.arrays["obs"])
+        except DatasetError as error:
+            assert str(path) in str(error)
+        target.write_bytes(whole)
+
+
+# ------------------------------------------------------------------------------ inspect
+
+
+def test_inspect_against_loops(data):
+    found = inspect(data)
+    rows = np.flatnonzero(data.is_transition())
+    actions = [tuple(data.arrays["actions"][row, :, 0].tolist()) for row in rows]
+    k = len(actions)
+
+    def loop_entropy(items):
+        return -sum(items.count(x) / k * np.log(items.count(x) / k) for x in set(items))
+
+    own = [loop_entropy([a[i] for a in actions]) for i in range(N)]
+    np.testing.assert_allclose(found.dependence.agent_entropy, own)
+    assert found.dependence.joint_entropy == pytest.approx(loop_entropy(actions))
+    total = sum(own) - loop_entropy(actions)
+    assert found.dependence.total_correlation == pytest.approx(total)
+    pair = own[0] + own[2] - loop_entropy([(a[0], a[2]) for a in actions])
+    assert found.dependence.mutual_information[0, 2] == pytest.approx(pair)
+    assert found.dependence.given_state is None  # no state comes twice
+    coverage = found.coverage
+    assert coverage.joint_actions == len(set(actions)) and coverage.possible == A**N
+    assert coverage.counts.sum() == coverage.transitions == k
+    assert coverage.states == coverage.state_actions == k
+    single = [(data.arrays["avail_actions"][row, i].sum() == 1) for row in rows for i in range(N)]
+    assert coverage.forced == pytest.approx(np.mean(single))
+    assert inspect(data).as_dict() == found.as_dict()
+    assert all(line in to_text(found) for line in ("joint actions", "total correlation"))
+
+
+def test_dependence_of_agents_that_act_as_one_and_of_independent_ones():
+    data = make_dataset([LIMIT] * 200)
+    data.arrays["state"][:] = 1
+    rng = np.random.default_rng(0)
+    data.arrays["actions"][:] = rng.integers(0, A, (data.n_rows, 1, 1))
+    together = inspect(data)
+    assert together.coverage.joint_actions == A and together.coverage.states == 1
+    expected = 2 * together.dependence.joint_entropy
+    assert together.dependence.total_correlation == pytest.approx(expected)
+    assert together.dependence.given_state == pytest.approx(expected)
+    data.arrays["actions"][:] = rng.integers(0, A, (data.n_rows, N, 1))
+    apart = inspect(data).dependence
+    assert apart.total_correlation == pytest.approx(apart.shuffled, abs=0.02)
+    # Agents that both follow the state are dependent, but not in any one state.
+    state = rng.integers(0, 2, data.n_rows)
+    data.arrays["state"][:] = state[:, None]
+    data.arrays["actions"][:] = state[:, None, None]
+    follow = inspect(data).dependence
+    assert follow.total_correlation > 1.3 and follow.given_state == pytest.approx(0, abs=1e-9)
+
+
+def test_labels():
+    rows = np.array([[0, 1], [5, 1], [0, 1], [0, 2]])
+    assert len(set(numbered(rows).tolist())) == 3 and numbered(rows)[0] == numbered(rows)[2]
+    many = np.random.default_rng(0).integers(0, 50, (300, 40))
+    assert len(np.unique(numbered(many))) == 300
+    assert entropy(np.array([3, 3, 9, 9])) == pytest.approx(np.log(2))
+    assert paired(np.array([0, 0, 1]), np.array([4, 5, 4])).max() == 2
+    mixed = shuffle_each(many)
+    np.testing.assert_array_equal(np.sort(mixed, axis=0), np.sort(many, axis=0))
+
+
+def test_inspect_prints_numbers_and_draws(capsys, tmp_path, file, data):
+    assert run("inspect", file, "--json", "--plot", tmp_path / "x.png") == 0
+    out = capsys.readouterr()
+    numbers = json.loads(out.out)
+    assert numbers["n_episodes"] == len(data)
+    assert numbers["win"]["mean"] == data.battle_won.mean()
+    assert numbers["returns"].keys() >= {"mean", "std", "q25", "median", "q75"}
+    assert numbers["metadata"].keys() == {item.name for item in fields(data.metadata)}
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert run("inspect", file) == 0 and "win" not in capsys.readouterr().err
+
+
+def test_a_picture_of_little(tmp_path):
+    """One episode, equal returns, no word about victories."""
+    data = replace(make_dataset([2]), battle_won=None)
+    draw_dataset(tmp_path / "x.png", inspect(data))
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------ mix
+
+
+def test_parts_of_a_mix():
+    assert parse_part("a:b/c.h5:0.25") == (Path("a:b/c.h5"), 0.25)
+    assert parse_part("x.h5:300") == (Path("x.h5"), 300)
+    for wrong in ("x.h5", "x.h5:", ":0.5", "x.h5:-3", "x.h5:0", "x.h5:half", "x.h5:0.0"):
+        with pytest.raises(UserError, match="expected PATH:SHARE"):
+            parse_part(wrong)
+
+
+def test_how_many_of_each_part():
+    assert episode_counts([0.5, 0.5], [10, 4]) == [4, 4]
+    assert episode_counts([0.9, 0.1], [90, 90]) == [90, 10]
+    assert episode_counts([1 / 3, 1 / 3, 1 / 3], [9, 9, 9], 10) == [4, 3, 3]
+    assert episode_counts([7, 2], [10, 4]) == [7, 2]
+    for amounts, available, total, message in (
+        ([0.5, 0.4], [9, 9], None, "add up to 0.9"),
+        ([0.5, 3], [9, 9], None, "shares"),
+        ([5, 5], [9, 4], None, "Part 2 has 4"),
+        ([0.5, 0.5], [9, 4], 12, "Part 2 has 4"),
+        ([5, 5], [9, 9], 3, "add up to 10"),
+    ):
+        with pytest.raises(UserError, match=message):
+            episode_counts(amounts, available, total)
+
+
+def test_a_mix_holds_episodes_of_both_and_none_twice(tmp_path, data, file):
+    other = make_dataset(LENGTHS, seed=5, quality="expert")
+    write_dataset(tmp_path / "expert.h5", other)
+    parts = (f"{file}:0.6", f"{tmp_path / 'expert.h5'}:0.4")
+    for name, seed in (("one.h5", 1), ("again.h5", 1), ("two.h5", 2)):
+        options = ("--episodes", 5, "--seed", seed, "--quality", "mixed_60_40")
+        assert run("mix", *parts, tmp_path / name, *options) == 0
+    one, again, two = (load_dataset(tmp_path / f"{n}.h5") for n in ("one", "again", "two"))
+    assert one.metadata.content_hash == again.metadata.content_hash != two.metadata.content_hash
+    assert one.metadata.quality == "mixed_60_40" and "seed 1" in one.metadata.source
+    assert len(places(one, data)) == 3 and len(places(one, other)) == 2
+    assert one.battle_won is not None and len(one) == 5
+
+
+def places(part: OfflineDataset, whole: OfflineDataset) -> list[int]:
+    """The episodes of `whole` that `part` has, by their first states; none twice."""
+    first = {whole.arrays["state"][row].tobytes(): e for e, row in enumerate(whole.offsets[:-1])}
+    keys = [part.arrays["state"][row].tobytes() for row in part.offsets[:-1]]
+    found = [first[key] for key in keys if key in first]
+    assert len(found) == len(set(found))
+    for e, key in enumerate(keys):
+        if key in first:
+            rows, theirs = part.rows_of([e]), whole.rows_of([first[key]])
+            for name in FIELDS:
+                np.testing.assert_array_equal(part.arrays[name][rows], whole.arrays[name][theirs])
+    return found
+
+
+def test_maps_do_not_mix(capsys, tmp_path, file):
+    write_dataset(tmp_path / "other.h5", make_dataset(map_name="3m"))
+    error = refused(capsys, "mix", f"{file}:2", f"{tmp_path / 'other.h5'}:2", tmp_path / "x.h5")
+    assert "map_name '2s3z' and '3m'" in error and not (tmp_path / "x.h5").exists()
+
+
+# ------------------------------------------------------------------------------ subsample, split
+
+
+def test_choices(data):
+    returns = data.episode_returns()
+    order = np.argsort(returns)
+    worst = choose(data, Choice(quantiles=(0.0, 0.3)))
+    assert set(worst) == set(order[:3])
+    quarters = [choose(data, Choice(quantiles=(q / 4, (q + 1) / 4))) for q in range(4)]
+    assert sorted(np.concatenate(quarters)) == list(range(10))
+    middle = float(np.median(returns))
+    chosen = choose(data, Choice(returns=(middle, 99)))
+    np.testing.assert_array_equal(chosen, np.flatnonzero(returns >= middle))
+    won = choose(data, Choice(won=True))
+    assert data.battle_won[won].all() and len(won) == data.battle_won.sum()
+    some = choose(data, Choice(episodes=4, seed=3))
+    assert len(set(some.tolist())) == 4 and (np.diff(some) > 0).all()
+    assert not np.array_equal(some, choose(data, Choice(episodes=4, seed=4)))
+    for wrong, message in (
+        (Choice(returns=(98, 99)), "No episode fits"),
+        (Choice(quantiles=(0.5, 0.2)), "LOW < HIGH"),
+        (Choice(episodes=11), "expected 1 to 10"),
+    ):
+        with pytest.raises(UserError, match=message):
+            choose(data, wrong)
+    with pytest.raises(UserError, match="does not say who won"):
+        choose(replace(data, battle_won=None), Choice(won=True))
+
+
+def test_subsample(tmp_path, data, file):
+    target = tmp_path / "some.h5"
+    assert run("subsample", file, target, "--episodes", 4, "--seed", 3, "--quality", "few") == 0
+    read = load_dataset(target)
+    assert places(read, data) == choose(data, Choice(episodes=4, seed=3)).tolist()
+    assert read.metadata.quality == "few" and "4 of 10 episodes" in read.metadata.source
+    assert read.metadata.episode_limit == LIMIT
+
+
+def test_split_shares_nothing_and_loses_nothing(tmp_path, data, file):
+    paths = (tmp_path / "train.h5", tmp_path / "held_out.h5")
+    assert run("split", file, *paths, "--held-out", 0.3) == 0
+    training, held_out = map(load_dataset, paths)
+    assert (len(training), len(held_out)) == (7, 3)
+    assert sorted(places(training, data) + places(held_out, data)) == list(range(10))
+
+
+def test_split_writes_both_or_none(capsys, tmp_path, file, monkeypatch):
+    a, b = tmp_path / "a.h5", tmp_path / "b.h5"
+    assert "two names" in refused(capsys, "split", file, a, a)
+    assert "a share between 0 and 1" in refused(capsys, "split", file, a, b, "--held-out", 1)
+    finish = canonical.CanonicalWriter._finish
+
+    def second_fails(writer):
+        if writer.path == b:
+            raise DatasetError("full")
+        finish(writer)
+
+    monkeypatch.setattr(canonical.CanonicalWriter, "_finish", second_fails)
+    assert "full" in refused(capsys, "split", file, a, b)
+    assert os.listdir(tmp_path) == ["medium.h5"]
+
+
+@pytest.mark.parametrize("command", ["mix", "subsample", "split"])
+def test_parts_are_written_as_canonical_files(capsys, tmp_path, file, command):
+    targets = [tmp_path / "x.vlt"] * (1 + (command == "split"))
+    targets = [path.with_stem(f"x{k}") for k, path in enumerate(targets)]
+    source = f"{file}:3" if command == "mix" else file
+    assert "ends with .h5" in refused(capsys, command, source, *targets)
+
+
+# ------------------------------------------------------------------------------ list, collect, help
+
+
+def test_list(capsys, tmp_path, data):
+    (tmp_path / "smax").mkdir()
+    write_dataset(tmp_path / "smax" / "2s3z_medium.h5", data)
+    (tmp_path / "smax" / "broken.h5").write_text("hello")
+    assert run("list", "--datasets-dir", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert str(tmp_path / "smax" / "2s3z_medium.h5") in out
+    known = {(k.env, k.map_name, k.quality): k for k in known_datasets(tmp_path)}
+    assert known["smax", "2s3z", "medium"].here and known["smax", "2s3z", "medium"].size
+    assert "damaged" in known["smax", "broken", ""].source
+    assert "main.py" in known["smax", "2s3z", "expert"].how
+    assert known["sc2", "5m_vs_6m", "medium"].how.endswith("download cfcql/5m_vs_6m")
+
+
+def test_collect_hands_over_to_main(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("main.main", lambda words: seen.append(words) or 0)
+    words = ["--config=qmix", "with", "collect.n_episodes=5", "quality=x"]
+    assert run("collect", *words) == 0 and seen == [words]
+    assert "collect.n_episodes" in refused(capsys, "collect", "--config=qmix")
+
+
+COMMANDS = ["list", "download", "convert", "validate", "inspect", "mix", "subsample", "split"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "collect"])
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--help")
+    assert stop.value.code == 0
+    assert f"python src/dataset.py {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["convert", "validate", "inspect", "subsample", "split", "mix"])
+def test_a_source_that_is_not_there(capsys, tmp_path, command):
+    targets = {"validate": [], "inspect": [], "split": ["a.h5", "b.h5"]}.get(command, ["a.h5"])
+    source = tmp_path / "nothing.h5"
+    words = [f"{source}:3" if command == "mix" else source, *(tmp_path / t for t in targets)]
+    assert "no such file" in refused(capsys, command, *words)
