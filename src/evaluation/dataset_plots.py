@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.plots import HEAT, INK, MUTED, STYLE, save
 
@@ -25,8 +26,9 @@ def draw_dataset(path: str | Path, found) -> Path:
         _pairs(axes[1, 1], found.dependence.mutual_information)
         _coverage(axes[1, 2], found.coverage)
         won = "" if stats.win_rate is None else f", {stats.win_rate:.1%} won"
+        names = [n for n in (meta.env, meta.map_name, meta.quality) if n and n != "unknown"]
         figure.suptitle(
-            f"{meta.env} {meta.map_name} {meta.quality}: {stats.n_episodes:,} episodes, "
+            f"{' '.join(names) or 'dataset'}: {stats.n_episodes:,} episodes, "
             f"{stats.n_steps:,} steps{won}",
             x=0.01, ha="left", fontsize=14, fontweight="bold",
         )  # fmt: skip
@@ -49,20 +51,21 @@ def _returns(ax: Axes, found) -> None:
         won = found.won.astype(bool)
         parts = [found.returns[~won], found.returns[won]]
         ax.hist(parts, edges, stacked=True, color=[LOST, WON], label=["lost", "won"])
-        ax.legend(loc="upper center")
+        ax.legend(loc="best")
     mean = found.statistics.returns.mean
     ax.axvline(mean, color=INK, linewidth=1.2, linestyle="--")
-    ax.annotate(
-        f"mean {mean:.2f}", (mean, 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
-        textcoords="offset points", va="top", fontsize=9, color=INK,
-    )  # fmt: skip
-    ax.set(title="Returns", xlabel="undiscounted return", ylabel="episodes")
+    ax.set(
+        title=f"Returns (mean {mean:.2f}, dashed)", xlabel="undiscounted return", ylabel="episodes"
+    )
 
 
 def _lengths(ax: Axes, found) -> None:
     low, high = int(found.lengths.min()), int(found.lengths.max())
     step = max(1, -(-(high - low + 1) // 40))
     ax.hist(found.lengths, np.arange(low, high + step + 1, step) - 0.5, color=PLAIN)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if low == high:
+        ax.set_xlim(low - 5, high + 5)
     limit = found.metadata.episode_limit
     ax.set(title=f"Lengths (limit {limit})", xlabel="transitions", ylabel="episodes")
 
@@ -95,9 +98,9 @@ def _entropies(ax: Axes, found) -> None:
     bottom = 0.0
     shades = plt.get_cmap("Blues")(np.linspace(0.35, 0.8, len(dep.agent_entropy)))
     for i, (value, shade) in enumerate(zip(dep.agent_entropy, shades)):
-        ax.bar(0, value, bottom=bottom, color=shade, width=0.55, edgecolor="white")
+        ax.bar(0, value, bottom=bottom, color=shade, width=0.6, edgecolor="white")
         if value > 0.05 * dep.agent_entropy.sum():
-            ax.text(0, bottom + value / 2, f"agent {i}: {value:.2f}", ha="center", va="center",
+            ax.text(0, bottom + value / 2, f"{i}: {value:.2f}", ha="center", va="center",
                     fontsize=8, color="white" if i > 0.4 * len(shades) else INK)  # fmt: skip
         bottom += value
     ax.bar(1, dep.joint_entropy, color=PLAIN, width=0.55)
@@ -145,4 +148,4 @@ def _coverage(ax: Axes, coverage) -> None:
         title=f"Joint actions: {coverage.joint_actions:,} of {coverage.possible:,}",
         xlabel="the k most frequent", ylabel="share of all transitions",
     )  # fmt: skip
-    ax.legend(loc="lower right", labelcolor=MUTED)
+    ax.legend(loc="upper left", labelcolor=MUTED)
