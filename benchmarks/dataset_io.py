@@ -89,10 +89,13 @@ def load(path: Path, options) -> dict:
 
 
 def draw(path: Path, options, in_memory: bool) -> dict:
-    """Batches after loading: episodes a second."""
+    """Batches after loading: episodes a second. One thread, as in a run."""
+    import torch as th
+
     from offline import load_dataset
     from offline.buffer import OfflineBuffer
 
+    th.set_num_threads(1)
     data = load_dataset(path.with_name("canonical.h5"), in_memory=in_memory)
     buffer = OfflineBuffer(data, seed=0)
     del data
