@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from cases import SHAPES, random_batch
+from test_behaviour import fit, known_policy_data
 
 from offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
 from offline.buffer import OfflineBuffer
@@ -156,3 +157,16 @@ def test_free_memory_of_a_container(tmp_path, monkeypatch):
     assert free_memory() == 400
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory() == machine or free_memory() > 1 << 20
+
+
+def test_behaviour_policies_fitted_from_disk_are_the_same(tmp_path):
+    write_dataset(tmp_path / "x.h5", known_policy_data(60)[0])
+    settings = {"updates": 20, "others_updates": 20, "eval_interval": 10}
+    found = []
+    for in_memory in (True, False):
+        dataset = load_dataset(tmp_path / "x.h5", in_memory=in_memory)
+        behaviour, buffer, *_ = fit(dataset, tmp_path / str(in_memory), **settings)
+        behaviour.annotate(buffer)
+        found.append(buffer.batch([3, 1, 40]))
+    for key in ("behaviour_log_probs", "behaviour_log_prob_others"):
+        assert th.equal(found[0][key], found[1][key]) and found[0][key].abs().sum() > 0
