@@ -60,6 +60,7 @@ def run_convert(options) -> int:
         env=options.env,
         map_name=options.map_name,
         quality=options.quality,
+        episode_limit=options.episode_limit,
     )
     print(f"{options.target}: {_facts(data.metadata)} ({name})")
     for note in data.metadata.notes:
@@ -190,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_download(commands)
 
     one = _command(commands, "convert", run_convert, "from one format into another", """
-        python src/dataset.py convert 5m_vs_6m.vlt/Medium 5m_vs_6m_medium.h5 --env sc2
+        python src/dataset.py convert 5m_vs_6m.vlt/Medium medium.h5 --env sc2 --episode-limit 70
         python src/dataset.py convert bridge_optimal bridge.h5 --env bridge --map-name bridge
         python src/dataset.py convert medium.h5 2s3z.vlt/Medium
         python src/dataset.py convert medium.h5 folder --to alberdice
@@ -203,6 +204,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--to", choices=FORMATS, help="the format to write, whatever the name says")
     for name in ("--env", "--map-name", "--quality"):
         one.add_argument(name, metavar="NAME", help="recorded where the source does not say it")
+    one.add_argument(
+        "--episode-limit", type=int, metavar="N", help="cut there; a vault does not say its limit"
+    )
     _force(one)
 
     one = _command(commands, "validate", run_validate, "every rule; exit status 0 or 2", """

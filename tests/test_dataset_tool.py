@@ -18,7 +18,7 @@ import dataset as tool_main
 from evaluation.dataset_plots import draw_dataset
 from offline import OfflineDataset, load_dataset, write_dataset
 from offline.dataset import FIELDS, FILLED
-from offline.formats import alberdice, canonical
+from offline.formats import alberdice, canonical, folders, vault
 from offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
 from offline.tool import Choice, choose, episode_counts, known_datasets, parse_part, target_format
 from utils.errors import DatasetError, UserError
@@ -78,6 +78,43 @@ def test_our_metadata_survive_the_way(tmp_path, data, file, target):
     notes = ("keys not read: actions_onehot",) if target == "folder" else ()
     created = back.metadata.created_by
     assert back.metadata == replace(data.metadata, notes=notes, created_by=created)
+
+
+def test_the_limit_of_a_vault(capsys, tmp_path, data, file):
+    short = data.select([0, 2, 4])
+    vault.write(tmp_path / "x.vlt", short)
+    content = json.loads((tmp_path / "x.vlt" / "metadata.json").read_text())
+    del content[folders.KEY]
+    (tmp_path / "x.vlt" / "metadata.json").write_text(json.dumps(content))
+    assert load_dataset(tmp_path / "x.vlt").metadata.episode_limit == 3
+    source, target = tmp_path / "x.vlt", tmp_path / "y.h5"
+    assert run("convert", source, target, "--episode-limit", 6) == 0
+    assert load_dataset(target).metadata.episode_limit == 6
+    assert "at least 1" in refused(
+        capsys, "convert", source, target, "--force", "--episode-limit=0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"battle_won": "zz"}, "one bit for each"),
+        ({"battle_won": "00"}, "one bit for each"),
+        ({"battle_won": 7}, "one bit for each"),
+        ({"notes": "a"}, "names, notes and limit"),
+        ({"env": None}, "names, notes and limit"),
+        ({"episode_limit": "9"}, "names, notes and limit"),
+    ],
+)
+@pytest.mark.parametrize(("name", "file_name"), [("x", "meta.json"), ("x.vlt", "metadata.json")])
+def test_stated_metadata_that_are_damaged(capsys, tmp_path, file, change, message, name, file_name):
+    assert run("convert", file, tmp_path / name) == 0
+    path = tmp_path / name / file_name
+    content = json.loads(path.read_text())
+    content[folders.KEY] |= change
+    path.write_text(json.dumps(content))
+    error = refused(capsys, "validate", tmp_path / name)
+    assert message in error and str(path) in error
 
 
 @pytest.mark.parametrize("name", ["bridge_optimal", "matrix_00_02_20"])

@@ -202,7 +202,7 @@ def _replace(name, make):
         (_set("actions", (0, 4, 1), -1), "[action_range]"),
         (_set("infos.legals", (0, 2, 1), False), "[no_action]"),
         (_set("rewards", (0, 4, 1), 77), "one reward shared by all agents"),
-        (_replace("actions", lambda a: a.astype(np.float32)), "Continuous actions"),
+        (_replace("actions", lambda a: a.astype(np.float32)), "continuous actions are not"),
         (_replace("actions", lambda a: a[:, :, :2]), "3 agents as 'observations' has"),
         (_replace("observations", lambda a: a[:, :, 0]), "[wrong_shape]"),
         (_replace("terminals", lambda a: np.repeat(a, 2, axis=0)), "[wrong_shape]"),

@@ -47,15 +47,24 @@ def target_format(path: Path, to: str | None = None) -> str:
 
 
 def convert(
-    source: Path, target: Path, *, to: str | None = None, force: bool = False, **names: str | None
+    source: Path,
+    target: Path,
+    *,
+    to: str | None = None,
+    force: bool = False,
+    episode_limit: int | None = None,
+    **names: str | None,
 ) -> OfflineDataset:
     """Read any format, write any format that can be written. Returns what was read.
 
-    names: env, map_name, quality, where the source is silent.
+    episode_limit: longer episodes are cut there; of a foreign vault it becomes the limit. names:
+    env, map_name, quality, where the source is silent.
     """
     name = target_format(target, to)
     _refuse(target, force, source)
-    dataset = load_dataset(source, in_memory="auto", **names)
+    if episode_limit is not None and episode_limit < 1:
+        raise UserError(f"--episode-limit {episode_limit}: expected at least 1.")
+    dataset = load_dataset(source, in_memory="auto", episode_limit=episode_limit, **names)
     WRITERS[name](target, dataset, overwrite=force)
     return dataset
 

@@ -75,12 +75,7 @@ def _inside(path: Path) -> list[Path]:
 
 def load(path: Path, hints: Hints) -> OfflineDataset:
     """Read a vault, or the only one in a folder of vaults."""
-    if not _is_vault(path):
-        found = _inside(path)
-        if len(found) > 1:
-            names = ", ".join(str(path / vault.name) for vault in found)
-            raise DatasetError(f"{path}: holds {len(found)} vaults. Name one of them: {names}.")
-        path = found[0]
+    path = _the_vault(path)
     file = path / "metadata.json"
     content = folders.read_json(file)
     stated = folders.stated_metadata(content, file)
@@ -122,6 +117,17 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     dataset = OfflineDataset.build(arrays, kept, folders.with_stated(metadata, stated), won)
     require_valid(validate(dataset), str(path), "Fetch it again.")
     return dataset
+
+
+def _the_vault(path: Path) -> Path:
+    """`path` itself, or the only vault in it."""
+    if _is_vault(path):
+        return path
+    found = _inside(path)
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise DatasetError(f"{path}: holds {len(found)} vaults. Name one of them: {names}.")
+    return found[0]
 
 
 def _with_names(hints: Hints, path: Path) -> Hints:
@@ -210,11 +216,13 @@ class VaultSource:
             elif name != "infos.state" and shape[2:3] != agents:
                 expected = f"{agents[0]} agents as 'observations' has"
                 found.append(Violation("sizes_disagree", name, expected, str(shape[2])))
-            kinds = "iub" if name == "actions" else "iubf"
-            if store.dtype.numpy_dtype.kind not in kinds:
-                expected = "whole numbers" if name == "actions" else "numbers"
+            kind = store.dtype.numpy_dtype.kind
+            if name == "actions" and kind not in "iu":
+                expected = "whole numbers (continuous actions are not supported)"
                 found.append(Violation("wrong_dtype", name, expected, store.dtype.name))
-        require_valid(found, str(self.path), "Continuous actions are not supported.")
+            elif kind not in "iubf":
+                found.append(Violation("wrong_dtype", name, "numbers", store.dtype.name))
+        require_valid(found, str(self.path), "Fetch it again, or choose another vault.")
         claimed = self.n_steps * sum(map(_step_bytes, self.leaves.values()))
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         if claimed > MAX_COMPRESSION * size:
@@ -245,17 +253,15 @@ class VaultSource:
 
         An episode ends where all agents are terminal or truncated.
         """
-        ended = {name: np.zeros(self.n_steps, dtype=bool) for name in ("terminals", "over")}
-        ended["over"] |= self._all_agents("terminals", "truncations")
-        ended["terminals"] |= self._all_agents("terminals")
-        last = np.flatnonzero(ended["over"])
+        terminal = self._all_agents("terminals")
+        last = np.flatnonzero(self._all_agents("terminals", "truncations"))
         notes = [REPEATED]
         notes += [NO_STATE] if "infos.state" not in self.leaves else []
         notes += [NO_MASKS] if "infos.legals" not in self.leaves else []
         if not len(last) or last[-1] != self.n_steps - 1:
             last = np.append(last, self.n_steps - 1)
             notes.append(UNFINISHED)
-        return np.diff(last, prepend=-1).astype(np.int64), ended["terminals"][last], notes
+        return np.diff(last, prepend=-1).astype(np.int64), terminal[last], notes
 
     def _all_agents(self, *names: str) -> np.ndarray:
         """Where each agent has one of the flags: bool `[T]`."""
