@@ -146,6 +146,12 @@ def test_the_layout_of_alberdice(tmp_path, data):
     assert (onehot[mask].sum(-1) == 1).all() and not onehot[~mask].any() and not arrays
 
 
+def test_other_orders_of_a_ring_that_is_not_full(tmp_path, data):
+    write_alberdice(tmp_path / "x", {k: np.asfortranarray(v) for k, v in padded(data).items()}, 4)
+    read = load_dataset(tmp_path / "x")
+    assert same(read, data.select(range(4)))
+
+
 @pytest.mark.parametrize(
     ("name", "to", "expected"),
     [

@@ -47,16 +47,37 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
                 f"{path / (key + '.npy')}: expected at least {n_episodes} episodes, as meta.json "
                 f"says, found {len(array)}. The folder is incomplete: fetch it again."
             )
-    used = {key: array[:n_episodes] if array.ndim else array for key, array in arrays.items()}
     stated = folders.stated_metadata(content, path / META)
     dataset = read_padded(
-        ArraySource(used, str(path)),
+        MappedSource(arrays, str(path), n_episodes),
         folders.hints_with(stated, hints),
         metadata=None,
         origin=f"converted from {path.name} (AlberDICE's folder)",
         battle_won=folders.stated_victories(stated, n_episodes, path / META),
     )
     return replace(dataset, metadata=folders.with_stated(dataset.metadata, stated))
+
+
+class MappedSource(ArraySource):
+    """The first `n_episodes` of memory-mapped files, of which no more than a slab is held.
+
+    Each slab is mapped anew: pages that were read would count as the process's memory until the
+    map goes.
+    """
+
+    def __init__(self, arrays: dict[str, np.memmap], name: str, n_episodes: int):
+        super().__init__(arrays, name)
+        self.n_episodes = n_episodes
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        shape = super().shape(key)
+        return (self.n_episodes, *shape[1:]) if shape else shape
+
+    def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
+        array = self.arrays[key]
+        order = "C" if array.flags.c_contiguous else "F"
+        mapped = np.memmap(array.filename, array.dtype, "r", array.offset, array.shape, order)
+        return mapped[first:end, :n_steps]
 
 
 def _map_array(path: Path) -> np.ndarray:

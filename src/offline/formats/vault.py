@@ -37,7 +37,7 @@ DESCRIPTION = "OG-MARL's vault, a folder with metadata.json and manifest.ocdbt"
 VERSION = 1.2  # flashbax's
 LENGTH = "vault_index"
 TIME_AXIS = 10**13  # flashbax makes every array so long; what is not written takes no room
-BLOCK_BYTES = 16 << 20  # read or written at once
+BLOCK_BYTES = 4 << 20  # read or written at once
 MAX_COMPRESSION = 1100  # as in the canonical format: a vault that claims more is damaged
 
 LEAVES = {
@@ -326,10 +326,11 @@ class VaultSource:
         """Put the values of a leaf into their rows; whole numbers stay what they are."""
         for first, values in self.blocks(name):
             where = place[first : first + len(values)]
-            values, where = values[where >= 0], where[where >= 0]
+            if where.min() < 0:
+                values, where = values[where >= 0], where[where >= 0]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
-                cast = values.astype(rows.dtype)
+                cast = values.astype(rows.dtype, copy=False)
             if rows.dtype.kind == "i" and not (cast == values).all():
                 wrong = values[cast != values][0]
                 raise DatasetError(
