@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from offline.download import add_parser as add_download
 from utils.config import PROJECT_ROOT
 from utils.errors import UserError
-from utils.interrupts import Interrupted, sigterm_as_interrupt
+from utils.interrupts import exit_status
 
 FORMATS = ("canonical", "alberdice", "vault")
 
@@ -20,21 +19,7 @@ FORMATS = ("canonical", "alberdice", "vault")
 def main(argv: Sequence[str]) -> int:
     """Run a command; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
     options = parse(argv)
-    try:
-        with sigterm_as_interrupt():
-            return options.function(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"interrupted: {stop}", file=sys.stderr)
-        return stop.exit_status
-    except KeyboardInterrupt:
-        print("interrupted: nothing was left under the final name", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return exit_status(lambda: options.function(options), "nothing was left under the final name")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from typing import Any
 
 from utils.config import PROJECT_ROOT, Config, help_text, load_config, map_label, sacred_folder
 from utils.config import to_yaml as config_to_yaml
-from utils.errors import CheckpointError, ConfigError, UserError
-from utils.interrupts import Interrupted, sigterm_as_interrupt
+from utils.errors import CheckpointError, ConfigError
+from utils.interrupts import exit_status
 from utils.quiet import silence_third_parties
 
 # What the record of a run names with its version.
@@ -26,27 +26,20 @@ PACKAGES = ("torch", "numpy", "sacred", "jax", "jaxlib", "jaxmarl", "h5py")
 
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
-    try:
-        config = load_config(argv)
-        if config.command == "help":
-            print(help_text())
-        elif config.command == "print_config":
-            print(print_config_text(config), end="")
-        else:
-            with sigterm_as_interrupt():
-                run_experiment(config, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"interrupted: {stop}", file=sys.stderr)
-        return stop.exit_status
-    except KeyboardInterrupt:
-        print("interrupted: stopped by SIGINT before there was anything to save", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # print_config | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return exit_status(
+        lambda: run_command(argv), "stopped by SIGINT before there was anything to save"
+    )
+
+
+def run_command(argv: list[str]) -> int:
+    """What the command line asks for."""
+    config = load_config(argv)
+    if config.command == "help":
+        print(help_text())
+    elif config.command == "print_config":
+        print(print_config_text(config), end="")
+    else:
+        run_experiment(config, argv)
     return 0
 
 

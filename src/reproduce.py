@@ -35,7 +35,7 @@ from evaluation.tables import (
 )
 from utils.config import CONFIG_DIR, PROJECT_ROOT, has, load_config, names, parse_value
 from utils.errors import ConfigError, UserError, nearest
-from utils.interrupts import Interrupted
+from utils.interrupts import exit_status
 
 SMAX_MAP = "2s3z"
 # Points of the learning curve: enough episodes to read a trend from, few enough to cost little.
@@ -730,18 +730,12 @@ def positive(text: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0; 1 if runs failed; 2: the user's error; 130, 143: stopped."""
-    try:
+
+    def run_command() -> int:
         command, options = parse(argv)
         return 0 if command(options) else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"interrupted: {stop}", file=sys.stderr)
-        return stop.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+    return exit_status(run_command)
 
 
 if __name__ == "__main__":
