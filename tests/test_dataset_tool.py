@@ -23,7 +23,6 @@ from offline.inspection import entropy, inspect, numbered, paired, shuffle_each,
 from offline.tool import Choice, choose, episode_counts, known_datasets, parse_part, target_format
 from utils.errors import DatasetError, UserError
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "alberdice"
 LENGTHS = (3, LIMIT, 1, 5, 2, 4, 6, 1, LIMIT, 3)
 
 
@@ -115,21 +114,6 @@ def test_stated_metadata_that_are_damaged(capsys, tmp_path, file, change, messag
     path.write_text(json.dumps(content))
     error = refused(capsys, "validate", tmp_path / name)
     assert message in error and str(path) in error
-
-
-@pytest.mark.parametrize("name", ["bridge_optimal", "matrix_00_02_20"])
-def test_the_published_folders_come_back_bit_for_bit(tmp_path, name):
-    source = PUBLISHED / name
-    if not source.exists():
-        pytest.skip(f"{source} is not there")
-    assert run("convert", source, tmp_path / "x.h5", "--env", "alberdice") == 0
-    assert run("convert", tmp_path / "x.h5", tmp_path / "back") == 0
-    files = sorted(path.name for path in source.glob("*.npy"))
-    assert files == sorted(path.name for path in (tmp_path / "back").glob("*.npy"))
-    for name in files:
-        assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes(), name
-    ours = json.loads((tmp_path / "back" / "meta.json").read_text())
-    assert json.loads((source / "meta.json").read_text()).items() <= ours.items()
 
 
 def test_the_layout_of_alberdice(tmp_path, data):

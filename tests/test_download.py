@@ -25,9 +25,9 @@ import pytest
 from test_dataset import make_dataset, padded, same
 from test_formats import write_cfcql
 
-from offline import archives, load_dataset, transfer
+from offline import archives, games, load_dataset, transfer
 from offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
-from offline.formats import folders, vault
+from offline.formats import alberdice, folders, vault
 from offline.sources import Source, catalogue, find_source
 from offline.transfer import Patience, TransferError, confirmed_address, fetch
 from utils.config import PROJECT_ROOT
@@ -767,11 +767,10 @@ def test_vaults(bench, tmp_path):
     assert not list(bench.folder.rglob(".*.unpacked"))
 
 
-def test_folders_file_by_file(bench):
-    """AlberDICE's Bridge as published, one file after the other."""
-    published = PROJECT_ROOT.parent / "shared/data/alberdice/bridge_optimal"
-    if not published.exists():
-        pytest.skip("the published files are not here")
+def test_folders_file_by_file(bench, tmp_path):
+    """AlberDICE's Bridge in the layout of its repository, one file after the other."""
+    published = tmp_path / "published"
+    alberdice.write(published, games.make_dataset("bridge", "bridge", "optimal"))
     source = catalogue()["alberdice/bridge"]
     place = "/buffer/bridge_from_start/buffer_optimal/"
     for file in published.iterdir():
