@@ -353,7 +353,8 @@ def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, An
     """The test that counts: the last policy on `final_test_nepisode` episodes."""
     stats = test(args, logger, runner, progress, args.final_test_nepisode)
     logger.print_recent_stats()
-    return {"final": progress.history[-1], "tests": progress.history, **raw_values(stats)}
+    # A copy: Sacred would write one object that stands in two places as a reference.
+    return {"final": dict(progress.history[-1]), "tests": progress.history, **raw_values(stats)}
 
 
 def raw_values(stats: EpisodeStats) -> dict[str, Any]:

@@ -166,10 +166,7 @@ def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
     known = ("final", "tests", "dataset", "updates", "t_env", "seconds")
     raw = {k: v for k, v in outcome.items() if k not in known and isinstance(v, list)}
     final = outcome.get("final", {})
-    # Sacred writes an object that it has written before, as the final test is, as a reference.
-    tests = [test for test in outcome.get("tests", []) if "py/id" not in test]
-    if final and (not tests or tests[-1] != final):
-        tests.append(final)
+    tests = outcome.get("tests", [])
     sessions = _sessions(home, record)
     return Result(
         cell_id=cell.id,
