@@ -113,6 +113,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     saver = Saver(args, config, logger, learner, progress, runner, {"buffer.th": buffer})
     if args.resume:
         saver.resume()
+    pace = Pace(learner.updates)
     with progress_bar(
         args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
     ) as bar:
@@ -126,7 +127,9 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
             progress.episode += args.batch_size
             bar.update(steps)
             saver.save_if_due()
-            progress.print_if_due(logger, args.log_interval)
+            if progress.log_due(args.log_interval):
+                logger.log_stat("updates_per_second", pace(learner.updates), progress.t_env)
+                logger.print_recent_stats()
     saver.finish(stop)
     result = {
         "t_env": progress.t_env,
@@ -175,6 +178,7 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     saver = Saver(args, config, logger, learner, progress, runner, parts)
     if args.resume:
         saver.resume()
+    pace = Pace(learner.updates)
     with progress_bar(
         args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
     ) as bar:
@@ -200,6 +204,7 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
             if progress.log_due(args.log_interval):
                 logger.log_stats(runner.train_stats.summary(), progress.t_env)
                 logger.log_stat("epsilon", mac.action_selector.epsilon, progress.t_env)
+                logger.log_stat("updates_per_second", pace(learner.updates), progress.t_env)
                 runner.train_stats = EpisodeStats()
                 logger.print_recent_stats()
             saver.save_if_due()
@@ -324,9 +329,18 @@ class Progress:
         self.last_log = self.t_env
         return True
 
-    def print_if_due(self, logger: Logger, interval: int) -> None:
-        if self.log_due(interval):
-            logger.print_recent_stats()
+
+class Pace:
+    """Updates per second since the last call, tests and saving included."""
+
+    def __init__(self, updates: int):
+        self.updates, self.time = updates, time.monotonic()
+
+    def __call__(self, updates: int) -> float:
+        now = time.monotonic()
+        rate = (updates - self.updates) / max(now - self.time, 1e-9)
+        self.updates, self.time = updates, now
+        return rate
 
 
 def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> EpisodeStats:
