@@ -347,8 +347,7 @@ def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> E
     """Play `n_episodes` test episodes with the present policy and log what became of them."""
     stats = runner.test(n_episodes)
     summary = stats.summary("test_")
-    exact = hasattr(runner.env, "exact_statistics")  # a matrix game needs no sampling
-    if exact and args.agent_output_type == "pi_logits" and not args.test_greedy:
+    if hasattr(runner.env, "exact_statistics"):  # a matrix game needs no sampling
         summary |= runner.env.exact_statistics(first_policies(runner))
     logger.log_stats(summary, progress.t_env)
     progress.last_test = progress.t_env
@@ -357,10 +356,13 @@ def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> E
 
 
 def first_policies(runner) -> list[th.Tensor]:
-    """pi_i of every agent in the first step of an episode, `[A]` each (not greedy)."""
+    """What tests draw every agent's first action of an episode from, `[A]` each."""
     batch = runner.run(test_mode=True)
     runner.mac.init_hidden(batch.batch_size)
-    return list(runner.mac.forward(batch, t=0, test_mode=True)[0].double().cpu().numpy())
+    outputs = runner.mac.forward(batch, t=0, test_mode=True)[:1]
+    avail = batch["avail_actions"][:1, 0].to(outputs.device)
+    probabilities = runner.mac.action_selector.probabilities(outputs, avail)
+    return list(probabilities[0].double().cpu().numpy())
 
 
 def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from cases import (
 )
 
 from learners import inspo_learner
-from learners.inspo_learner import advantage_weights, others_ratio, resample, soft_value
+from learners.inspo_learner import (
+    AnnotatedTransitions,
+    advantage_weights,
+    others_ratio,
+    resample,
+    soft_value,
+)
 from offline.behaviour import Behaviour
 
 LENGTHS = [4, 1, 6, 3]
@@ -343,7 +349,7 @@ def test_later_agents_see_the_new_policies_of_earlier_ones(monkeypatch):
                     continue
                 source = new if update == "sequential" and j in done else old
                 outputs = play_agent(source.agents[j], batch, args, j)
-                data = learner._transitions(batch)
+                data = AnnotatedTransitions(batch, learner.mac)
                 cells = data.packed.index[data.packed.transitions].tolist()
                 for row, cell in enumerate(cells):
                     e, t = divmod(cell, batch.max_seq_length)
@@ -520,7 +526,7 @@ def test_drawing_reweights_both_losses_alike(monkeypatch):
     learner, _ = make_learner(args)
     descend_plainly(learner, 0.2)
     literal = Literal(learner, batch)
-    data = learner._transitions(batch)
+    data = AnnotatedTransitions(batch, learner.mac)
     cells = [
         divmod(c, batch.max_seq_length) for c in data.packed.index[data.packed.transitions].tolist()
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch as th
 
-from components.packed import PackedEpisodes
+from components.transitions import Transitions
 from learners.learner import Learner, cosine_rate, optimise
-from utils.rl_utils import gather_actions, masked_log_softmax
+from utils.rl_utils import masked_log_softmax
 
 
 class BCLearner(Learner):
@@ -23,12 +23,9 @@ class BCLearner(Learner):
         self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
 
     def train(self, batch, t_env: int, episode_num: int) -> None:
-        packed = PackedEpisodes(batch["filled"])
-        now = packed.transitions
-        avail = packed.pack(batch["avail_actions"])[now]
-        actions = packed.pack(batch["actions"]).squeeze(-1)[now]
-        log_policy = masked_log_softmax(self.mac.unroll(batch, packed)[now], avail)
-        loss = -gather_actions(log_policy, actions).mean()
+        data = Transitions(batch, self.mac)
+        logits = self.mac.agent.unroll(data.inputs, data.packed)
+        loss = -data.taken(masked_log_softmax(logits, data.avail)).mean()
         if self.args.lr_decay == "cosine":
             cosine_rate(self.optimisers["policy"], self.args.lr, t_env / self.args.t_max)
         norm = optimise(loss, self.optimisers["policy"], self.args.grad_norm_clip)

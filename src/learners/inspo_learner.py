@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 
 import torch as th
 from torch import nn
 
-from components.packed import PackedEpisodes
 from components.schedules import hold_decay
+from components.transitions import Transitions
 from learners.learner import Learner, optimise
 from modules.mlp import mlp
 from utils.rl_utils import (
@@ -19,7 +18,6 @@ from utils.rl_utils import (
     gather_actions,
     kl_divergence,
     masked_logsumexp,
-    packed_td_lambda,
     soft_update,
 )
 
@@ -84,41 +82,33 @@ def advantage_weights(
     return exponent.clamp(max=clip).exp(), exponent
 
 
-@dataclass
-class Transitions:
-    """One batch without padding: R filled steps, M of which begin a transition."""
+class AnnotatedTransitions(Transitions):
+    """Transitions with what the behaviour policies say of them, and agent i's part of the data.
 
-    packed: PackedEpisodes
-    inputs: th.Tensor  # [R, n, I], what the policies see
-    state: th.Tensor  # [R, S]
-    avail: th.Tensor  # [R, n, A]
-    log_mu: th.Tensor  # [R, n, A], behaviour policies, Eq. 21
-    actions: th.Tensor  # [M, n]
-    log_mu_others: th.Tensor  # [M, n], log mu^{-i}(a^{-i} | s, a^i), Eq. 22
-    reward: th.Tensor  # [M]
-    terminated: th.Tensor  # [M]
+    Further attributes:
+        log_mu: `[R, n, A]`, the individual behaviour policies, Eq. 21.
+        log_mu_others: `[M, n]`, log mu^{-i}(a^{-i} | s, a^i), Eq. 22.
+    """
+
+    def __init__(self, batch, mac):
+        super().__init__(batch, mac)
+        self.log_mu = self.packed.pack(batch["behaviour_log_probs"])
+        self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
 
     def critic_inputs(self, i: int) -> th.Tensor:
         """State and what agent i sees, `[R, S + I]`."""
         return th.cat([self.state, self.inputs[:, i]], dim=-1)
 
-    def taken(self, i: int, values: th.Tensor) -> th.Tensor:
+    def taken_by(self, i: int, values: th.Tensor) -> th.Tensor:
         """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
-        return gather_actions(values[self.packed.transitions], self.actions[:, i])
+        return gather_actions(values[self.now], self.actions[:, i])
 
     def advantage(self, i: int, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
         """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20). `[M]`.
 
         q and log_pi: `[R, A]`, of all filled steps.
         """
-        now = self.packed.transitions
-        return self.taken(i, q) - (log_pi[now].exp() * q[now]).sum(-1)
-
-    def td_lambda(
-        self, reward: th.Tensor, next_values: th.Tensor, gamma: float, td_lambda: float
-    ) -> th.Tensor:
-        """TD(lambda) returns of every transition; all `[M]`."""
-        return packed_td_lambda(self.packed, reward, self.terminated, next_values, gamma, td_lambda)
+        return self.taken_by(i, q) - (log_pi[self.now].exp() * q[self.now]).sum(-1)
 
 
 class InSPOLearner(Learner):
@@ -206,7 +196,7 @@ class InSPOLearner(Learner):
         share = (progress - a.critic_warmup) / (1 - a.critic_warmup)  # of the policies' training
         beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
         logging = self.log_due(t_env)
-        data = self._transitions(batch)
+        data = AnnotatedTransitions(batch, self.mac)
 
         # Each agent's graph depends on its own weights alone, so all are built before the first
         # update: the pass that gives log pi of the old policies is the one that is differentiated.
@@ -218,7 +208,7 @@ class InSPOLearner(Learner):
         old = [log_policy.detach() for log_policy in log_policies]
         # What an agent takes the others to play: new policies enter as they are updated.
         joint = list(old)
-        taken = th.stack([data.taken(j, old[j]) for j in range(self.n_agents)], dim=-1)
+        taken = th.stack([data.taken_by(j, old[j]) for j in range(self.n_agents)], dim=-1)
 
         stats: dict[str, list[th.Tensor]] = {}
         order = self.mac.draw_order(self._expected_advantages(data, log_policies))
@@ -234,15 +224,14 @@ class InSPOLearner(Learner):
             if a.joint_kl_coef:
                 others_kl = self._others_kl(i, data, joint)
                 reward = reward - a.joint_kl_coef * self.alpha * others_kl
-            then = data.packed.successors
-            y = data.td_lambda(reward, next_value[then], a.gamma, a.td_lambda)
+            y = data.td_lambda(next_value[data.then], a.gamma, a.td_lambda, reward)
             losses = self._improve_critic(i, data, inputs, y, index, weight)
             if improving:
                 losses |= self._improve_policy(i, data, q_bar, log_policies[i], beta, index, weight)
                 if a.update == "sequential" and place + 1 < self.n_agents:
                     with th.no_grad():
                         joint[i] = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
-                    taken[:, i] = data.taken(i, joint[i])
+                    taken[:, i] = data.taken_by(i, joint[i])
             if logging:
                 losses |= self._diagnose(i, data, log_pi, ratio)
                 for key, value in losses.items():
@@ -264,21 +253,6 @@ class InSPOLearner(Learner):
             means["entropy"] = means.pop("entropy_of_agent")
             self.logger.log_stats(means | per_agent | {"updates": self.updates}, t_env)
 
-    def _transitions(self, batch) -> Transitions:
-        packed = PackedEpisodes(batch["filled"])
-        now = packed.transitions
-        return Transitions(
-            packed=packed,
-            inputs=self.mac.inputs(batch, packed),
-            state=packed.pack(batch["state"]),
-            avail=packed.pack(batch["avail_actions"]),
-            log_mu=packed.pack(batch["behaviour_log_probs"]),
-            actions=packed.pack(batch["actions"]).squeeze(-1)[now],
-            log_mu_others=packed.pack(batch["behaviour_log_prob_others"])[now],
-            reward=packed.pack(batch["reward"]).squeeze(-1)[now],
-            terminated=packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
-        )
-
     @th.no_grad()
     def _others_kl(self, i, data, joint) -> th.Tensor:
         """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
@@ -287,7 +261,7 @@ class InSPOLearner(Learner):
         gives each agent's predecessors; over its own action the expectation is exact, so for two
         agents all of it is.
         """
-        now = data.packed.transitions
+        now = data.now
         log_pi = th.stack([policy[now] for policy in joint], dim=1)  # [M, n, A]
         actions = th.multinomial(log_pi.exp().flatten(0, 1), 1).view(len(now), -1)
         actions[:, i] = data.actions[:, i]
@@ -303,7 +277,7 @@ class InSPOLearner(Learner):
         inputs `[R, S + I]`; y `[M]`, the targets.
         """
         a = self.args
-        now = data.packed.transitions
+        now = data.now
         critic, target = self.critics[i], self.target_critics[i]
         inputs, avail, mu = inputs[now], data.avail[now, i], data.log_mu[now, i].exp()
 
@@ -332,12 +306,12 @@ class InSPOLearner(Learner):
         a = self.args
         advantage = data.advantage(i, q_bar, log_policy.detach())
         if a.advantage_weighting:
-            log_mu = data.taken(i, data.log_mu[:, i])
+            log_mu = data.taken_by(i, data.log_mu[:, i])
             w, exponent = advantage_weights(advantage, log_mu, self.alpha, beta, a.weight_clip)
         else:
             w, exponent = th.ones_like(advantage), th.zeros_like(advantage)
         counts = th.zeros_like(weight).index_add(0, index, weight)
-        loss = -(counts * w * data.taken(i, log_policy)).mean()
+        loss = -(counts * w * data.taken_by(i, log_policy)).mean()
         norm = optimise(loss, self.optimisers[f"policy_{i}"], a.grad_norm_clip)
         return {
             "policy_loss": loss.detach(),
@@ -349,7 +323,7 @@ class InSPOLearner(Learner):
 
     def _mean_kl(self, data, log_policies) -> th.Tensor:
         """KL(pi_i || mu_i), the mean over agents that have a choice and over transitions."""
-        now = data.packed.transitions
+        now = data.now
         total, count = 0.0, 0.0
         for i, log_policy in enumerate(log_policies):
             choosing = (data.avail[now, i].sum(-1) > 1).float()
@@ -381,8 +355,8 @@ class InSPOLearner(Learner):
     @th.no_grad()
     def _diagnose(self, i, data, log_pi, ratio) -> dict[str, th.Tensor]:
         """What a person looks at first when a run does not learn."""
-        now = data.packed.transitions
-        returns = data.td_lambda(data.reward, th.zeros_like(data.reward), self.args.gamma, 1.0)
+        now = data.now
+        returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
         q = self.critics[i](data.critic_inputs(i)[now])
         q_taken = gather_actions(q, data.actions[:, i])
         choosing = (data.avail[now, i].sum(-1) > 1).float()

@@ -6,10 +6,10 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from components.packed import PackedEpisodes
+from components.transitions import Transitions
 from learners.learner import Learner, cosine_rate, optimise
 from modules.mlp import mlp
-from utils.rl_utils import entropy, gather_actions, masked_log_softmax, packed_td_lambda
+from utils.rl_utils import entropy, gather_actions, masked_log_softmax
 
 
 class ValueNorm(nn.Module):
@@ -65,23 +65,14 @@ class MAPPOLearner(Learner):
 
     def train(self, batch, t_env: int, episode_num: int) -> None:
         a = self.args
-        packed = PackedEpisodes(batch["filled"])
-        now, then = packed.transitions, packed.successors
-        state, avail = packed.pack(batch["state"]), packed.pack(batch["avail_actions"])
-        actions = packed.pack(batch["actions"]).squeeze(-1)[now]
-        choosing = (avail[now].sum(-1) > 1).float()  # [M, n]
+        data = Transitions(batch, self.mac)
+        now, state, avail = data.now, data.state, data.avail[data.now]
+        choosing = (avail.sum(-1) > 1).float()  # [M, n]
         n_choosing = choosing.sum().clamp(min=1)
 
         with th.no_grad():
             values = self.value_norm.denormalise(self.critic(state).squeeze(-1))
-            targets = packed_td_lambda(
-                packed,
-                packed.pack(batch["reward"]).squeeze(-1)[now],
-                packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
-                values[then],
-                a.gamma,
-                a.gae_lambda,
-            )
+            targets = data.td_lambda(values[data.then], a.gamma, a.gae_lambda)
             advantage = targets - values[now]
             std = advantage.std(correction=min(1, len(advantage) - 1))  # one has no deviation
             advantage = (advantage - advantage.mean()) / std.clamp(min=1e-6)
@@ -92,8 +83,9 @@ class MAPPOLearner(Learner):
             cosine_rate(self.optimisers["critic"], a.critic_lr, t_env / a.t_max)
         old_log_pi = None
         for _ in range(a.epochs):
-            log_policy = masked_log_softmax(self.mac.unroll(batch, packed)[now], avail[now])
-            log_pi = gather_actions(log_policy, actions)
+            logits = self.mac.agent.unroll(data.inputs, data.packed)[now]
+            log_policy = masked_log_softmax(logits, avail)
+            log_pi = gather_actions(log_policy, data.actions)
             if old_log_pi is None:
                 old_log_pi = log_pi.detach()  # the networks that acted are those of the first epoch
             ratio = (log_pi - old_log_pi).exp()

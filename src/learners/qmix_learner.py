@@ -6,10 +6,10 @@ import copy
 
 import torch as th
 
-from components.packed import PackedEpisodes
+from components.transitions import Transitions
 from learners.learner import Learner, optimise
 from modules.mixers import REGISTRY as mixer_REGISTRY
-from utils.rl_utils import UNAVAILABLE, gather_actions, packed_td_lambda
+from utils.rl_utils import UNAVAILABLE, gather_actions
 
 
 class QMIXLearner(Learner):
@@ -40,24 +40,15 @@ class QMIXLearner(Learner):
 
     def train(self, batch, t_env: int, episode_num: int) -> None:
         a = self.args
-        packed = PackedEpisodes(batch["filled"])
-        now, then = packed.transitions, packed.successors
-        state, avail = packed.pack(batch["state"]), packed.pack(batch["avail_actions"])
-        actions = packed.pack(batch["actions"]).squeeze(-1)[now]
-
-        q = self.mac.unroll(batch, packed)  # [R, n, A]
-        q_tot = self.mixer(gather_actions(q[now], actions), state[now])
+        data = Transitions(batch, self.mac)
+        now, then = data.now, data.then
+        q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
+        q_tot = self.mixer(data.taken(q), data.state[now])
         with th.no_grad():
-            greedy = q[then].masked_fill(avail[then] == 0, UNAVAILABLE).argmax(-1)
-            target_q = gather_actions(self.target_mac.unroll(batch, packed)[then], greedy)
-            targets = packed_td_lambda(
-                packed,
-                packed.pack(batch["reward"]).squeeze(-1)[now],
-                packed.pack(batch["terminated"]).squeeze(-1)[now].float(),
-                self.target_mixer(target_q, state[then]),
-                a.gamma,
-                a.td_lambda,
-            )
+            greedy = q[then].masked_fill(data.avail[then] == 0, UNAVAILABLE).argmax(-1)
+            target_q = self.target_mac.agent.unroll(data.inputs, data.packed)[then]
+            next_values = self.target_mixer(gather_actions(target_q, greedy), data.state[then])
+            targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
         error = q_tot - targets
         loss = 0.5 * error.square().mean()
         norm = optimise(loss, self.optimisers["all"], a.grad_norm_clip)

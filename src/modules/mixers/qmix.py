@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch as th
 import torch.nn.functional as F
 from torch import nn
+
+
+class MixingWeights(NamedTuple):
+    """One mixing network per state, to be used as often as needed.
+
+    w1 `[..., n_agents, E]` and w2 `[..., E]`, not negative; b1 `[..., E]`, b2 `[...]`.
+    """
+
+    w1: th.Tensor
+    b1: th.Tensor
+    w2: th.Tensor
+    b2: th.Tensor
+
+    def mix(self, qs: th.Tensor) -> th.Tensor:
+        """qs `[..., n_agents]` -> Q_tot `[...]`."""
+        return self.out((qs.unsqueeze(-1) * self.w1).sum(-2) + self.b1)
+
+    def out(self, x: th.Tensor) -> th.Tensor:
+        """From the inputs of the hidden layer, `[..., E]`, to Q_tot `[...]`."""
+        return (F.elu(x) * self.w2).sum(-1) + self.b2
 
 
 class QMixer(nn.Module):
@@ -25,8 +47,15 @@ class QMixer(nn.Module):
             nn.Linear(state_dim, self.embed_dim), nn.ReLU(), nn.Linear(self.embed_dim, 1)
         )
 
+    def weights(self, states: th.Tensor) -> MixingWeights:
+        """The hypernetworks' outputs in states `[..., S]`: all that does not depend on the q."""
+        return MixingWeights(
+            self.hyper_w1(states).abs().unflatten(-1, (self.n_agents, self.embed_dim)),
+            self.hyper_b1(states),
+            self.hyper_w2(states).abs(),
+            self.hyper_b2(states).squeeze(-1),
+        )
+
     def forward(self, qs: th.Tensor, states: th.Tensor) -> th.Tensor:
         """qs `[..., n_agents]` and states `[..., S]` -> Q_tot `[...]`."""
-        w1 = self.hyper_w1(states).abs().unflatten(-1, (self.n_agents, self.embed_dim))
-        hidden = F.elu((qs.unsqueeze(-1) * w1).sum(-2) + self.hyper_b1(states))
-        return (hidden * self.hyper_w2(states).abs()).sum(-1) + self.hyper_b2(states).squeeze(-1)
+        return self.weights(states).mix(qs)

@@ -1,0 +1,59 @@
+"""One batch of episodes as the learners read it: rows without padding, under short names."""
+
+from __future__ import annotations
+
+import torch as th
+
+from components.episode_batch import EpisodeBatch
+from components.packed import PackedEpisodes
+from utils.rl_utils import gather_actions, packed_td_lambda
+
+
+class Transitions:
+    """The R filled steps of a batch, M of which begin a transition.
+
+    Attributes:
+        packed: where the rows lie; `now` and `then` are `packed.transitions` and
+            `packed.successors`, `[M]`: the rows that begin a transition and those it leads to.
+        batch: the episodes themselves.
+        inputs: `[R, n, I]`, what the controller's agents see.
+        state: `[R, S]`.
+        avail: `[R, n, A]`.
+        actions: `[M, n]`, long.
+        reward, terminated: `[M]`.
+    """
+
+    def __init__(self, batch: EpisodeBatch, mac):
+        """batch: `[B, T, ...]` under EPyMARL's keys. mac: says what its agents see."""
+        self.batch = batch
+        self.packed = packed = PackedEpisodes(batch["filled"])
+        self.now, self.then = packed.transitions, packed.successors
+        self.inputs = mac.inputs(batch, packed)
+        self.state = packed.pack(batch["state"])
+        self.avail = packed.pack(batch["avail_actions"])
+        self.actions = packed.pack(batch["actions"]).squeeze(-1)[self.now]
+        self.reward = packed.pack(batch["reward"]).squeeze(-1)[self.now]
+        self.terminated = packed.pack(batch["terminated"]).squeeze(-1)[self.now].float()
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.now)
+
+    def taken(self, values: th.Tensor) -> th.Tensor:
+        """values of all filled steps `[R, n, A]` at the actions in the data, `[M, n]`."""
+        return gather_actions(values[self.now], self.actions)
+
+    def td_lambda(
+        self,
+        next_values: th.Tensor,
+        gamma: float,
+        td_lambda: float,
+        reward: th.Tensor | None = None,
+    ) -> th.Tensor:
+        """TD(lambda) returns of every transition (`rl_utils.td_lambda_targets`).
+
+        next_values `[M]`: V of the step that each transition leads to. reward `[M]`: in place of
+        the data's. All `[M]`.
+        """
+        reward = self.reward if reward is None else reward
+        return packed_td_lambda(self.packed, reward, self.terminated, next_values, gamma, td_lambda)

@@ -1,0 +1,32 @@
+"""Critics that are shared by the agents."""
+
+from __future__ import annotations
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+
+class DuelingCritic(nn.Module):
+    """Q_i(s, o_i, a) = A(s, o_i, i)(a) + V(s, o_i, i) for all agents and actions, one network.
+
+    The critic of OMAR and of ICQ as CFCQL's repository has it: two hidden layers with ReLU on
+    state, observation and one-hot identity, then two linear heads, added.
+    """
+
+    def __init__(self, state_dim: int, obs_dim: int, n_agents: int, n_actions: int, hidden: int):
+        super().__init__()
+        self.n_agents = n_agents
+        self.state = nn.Linear(state_dim, hidden)
+        self.own = nn.Linear(obs_dim + n_agents, hidden, bias=False)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.advantage = nn.Linear(hidden, n_actions)
+        self.value = nn.Linear(hidden, 1)
+
+    def forward(self, state: th.Tensor, obs: th.Tensor) -> th.Tensor:
+        """state `[M, S]`, obs `[M, n, O]` -> `[M, n, A]`."""
+        identity = th.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
+        own = self.own(th.cat([obs, identity.expand(len(obs), -1, -1)], dim=-1))
+        # The first layer's share of the state is the same for all agents: computed once.
+        x = F.relu(self.hidden(F.relu(self.state(state).unsqueeze(1) + own)))
+        return self.advantage(x) + self.value(x)
