@@ -147,6 +147,22 @@ def test_correlated_data_are_learnt_exactly_and_the_product_cannot(tmp_path):
         assert th.allclose(rho, th.ones_like(rho), atol=1e-5)
 
 
+def test_without_others_there_are_the_individual_policies_alone(tmp_path):
+    dataset, _ = xor_b_data(20)
+    said, fits = [], []
+    for place in ("fitted", "read from the cache"):
+        alone, buffer, *_ = fit(dataset, tmp_path, said=said, updates=20, others="none")
+        fits.append(alone.log_probs)
+        assert alone.others is None and alone.log_prob_others is None, place
+        assert set(alone.report) == {"behaviour_nll"}
+        alone.annotate(buffer)
+        batch = buffer.batch([0])
+        assert "behaviour_log_prob_others" not in batch.data
+        assert th.equal(batch["behaviour_log_probs"][0], alone.log_probs[:2])
+    assert th.equal(*fits)
+    assert sum("read from" in line for line in said) == 1
+
+
 def test_log_prob_others_is_a_loop_over_predecessors():
     th.manual_seed(0)
     n, a, s, m = 4, 3, 5, 6

@@ -92,6 +92,22 @@ def test_the_total_rises_with_every_agents_value():
         assert base[k].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+def test_many_joint_actions_mix_as_one_at_a_time():
+    learner, _, args = make_qmix()
+    th.manual_seed(1)
+    qs, states = 3 * th.randn(6, 7, 3), th.randn(6, args.state_shape)
+    found = learner.mixer.weights(states).mix_many(qs)
+    assert found.shape == (6, 7)
+    expected = th.stack([th.stack([mix(learner.mixer, q, s) for q in rows])
+                         for rows, s in zip(qs, states)])  # fmt: skip
+    assert th.allclose(found, expected, atol=1e-5)
+    parameters = list(learner.mixer.parameters())
+    weight = th.randn(6, 7)
+    ours = th.autograd.grad((weight * found).sum(), parameters)
+    theirs = th.autograd.grad((weight * expected).sum(), parameters)
+    assert all(th.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip(ours, theirs))
+
+
 def test_targets_are_copied_every_target_update_interval_episodes():
     learner, _, args = make_qmix(target_update_interval=20)
     batch = random_batch(LENGTHS, args)

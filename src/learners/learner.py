@@ -34,6 +34,9 @@ class Learner:
     def train(self, batch, t_env: int, episode_num: int) -> None:
         raise NotImplementedError
 
+    def start_from(self, behaviour) -> None:
+        """Take what is needed of an `offline.behaviour.Behaviour`; what batches carry is enough."""
+
     def log_due(self, t_env: int) -> bool:
         """Whether `log_interval` steps have passed since the last time this was true."""
         if t_env - self.log_t < self.args.log_interval:

@@ -12,6 +12,18 @@ from modules.mixers import REGISTRY as mixer_REGISTRY
 from utils.rl_utils import UNAVAILABLE, gather_actions
 
 
+@th.no_grad()
+def double_q_values(data: Transitions, q: th.Tensor, target_mac, target_mixer) -> th.Tensor:
+    """V(s') = bar Q_tot(s', argmax_a' Q(s', a')): the online networks choose, the targets value.
+
+    q `[R, n, A]`: the online agents' values of all filled steps. Returns `[M]`, without gradient.
+    """
+    then = data.then
+    greedy = q[then].masked_fill(data.avail[then] == 0, UNAVAILABLE).argmax(-1)
+    target_q = target_mac.agent.unroll(data.inputs, data.packed)[then]
+    return target_mixer(gather_actions(target_q, greedy), data.state[then])
+
+
 class QMIXLearner(Learner):
     r"""QMIX (Rashid et al. 2018), with double Q-learning and TD(lambda), as fine-tuned in pymarl2.
 
@@ -41,14 +53,10 @@ class QMIXLearner(Learner):
     def train(self, batch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
-        now, then = data.now, data.then
         q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
-        q_tot = self.mixer(data.taken(q), data.state[now])
-        with th.no_grad():
-            greedy = q[then].masked_fill(data.avail[then] == 0, UNAVAILABLE).argmax(-1)
-            target_q = self.target_mac.agent.unroll(data.inputs, data.packed)[then]
-            next_values = self.target_mixer(gather_actions(target_q, greedy), data.state[then])
-            targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
+        q_tot = self.mixer(data.taken(q), data.state[data.now])
+        next_values = double_q_values(data, q, self.target_mac, self.target_mixer)
+        targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
         error = q_tot - targets
         loss = 0.5 * error.square().mean()
         norm = optimise(loss, self.optimisers["all"], a.grad_norm_clip)

@@ -34,22 +34,24 @@ class Behaviour:
 
     Attributes:
         agent: weights of the individual policies, for a controller with the same agents.
-        others: the autoregressive policy of the other agents.
+        others: the autoregressive policy of the other agents; None if nobody asked for it.
         log_probs: `[rows, n, A]`, log mu_i over all actions, about -1e10 where unavailable.
-        log_prob_others: `[rows, n]`, log mu^{-i}(a^{-i} | s, a^i) of the actions in the data.
+        log_prob_others: `[rows, n]`, log mu^{-i}(a^{-i} | s, a^i) of the actions in the data; None
+            without `others`.
         report: held-out negative log-likelihoods and updates, for the log.
     """
 
     agent: dict[str, th.Tensor]
-    others: AutoregressivePolicy
+    others: AutoregressivePolicy | None
     log_probs: th.Tensor
-    log_prob_others: th.Tensor
+    log_prob_others: th.Tensor | None
     report: dict[str, float]
 
     def annotate(self, buffer: OfflineBuffer) -> None:
         """Give every batch of `buffer` the keys that the learners read."""
         buffer.add("behaviour_log_probs", self.log_probs)
-        buffer.add("behaviour_log_prob_others", self.log_prob_others)
+        if self.log_prob_others is not None:
+            buffer.add("behaviour_log_prob_others", self.log_prob_others)
 
 
 def obtain(
@@ -82,7 +84,9 @@ def obtain(
     path = cache_dir / f"behaviour_{key}.th"
     state_dim = buffer.rows["state"].shape[-1]
 
-    def make_others() -> AutoregressivePolicy:
+    def make_others() -> AutoregressivePolicy | None:
+        if args.behaviour["others"] == "none":
+            return None
         width = args.behaviour["others_hidden_dim"]
         others = AutoregressivePolicy(state_dim, args.n_agents, args.n_actions, width)
         return others.to(buffer.device)
@@ -91,7 +95,9 @@ def obtain(
     if path.exists():
         try:
             saved = th.load(path, map_location=buffer.device, weights_only=True)
-            others.load_state_dict(saved.pop("others"))
+            others_weights = saved.pop("others")
+            if others is not None:
+                others.load_state_dict(others_weights)
             say(f"behaviour policies: read from {path}")
             return Behaviour(others=others, **saved)
         except Exception as error:
@@ -107,7 +113,8 @@ def obtain(
 
 
 def _save(path: Path, fitted: Behaviour) -> None:
-    content = vars(fitted) | {"others": fitted.others.state_dict()}
+    others = None if fitted.others is None else fitted.others.state_dict()
+    content = vars(fitted) | {"others": others}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +142,7 @@ def _fit(buffer, mac, others, args, say, check) -> Behaviour:
         start, end = _fit_others(buffer, others, log_probs, settings, training, held_out, check)
         say(f"others' policy: held-out NLL {end:.4f} (product of the individual ones {start:.4f})")
         report |= {"others_nll": end, "others_nll_product": start}
-    log_prob_others = _evaluate_others(buffer, others, log_probs)
+    log_prob_others = None if others is None else _evaluate_others(buffer, others, log_probs)
     return Behaviour(mac.agent.state_dict(), others, log_probs, log_prob_others, report)
 
 

@@ -24,6 +24,14 @@ class MixingWeights(NamedTuple):
         """qs `[..., n_agents]` -> Q_tot `[...]`."""
         return self.out((qs.unsqueeze(-1) * self.w1).sum(-2) + self.b1)
 
+    def mix_many(self, qs: th.Tensor) -> th.Tensor:
+        """K joint actions in every state: qs `[M, K, n_agents]` -> Q_tot `[M, K]`.
+
+        No tensor is larger than `[M, K, E]`, and of those one is kept for the way back.
+        """
+        x = F.elu(th.baddbmm(self.b1.unsqueeze(1), qs, self.w1), inplace=True)
+        return (x @ self.w2.unsqueeze(-1)).squeeze(-1) + self.b2.unsqueeze(1)
+
     def out(self, x: th.Tensor) -> th.Tensor:
         """From the inputs of the hidden layer, `[..., E]`, to Q_tot `[...]`."""
         return (F.elu(x) * self.w2).sum(-1) + self.b2
