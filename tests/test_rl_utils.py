@@ -59,6 +59,29 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
         assert value.item() == pytest.approx(float(expected[e, t]), abs=1e-5)
 
 
+@pytest.mark.parametrize("td_lambda", [0.0, 0.6])
+def test_several_values_at_once_are_each_its_own_recursion(td_lambda):
+    batch = random_batch(LENGTHS, pad=2)
+    next_values = th.randn(2, 3, len(LENGTHS), batch.max_seq_length)
+    packed = PackedEpisodes(batch["filled"])
+    now = packed.transitions
+    found = packed_td_lambda(
+        packed,
+        packed.pack(batch["reward"])[now, 0],
+        packed.pack(batch["terminated"])[now, 0].float(),
+        next_values.flatten(2)[:, :, packed.index[now]],
+        0.9,
+        td_lambda,
+    )
+    assert found.shape == (2, 3, len(now))
+    for k in range(2):
+        for i in range(3):
+            expected = td_lambda_loop(batch, next_values[k, i], 0.9, td_lambda)
+            for cell, value in zip(packed.index[now].tolist(), found[k, i]):
+                place = divmod(cell, batch.max_seq_length)
+                assert value.item() == pytest.approx(float(expected[place]), abs=1e-5)
+
+
 def test_a_terminal_takes_no_value_and_a_cut_takes_all_of_it():
     def target(terminated, td_lambda):
         args = [th.tensor([[x]]) for x in (1.0, terminated, 1.0, 10.0)]

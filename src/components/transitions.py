@@ -52,8 +52,8 @@ class Transitions:
     ) -> th.Tensor:
         """TD(lambda) returns of every transition (`rl_utils.td_lambda_targets`).
 
-        next_values `[M]`: V of the step that each transition leads to. reward `[M]`: in place of
-        the data's. All `[M]`.
+        next_values `[..., M]`: V of the step that each transition leads to, several at once if
+        there are dimensions before. reward `[M]`: in place of the data's. The same shape returns.
         """
         reward = self.reward if reward is None else reward
         return packed_td_lambda(self.packed, reward, self.terminated, next_values, gamma, td_lambda)

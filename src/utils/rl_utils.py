@@ -51,8 +51,8 @@ def td_lambda_targets(
     at all if it ended (d = 1).
 
     Args: all `[B, T]` for T transitions; mask is a prefix of ones in each row; `next_values[t]` is
-        V(s_{t+1}).
-    Returns: `[B, T]`, zeros where the mask is zero.
+        V(s_{t+1}), `[..., B, T]` for several V at once.
+    Returns: the shape of `next_values`, zeros where the mask is zero.
     """
     steps = mask.shape[1]
     last = mask - F.pad(mask[:, 1:], (0, 1))
@@ -72,13 +72,18 @@ def packed_td_lambda(
     gamma: float,
     td_lambda: float,
 ) -> th.Tensor:
-    """`td_lambda_targets` of packed transitions: everything `[M]`, in and out."""
+    """`td_lambda_targets` of packed transitions.
+
+    Everything is `[M]`, in and out; next_values and what is returned `[..., M]` for several V.
+    """
     if td_lambda == 0:
         return reward + gamma * (1 - terminated) * next_values
-    rows = th.stack([reward, terminated, next_values, th.ones_like(reward)], dim=-1)
-    reward, terminated, next_values, mask = packed.unpack(rows, packed.transitions).unbind(-1)
-    targets = td_lambda_targets(reward, terminated, mask, next_values, gamma, td_lambda)
-    return targets.flatten()[packed.index[packed.transitions]]
+    several = next_values.reshape(-1, len(reward))
+    rows = th.stack([reward, terminated, th.ones_like(reward), *several], dim=-1)
+    cells = packed.unpack(rows, packed.transitions).movedim(-1, 0)  # [3 + K, B, T]
+    reward, terminated, mask = cells[:3]
+    targets = td_lambda_targets(reward, terminated, mask, cells[3:], gamma, td_lambda)
+    return targets.flatten(1)[:, packed.index[packed.transitions]].reshape(next_values.shape)
 
 
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
