@@ -23,6 +23,7 @@ from evaluation.comparison import (
 )
 from evaluation.comparison import write as write_comparison
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
+from evaluation.jobs import LocalLauncher
 from evaluation.statistics import bootstrap, normal_interval, wilson
 from evaluation.tables import (
     fixed,
@@ -577,7 +578,7 @@ def run(
     title: str,
     on_finished: Callable[[Cell, Result], None] | None = None,
 ) -> GridReport:
-    return run_grid(cells, options.jobs, folder, on_finished, title=title)
+    return run_grid(cells, LocalLauncher(options.jobs), folder, on_finished, title=title)
 
 
 def failures(report: GridReport) -> bool:

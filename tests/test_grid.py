@@ -23,6 +23,7 @@ from evaluation.grid import (
     resumable,
     run_grid,
 )
+from evaluation.jobs import LocalLauncher
 from utils.errors import ConfigError, UserError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -51,7 +52,11 @@ def ran(data, tmp_path_factory):
     ]
     seen = []
     report = run_grid(
-        cells, 2, folder, on_finished=lambda c, r: seen.append((c.id, r)), progress=False
+        cells,
+        LocalLauncher(2),
+        folder,
+        on_finished=lambda c, r: seen.append((c.id, r)),
+        progress=False,
     )
     return folder, cells, report, dict(seen)
 
@@ -92,7 +97,7 @@ def test_what_is_finished_is_not_run_again(ran, monkeypatch):
 
     monkeypatch.setattr(grid, "_start", never)
     good = [cells[0], cells[2]]
-    report = run_grid(good, 2, folder, progress=False)
+    report = run_grid(good, LocalLauncher(2), folder, progress=False)
     assert (report.reused, report.finished, report.failed) == (["bc/seed0", "bc/seed1"], [], {})
 
 
@@ -100,7 +105,7 @@ def test_another_configuration_in_the_folder_is_an_error(ran):
     folder, cells, _, _ = ran
     other = replace(cells[0], overrides={**cells[0].overrides, "lr": 0.1})
     with pytest.raises(UserError, match=r"another configuration: lr was .* and is 0\.1"):
-        run_grid([other], 1, folder)
+        run_grid([other], LocalLauncher(1), folder)
     elsewhere = {**cells[0].overrides, "datasets_dir": "elsewhere", "label": "mine"}
     assert read_result(folder, replace(cells[0], overrides=elsewhere)) is not None
 
@@ -109,10 +114,11 @@ SCRIPT = """
 import json, sys
 sys.path.insert(0, {src!r})
 from evaluation.grid import Cell, run_grid
+from evaluation.jobs import LocalLauncher
 from utils.interrupts import Interrupted
 cells = [Cell(*words) for words in json.loads({cells!r})]
 try:
-    run_grid(cells, 2, {folder!r}, progress=False)
+    run_grid(cells, LocalLauncher(2), {folder!r}, progress=False)
 except Interrupted as stop:
     print("stopped:", stop)
     sys.exit(stop.exit_status)
@@ -137,7 +143,7 @@ def test_a_stopped_grid_saves_and_the_second_call_goes_on(data, tmp_path):
     )
     assert not (tmp_path / "waiting").exists()
 
-    report = run_grid([long, waiting], 2, tmp_path, progress=False)
+    report = run_grid([long, waiting], LocalLauncher(2), tmp_path, progress=False)
     assert sorted(report.finished) == ["long", "waiting"]
     result = read_result(tmp_path, long)
     assert result.sessions == 2
@@ -171,20 +177,18 @@ def test_a_cell_that_another_process_runs_is_left_alone(data, tmp_path):
     (tmp_path / busy.id).mkdir(parents=True)
     with open(tmp_path / busy.id / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        report = run_grid([busy], 1, tmp_path, progress=False)
+        report = run_grid([busy], LocalLauncher(1), tmp_path, progress=False)
     assert "another process" in report.failed[busy.id].words
     assert report.failed[busy.id].status is None
 
 
 def test_errors_come_before_anything_is_run(data, tmp_path):
-    with pytest.raises(UserError, match="at least 1"):
-        run_grid([cell(data)], 0, tmp_path)
     with pytest.raises(UserError, match="share the name"):
-        run_grid([cell(data), cell(data)], 1, tmp_path)
+        run_grid([cell(data), cell(data)], LocalLauncher(1), tmp_path)
     with pytest.raises(ConfigError, match="unknown algorithm"):
-        run_grid([cell(data, algorithm="inspoo")], 1, tmp_path)
+        run_grid([cell(data, algorithm="inspoo")], LocalLauncher(1), tmp_path)
     with pytest.raises(ConfigError, match="unknown key"):
-        run_grid([cell(data, no_such_key=1)], 1, tmp_path)
+        run_grid([cell(data, no_such_key=1)], LocalLauncher(1), tmp_path)
     for name in ("../up", "/abs", "a//b", "a b", ""):
         with pytest.raises(UserError, match="name of a cell"):
             Cell(name, "bc", "matrix_offline")

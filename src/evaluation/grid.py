@@ -2,33 +2,34 @@
 
     cells = [Cell(f"xor_b/inspo/seed{s}", "inspo", "matrix_offline",
                   {"map_name": "xor", "quality": "b", "seed": s}) for s in range(5)]
-    report = run_grid(cells, jobs=2, folder=Path("results/runs/paper"))
+    report = run_grid(cells, LocalLauncher(jobs=2), folder=Path("results/runs/paper"))
     results = {cell.id: read_result(folder, cell) for cell in cells}  # None: not finished
 
 A cell keeps everything in `{folder}/{cell.id}/`: Sacred's record, checkpoints, and `log.txt`, all
 that its process said. What is finished is not run again, what was interrupted goes on from its
 newest checkpoint, and what fails is reported and does not stop the rest. So the answer to a kill,
-a full disk or a mended bug is always the same: the same command once more.
+a full disk or a mended bug is always the same: the same command once more. Where the processes run,
+on this machine or on a cluster, is the launcher's to know (jobs.py).
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
+from evaluation.jobs import LOG, Job, Launcher
 from utils.config import PATH_KEYS, PROJECT_ROOT, Config, flatten, get, load_config
 from utils.errors import UserError
 from utils.interrupts import GracefulExit, Interrupted
@@ -45,7 +46,6 @@ HARMLESS = {
 }
 # The keys whose value a run that goes on may not change, though results are compared without it.
 FIXED_PATHS = ("datasets_dir", "dataset.path")
-LOG = "log.txt"
 TAIL_LINES = 12
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
@@ -84,8 +84,14 @@ class Cell:
         return shlex.join(["./run.sh", *self.arguments()])
 
     def config(self) -> Config:
-        """The whole configuration asked for; ConfigError if it is none."""
-        return load_config(self.arguments())
+        """The whole configuration asked for, not to be changed; ConfigError if it is none."""
+        return _config(tuple(self.arguments()), Path.cwd())
+
+
+@cache
+def _config(arguments: tuple[str, ...], cwd: Path) -> Config:
+    # It takes 15 ms, and a grid of hundreds of cells asks for each several times.
+    return load_config(arguments, cwd=cwd)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,8 @@ def read_result(folder: str | Path, cell: Cell) -> Result | None:
 
 
 def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
-    outcome, info = record["run"].get("result") or {}, record["info"]
+    outcome, info = record["run"].get("result"), record["info"]
+    _check_version(record["folder"], outcome)
     known = ("final", "tests", "dataset", "updates", "t_env", "seconds")
     raw = {k: v for k, v in outcome.items() if k not in known and isinstance(v, list)}
     final = outcome.get("final", {})
@@ -187,6 +194,26 @@ def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
         run_folder=record["folder"],
         model_folder=newest_checkpoint(home),
     )
+
+
+def _check_version(folder: Path, outcome: Any) -> None:
+    """UserError if a finished run's record is not of this program's version."""
+    found = outcome if isinstance(outcome, dict) else {}
+    missing = [key for key in ("t_env", "updates") if not isinstance(found.get(key), int)]
+    if "final" in found and not _numbers(found["final"]):
+        missing.append("final")
+    if "tests" in found and not all(map(_numbers, found["tests"])):
+        missing.append("tests")
+    if missing:
+        raise UserError(
+            f"{folder}/run.json was written by another version of this program: of a finished run "
+            f"it has no readable {', '.join(missing)}. Move the folder of that run away to run it "
+            "anew, or choose another folder for results"
+        )
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, int | float) for x in value.values())
 
 
 def _records(home: Path) -> list[dict[str, Any]]:
@@ -237,7 +264,8 @@ def differences(
 
     A key that did not exist when the run was made counts as equal unless the cell gives it: a new
     key's default does what the program did before. Paths are left out, but for the name of a
-    dataset file.
+    dataset file. A run that tested on more episodes along the way than are asked for will do: tests
+    draw from a stream of their own, so its policies are the same.
     """
     before, now = dict(flatten(recorded)), dict(flatten(json.loads(json.dumps(dict(asked)))))
     found = []
@@ -245,6 +273,8 @@ def differences(
         if key in HARMLESS or (key not in before and key not in given):
             continue
         old = before.get(key)
+        if key == "test_nepisode" and old and value and old >= value:
+            continue
         if key in PATH_KEYS:
             if key != "dataset.path" or _file_name(old) == _file_name(value):
                 continue
@@ -298,27 +328,28 @@ def resumable(home: Path, asked: Mapping[str, Any]) -> tuple[Path | None, str]:
 
 
 @dataclass
-class _Job:
+class _Running:
     """A cell whose process runs."""
 
     cell: Cell
-    process: subprocess.Popen
+    job: Job
     log: Path
     log_start: int  # where this session's words begin in the log
     t_max: int
 
-    def words(self) -> str:
-        with open(self.log, "rb") as file:
-            file.seek(self.log_start)
-            return file.read().decode(errors="replace")
+    def words(self, last: int | None = None) -> str:
+        """What this session has said; its last so many bytes."""
+        try:
+            with open(self.log, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self.log_start, size - last if last else 0))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:  # it waits for a node
+            return ""
 
     def progress(self) -> tuple[float, str]:
         """(how far its log says it is, 0 to 1; the same in words)."""
-        with open(self.log, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self.log_start, size - 8192))
-            words = file.read().decode(errors="replace")
-        return progress_in(words, self.cell.algorithm, self.t_max)
+        return progress_in(self.words(8192), self.cell.algorithm, self.t_max)
 
 
 def progress_in(words: str, algorithm: str, t_max: int) -> tuple[float, str]:
@@ -340,28 +371,27 @@ def progress_in(words: str, algorithm: str, t_max: int) -> tuple[float, str]:
     return share, f"{share:.0%}"
 
 
-class CellIsBusy(UserError):
-    """Another process runs the cell."""
-
-
 def run_grid(
     cells: Sequence[Cell],
-    jobs: int,
+    launcher: Launcher,
     folder: str | Path,
     on_finished: Callable[[Cell, Result], None] | None = None,
     progress: bool = True,
     title: str = "grid",
+    report: GridReport | None = None,
 ) -> GridReport:
-    """Run what is not finished, `jobs` at a time, each on one thread; see the module's words.
+    """Run what is not finished, `launcher.slots` at a time, each on one thread; see the module's
+    words.
 
     on_finished: called after every cell that this call finished, as for rewriting a table.
+    report: the one to fill, for who must read it after an interruption.
     UserError, before anything is run, if the folder holds finished runs of another configuration,
     two cells share an id, or a cell's configuration is none.
     Interrupted (exit status 130 or 143) on SIGINT or SIGTERM, once the children have saved.
     """
     folder = Path(folder).resolve()
-    _check(cells, jobs)
-    report = GridReport()
+    check(cells)
+    report = GridReport() if report is None else report
     waiting = []
     for cell in cells:
         if read_result(folder, cell) is not None:
@@ -370,29 +400,29 @@ def run_grid(
             waiting.append(cell)
     if not waiting:
         return report
-    running: list[_Job] = []
+    running: list[_Running] = []
     bar = _bar(len(cells), len(report.reused), progress, title)
     with GracefulExit(say=lambda words: bar.write(words, file=sys.stderr)) as stop:
         try:
             while (waiting or running) and not stop.requested:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < launcher.slots:
                     cell = waiting.pop(0)
                     try:
-                        running.append(_start(cell, folder, bar))
+                        if read_result(folder, cell) is not None:  # by another grid, meanwhile
+                            report.reused.append(cell.id)
+                        else:
+                            running.append(_start(cell, launcher, folder, bar))
                     except (UserError, OSError) as error:
                         _report(
                             report, Failure(cell, None, str(error), folder / cell.id / LOG), bar
                         )
-                for job in [job for job in running if job.process.poll() is not None]:
-                    running.remove(job)
-                    _settle(job, folder, report, on_finished, bar)
+                for run in list(running):
+                    if _settle(run, folder, report, on_finished, bar):
+                        running.remove(run)
                 _show(bar, report, running, len(cells))
                 time.sleep(POLL_SECONDS)
             if stop.requested:
-                _stop(running)
-                for job in running:  # one may have come to its end while it was asked to stop
-                    if job.process.returncode == 0:
-                        _settle(job, folder, report, on_finished, bar)
+                _stop(running, folder, report, on_finished, bar)
                 done = len(report.reused) + len(report.finished)
                 raise Interrupted(
                     stop.signum,
@@ -400,86 +430,71 @@ def run_grid(
                     "the same command goes on",
                 )
         finally:
-            for job in running:
-                if job.process.poll() is None:
-                    job.process.kill()
+            for run in running:
+                run.job.kill()
             bar.close()
     return report
 
 
-def _check(cells: Sequence[Cell], jobs: int) -> None:
-    if jobs < 1:
-        raise UserError(f"jobs: expected at least 1, found {jobs}")
-    ids = [cell.id for cell in cells]
-    twice = sorted({name for name in ids if ids.count(name) > 1})
-    if twice:
-        raise UserError(f"two cells share the name {twice[0]}")
+def check(cells: Sequence[Cell]) -> None:
+    """UserError if two cells share a name, or a cell's configuration is none."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.id in seen:
+            other = seen[cell.id]
+            raise UserError(
+                f"two cells share the name {cell.id}: {shlex.join(other.arguments())} and "
+                f"{shlex.join(cell.arguments())}"
+            )
+        seen[cell.id] = cell
     for cell in cells:
         cell.config()
 
 
-def _start(cell: Cell, folder: Path, bar: tqdm) -> _Job:
+def command_of(cell: Cell, folder: Path, resume: Path | None = None) -> list[str]:
+    """The words of a cell's process; paths among its overrides are absolute, for any node."""
+    values = cell.config().values
+    paths = {key: get(values, key) for key in cell.overrides if key in PATH_KEYS}
+    return [
+        sys.executable,
+        str(PROJECT_ROOT / "src" / "main.py"),
+        *replace(cell, overrides={**cell.overrides, **paths}).arguments(),
+        "torch_threads=1",
+        f"local_results_path={folder / cell.id}",
+        *([f"resume={resume}"] if resume else []),
+    ]
+
+
+def _start(cell: Cell, launcher: Launcher, folder: Path, bar: tqdm) -> _Running:
     home = folder / cell.id
-    home.mkdir(parents=True, exist_ok=True)
-    lock = _lock(home)
+    config = cell.config()
+    resume, why_not = resumable(home, config.values)
+    if why_not:
+        bar.write(f"{cell.id} starts anew: {why_not}", file=sys.stderr)
+    log = home / LOG
+    start = log.stat().st_size if log.exists() else 0
+    job = launcher.start(command_of(cell, folder, resume), home)
+    return _Running(cell, job, log, start, int(config.values["t_max"]))
+
+
+def _settle(run: _Running, folder: Path, report: GridReport, on_finished, bar: tqdm) -> bool:
+    """Whether a process has ended; if so, take its result, or report its last words."""
     try:
-        config = cell.config()
-        resume, why_not = resumable(home, config.values)
-        if why_not:
-            bar.write(f"{cell.id} starts anew: {why_not}", file=sys.stderr)
-        words = [
-            sys.executable,
-            str(PROJECT_ROOT / "src" / "main.py"),
-            *cell.arguments(),
-            "torch_threads=1",
-            f"local_results_path={home}",
-            *([f"resume={resume}"] if resume else []),
-        ]
-        log = home / LOG
-        with open(log, "ab") as output:
-            start = output.tell()
-            output.write(f"$ {shlex.join(words)}\n".encode())
-            output.flush()
-            # A session of its own: Ctrl-C in a terminal reaches all of its group, and a second
-            # signal, ours, would make the child leave without saving. The child holds the lock.
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[lock.fileno()],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            )
-    finally:
-        lock.close()
-    return _Job(cell, process, log, start, int(config.values["t_max"]))
-
-
-def _lock(home: Path) -> TextIO:
-    """The right to run in a folder. It lasts as long as the process that inherits the file."""
-    lock = open(home / ".lock", "w")  # noqa: SIM115  (closed by who starts the child)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise CellIsBusy(f"{home} is in use: another process runs this cell") from error
-    return lock
-
-
-def _settle(job: _Job, folder: Path, report: GridReport, on_finished, bar: tqdm) -> None:
-    """A process has ended: take its result, or report its last words."""
-    result = None
-    status = job.process.returncode
-    if status == 0:
-        result = read_result(folder, job.cell)
+        status = run.job.poll()
+    except (UserError, OSError) as error:  # it could not be started, or was lost with its node
+        _report(report, Failure(run.cell, None, str(error), run.log), bar)
+        return True
+    if status is None:
+        return False
+    result = read_result(folder, run.cell) if status == 0 else None
     if result is None:
-        words = last_lines(job.words()) or "it said nothing"
-        _report(report, Failure(job.cell, status, words, job.log), bar)
-        return
-    report.finished.append(job.cell.id)
-    if on_finished:
-        on_finished(job.cell, result)
+        words = last_lines(run.words()) or "it said nothing"
+        _report(report, Failure(run.cell, status, words, run.log), bar)
+    else:
+        report.finished.append(run.cell.id)
+        if on_finished:
+            on_finished(run.cell, result)
+    return True
 
 
 def _report(report: GridReport, failure: Failure, bar: tqdm) -> None:
@@ -496,20 +511,31 @@ def last_lines(words: str, count: int = TAIL_LINES) -> str:
     return "\n".join(lines[-count:])
 
 
-def _stop(running: Iterable[_Job]) -> None:
-    """Ask the children to save and leave. A second signal to us ends the waiting (GracefulExit)."""
-    running = list(running)
-    for job in running:
-        if job.process.poll() is None:
-            job.process.terminate()
+def _stop(running: list[_Running], folder: Path, report: GridReport, on_finished, bar) -> None:
+    """Ask the children to save and leave. A second signal to us ends the waiting (GracefulExit).
+
+    One may have come to its end while it was asked to stop: that is a result.
+    """
+    for run in running:
+        run.job.terminate()
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while any(job.process.poll() is None for job in running) and time.monotonic() < deadline:
+    while running and time.monotonic() < deadline:
+        for run in list(running):
+            try:
+                status = run.job.poll()
+            except (UserError, OSError):
+                status = 1
+            if status == 0:
+                _settle(run, folder, report, on_finished, bar)
+            if status is not None:
+                running.remove(run)
         time.sleep(POLL_SECONDS)
 
 
 # --------------------------------------------------------------------------------------------------
 # The progress line
 
+SHOWN = 4  # running cells that the line names
 UNITS = 1000  # of the bar, for one cell: a bar of cells alone would stand still for minutes
 
 
@@ -527,16 +553,17 @@ def _bar(n_cells: int, n_reused: int, progress: bool, title: str) -> tqdm:
     )
 
 
-def _show(bar: tqdm, report: GridReport, running: list[_Job], n_cells: int) -> None:
+def _show(bar: tqdm, report: GridReport, running: list[_Running], n_cells: int) -> None:
     now = time.monotonic()
     if bar.disable or (running and now - getattr(bar, "shown", 0.0) < PROGRESS_SECONDS):
         return
     bar.shown = now
-    states = [job.progress() for job in running]
+    states = [run.progress() for run in running]
     ended = len(report.reused) + len(report.finished) + len(report.failed)
     parts = [f"{ended} of {n_cells} runs"]
     parts += [f"{len(report.failed)} failed"] if report.failed else []
-    parts += [f"{job.cell.id} {words}" for job, (_, words) in zip(running, states)]
+    shown = [f"{run.cell.id} {words}" for run, (_, words) in zip(running, states)]
+    parts += shown[:SHOWN] + ([f"{len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])
     bar.set_postfix_str(", ".join(parts), refresh=not running)
     bar.update(max(0, int((ended + sum(share for share, _ in states)) * UNITS) - bar.n))
 
