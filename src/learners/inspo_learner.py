@@ -11,6 +11,7 @@ from torch import nn
 from components.schedules import hold_decay
 from components.transitions import Transitions
 from learners.learner import Learner, optimise
+from modules.autoregressive import LOG_FLOOR
 from modules.mlp import mlp
 from utils.rl_utils import (
     entropy,
@@ -21,7 +22,6 @@ from utils.rl_utils import (
     soft_update,
 )
 
-LOG_FLOOR = -23.0  # log 1e-10: no log-probability of an action in the data counts for less
 RATIO_RANGE = (1e-8, 100.0)
 LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20
 
@@ -257,19 +257,13 @@ class InSPOLearner(Learner):
     def _others_kl(self, i, data, joint) -> th.Tensor:
         """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
 
-        The share of the joint KL(pi || mu) that Eq. 24 leaves out. One draw of the others' actions
-        gives each agent's predecessors; over its own action the expectation is exact, so for two
-        agents all of it is.
+        The share of the joint KL(pi || mu) that Eq. 24 leaves out.
         """
         now = data.now
         log_pi = th.stack([policy[now] for policy in joint], dim=1)  # [M, n, A]
-        actions = th.multinomial(log_pi.exp().flatten(0, 1), 1).view(len(now), -1)
-        actions[:, i] = data.actions[:, i]
-        log_mu = self.others.log_policies(
-            i, data.state[now], data.log_mu[now], data.avail[now], actions
+        return self.others.others_kl(
+            i, data.state[now], data.log_mu[now], data.avail[now], data.actions, log_pi
         )
-        kl = kl_divergence(log_pi, log_mu.clamp(min=LOG_FLOOR))
-        return kl.sum(-1) - kl[:, i]
 
     def _improve_critic(self, i, data, inputs, y, index, weight) -> dict[str, th.Tensor]:
         """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho.

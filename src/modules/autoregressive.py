@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 
-from utils.rl_utils import gather_actions, masked_log_softmax
+from utils.rl_utils import gather_actions, kl_divergence, masked_log_softmax
+
+LOG_FLOOR = -23.0  # log 1e-10: no log-probability counts for less
 
 
 class AutoregressivePolicy(nn.Module):
@@ -57,3 +59,27 @@ class AutoregressivePolicy(nn.Module):
         """log mu^{-i}(a^{-i} | s, a^i) = sum over j != i of log mu(a_j | s, a_i, a_<j). `[M]`."""
         log_prob = gather_actions(self.log_policies(i, state, log_mu, avail, actions), actions)
         return log_prob.sum(-1) - log_prob[:, i]
+
+    @th.no_grad()
+    def others_kl(
+        self,
+        i: int,
+        state: th.Tensor,
+        log_mu: th.Tensor,
+        avail: th.Tensor,
+        actions: th.Tensor,
+        log_pi: th.Tensor,
+    ) -> th.Tensor:
+        """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
+
+        One draw of the others' actions gives each agent's predecessors; over its own action the
+        expectation is exact, so for two agents all of it is.
+
+        state `[M, S]`, log_mu, avail and log_pi `[M, n, A]`; actions `[M, n]`, of which agent i's
+        are read.
+        """
+        drawn = th.multinomial(log_pi.exp().flatten(0, 1), 1).view_as(actions)
+        drawn[:, i] = actions[:, i]
+        conditional = self.log_policies(i, state, log_mu, avail, drawn)
+        kl = kl_divergence(log_pi, conditional.clamp(min=LOG_FLOOR))
+        return kl.sum(-1) - kl[:, i]

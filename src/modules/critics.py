@@ -1,4 +1,4 @@
-"""Critics that are shared by the agents."""
+"""Critics with the action as output (DuelingCritic, for all agents) or as input."""
 
 from __future__ import annotations
 
@@ -30,3 +30,26 @@ class DuelingCritic(nn.Module):
         # The first layer's share of the state is the same for all agents: computed once.
         x = F.relu(self.hidden(F.relu(self.state(state).unsqueeze(1) + own)))
         return self.advantage(x) + self.value(x)
+
+
+class StateActionCritic(nn.Module):
+    """Q(s, a) of one agent: three linear layers on the state and the one-hot action, one output.
+
+    The action is an input, not one of A outputs; all actions of a state are valued together, and
+    the first layer's share of the state is computed once for them.
+    """
+
+    def __init__(self, state_dim: int, n_actions: int, hidden: int):
+        super().__init__()
+        self.n_actions = n_actions
+        self.first = nn.Linear(state_dim + n_actions, hidden)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, state: th.Tensor) -> th.Tensor:
+        """state `[M, S]` -> `[M, A]`."""
+        of_state, of_action = self.first.weight.split(
+            [self.first.in_features - self.n_actions, self.n_actions], dim=1
+        )
+        x = F.linear(state, of_state, self.first.bias).unsqueeze(1) + of_action.T  # [M, A, H]
+        return self.out(F.relu(self.hidden(F.relu(x)))).squeeze(-1)
