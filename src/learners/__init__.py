@@ -3,11 +3,13 @@
 from learners.bc_learner import BCLearner
 from learners.inspo_learner import InSPOLearner
 from learners.mappo_learner import MAPPOLearner
+from learners.omiga_learner import OMIGALearner
 from learners.qmix_learner import QMIXLearner
 
 REGISTRY = {
     "bc_learner": BCLearner,
     "inspo_learner": InSPOLearner,
     "mappo_learner": MAPPOLearner,
+    "omiga_learner": OMIGALearner,
     "qmix_learner": QMIXLearner,
 }

@@ -1,5 +1,6 @@
 """Mixers by name: `REGISTRY[args.mixer](args)`."""
 
+from modules.mixers.linear import LinearMixer
 from modules.mixers.qmix import QMixer
 
-REGISTRY = {"qmix": QMixer}
+REGISTRY = {"linear": LinearMixer, "qmix": QMixer}

@@ -1,0 +1,242 @@
+"""OMIGA: its losses by loops, what values and policies converge to, and the mended clip."""
+
+import copy
+import math
+
+import pytest
+import torch as th
+from cases import (
+    descend_plainly,
+    inputs_loop,
+    log_softmax_loop,
+    make_args,
+    make_learner,
+    play_agent,
+    random_batch,
+    transitions_of,
+)
+
+from learners.omiga_learner import tangent_exp, value_loss
+
+LENGTHS = [4, 1, 6, 3]
+PARTS = ("agent", "q", "v", "mixer")
+TARGETS = ("target_q", "target_v", "target_mixer")
+
+
+def make_omiga(**overrides):
+    args = make_args("omiga", **{"grad_norm_clip": 1e9, "gamma": 0.9} | overrides)
+    th.manual_seed(0)
+    learner, logger = make_learner(args)
+    with th.no_grad():  # the targets must differ from the networks, or a mix-up would not show
+        for name in TARGETS:
+            for p in learner.networks[name].parameters():
+                p.add_(0.3 * th.randn(p.shape))
+    return learner, logger, args
+
+
+def mixing_loop(mixer, state) -> tuple[list, th.Tensor]:
+    """(w, b) of one state by the definition."""
+    layer = mixer.hidden[0]
+    hidden = [max(x, 0 * x) for x in layer.weight @ state + layer.bias]
+    w = [abs(sum(k * h for k, h in zip(row, hidden)) + b) for row, b in
+         zip(mixer.w.weight, mixer.w.bias)]  # fmt: skip
+    b = sum(k * h for k, h in zip(mixer.b.weight[0], hidden)) + mixer.b.bias[0]
+    return w, b
+
+
+def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
+    """The three losses in float64 from their definitions, over every transition and agent."""
+    values = copy.copy(args)
+    values.obs_last_action, values.obs_agent_id = False, True  # what Q and V see
+    n, c, cells = args.n_agents, args.weight_clip, transitions_of(batch)
+    if args.agent == "rnn":
+        outputs = [play_agent(nets["agent"], batch, args, i) for i in range(n)]
+    else:
+        outputs = [play_agent(nets["agent"].agents[i], batch, args, i) for i in range(n)]
+    policy, q_loss, zs, wvs = 0.0, 0.0, [], []
+    for e, t in cells:
+        state = batch["state"][e].double()
+        w, b = mixing_loop(nets["mixer"], state[t])
+        target_w, _ = mixing_loop(nets["target_mixer"], state[t])
+        next_w, next_b = mixing_loop(nets["target_mixer"], state[t + 1])
+        q_tot, next_v = b, next_b
+        for i in range(n):
+            action = int(batch["actions"][e, t, i, 0])
+            seen = inputs_loop(batch, values, e, t, i).double()
+            seen_next = inputs_loop(batch, values, e, t + 1, i).double()
+            q_tot = q_tot + w[i] * nets["q"](seen)[action]
+            next_v = next_v + next_w[i] * nets["target_v"](seen_next)[0]
+            v = nets["v"](seen)[0]
+            scale = (target_w[i] / args.alpha).detach()
+            z = scale * (nets["target_q"](seen)[action].detach() - v)
+            zs.append(z)
+            wvs.append(scale * v)
+            log_pi = log_softmax_loop(outputs[i][e, t], batch["avail_actions"][e, t, i])[action]
+            policy = policy - math.exp(min(float(z.detach()), c)) * log_pi
+        y = batch["reward"][e, t, 0].double()
+        if not batch["terminated"][e, t, 0]:
+            y = y + args.gamma * next_v.detach()
+        q_loss = q_loss + (q_tot - y) ** 2
+    shift = max(-1.0, *(min(float(z.detach()), c) for z in zs))
+    v_loss = 0.0
+    for z, wv in zip(zs, wvs):
+        if z > c:
+            v_loss = v_loss + math.exp(c - shift) * (1 + z - c)
+        else:
+            v_loss = v_loss + th.exp(z - shift)
+        v_loss = v_loss + math.exp(-shift) * wv
+    count = len(cells)
+    return {
+        "policy": policy / (count * n),
+        "q": q_loss / count,
+        "v": v_loss / (count * n),
+        "clipped": sum(float(z.detach()) > c for z in zs) / len(zs),
+    }
+
+
+@pytest.mark.parametrize(
+    ("agent", "alpha", "weight_clip"), [("rnn", 1.0, 10.0), ("mlp_ns", 0.1, 0.5)]
+)
+def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
+    learner, logger, args = make_omiga(agent=agent, alpha=alpha, weight_clip=weight_clip)
+    batch = random_batch(LENGTHS, args, pad=2)
+    descend_plainly(learner, 0.02)
+    before = {name: copy.deepcopy(net).double() for name, net in learner.networks.items()}
+    expected = losses_by_loops(before, batch, args)
+    learner.train(batch, 0, 8)
+    for name in ("policy", "q", "v"):
+        found = logger.stats[f"{name}_loss"]
+        assert found == [pytest.approx(expected[name].item(), rel=1e-4)], name
+    assert logger.stats["weight_clipped_share"] == [pytest.approx(expected["clipped"])]
+    assert (expected["clipped"] > 0.05) == (weight_clip < 1)  # both branches are walked
+    total = expected["policy"] + expected["q"] + expected["v"]
+    for name in PARTS:
+        old = list(before[name].parameters())
+        gradients = th.autograd.grad(total, old, retain_graph=True)
+        for p, q, g in zip(learner.networks[name].parameters(), old, gradients, strict=True):
+            assert th.allclose(p.double(), q - 0.02 * g, atol=1e-5), name
+    for name in TARGETS:
+        online = learner.networks[name.removeprefix("target_")]
+        pairs = zip(learner.networks[name].parameters(), online.parameters(), strict=True)
+        for (p, new), old in zip(pairs, before[name].parameters(), strict=True):
+            expected_p = (1 - args.target_tau) * old + args.target_tau * new.double()
+            assert th.allclose(p.double(), expected_p, atol=1e-6)
+
+
+def test_totals_rise_with_every_agents_value():
+    learner, _, args = make_omiga()
+    th.manual_seed(1)
+    values, states = 3 * th.randn(50, 3), th.randn(50, args.state_shape)
+    base = learner.mixer(values, states)
+    for i in range(3):
+        raised = values.clone()
+        raised[:, i] += 0.5
+        assert (learner.mixer(raised, states) >= base).all()
+    for k in range(5):
+        w, b = mixing_loop(learner.mixer, states[k])
+        total = sum(x * y for x, y in zip(w, values[k])) + b
+        assert base[k].item() == pytest.approx(total.item(), abs=1e-5)
+
+
+def test_beyond_the_bound_the_value_still_rises_towards_q():
+    """Where z > 10 a clipped z leaves +w V / alpha alone, which moves V away from Q."""
+    for z0 in (9.0, 10.5, 30.0, 400.0):
+        v = th.zeros((), dtype=th.float64, requires_grad=True)
+        value_loss(z0 - v, v, 10.0).backward()
+        assert v.grad < -0.9  # steps go against it: up
+        assert v.grad >= -1.0  # and at a bounded pace
+    z = th.tensor([9.999999, 10.000001], dtype=th.float64, requires_grad=True)
+    below, above = tangent_exp(z, 10.0, th.tensor(0.0))
+    (slopes,) = th.autograd.grad(below + above, z)
+    assert slopes[0].item() == pytest.approx(slopes[1].item(), rel=1e-5)  # no kink
+    assert below.item() == pytest.approx(above.item(), rel=1e-5)  # no jump
+
+
+def one_state(args, actions, payoff) -> object:
+    """Episodes of one step in one state: actions `[B][n]` and their rewards."""
+    batch = random_batch([1] * len(actions), args, terminated=[True] * len(actions))
+    batch["obs"][:], batch["state"][:], batch["avail_actions"][:] = 1.0, 1.0, 1
+    batch["actions"][:, 0, :, 0] = th.tensor(actions)
+    batch["reward"][:, 0, 0] = th.tensor([float(payoff[a][b]) for a, b in actions])
+    return batch
+
+
+@pytest.mark.parametrize("alpha", [0.02, 1.0])  # at 0.02 z starts above the bound
+def test_the_value_settles_at_its_stationary_point(alpha):
+    """V_i = (alpha / w) log E_mu exp(w Q_i / alpha), Q and w held still."""
+    args = make_args("omiga", n_agents=2, n_actions=2, alpha=alpha, lr=0.03, target_tau=0.0)
+    th.manual_seed(0)
+    learner, logger = make_learner(args)
+    actions = [(0, 1), (1, 0), (0, 0), (1, 0)]
+    batch = one_state(args, actions, [[0, 0], [0, 0]])
+    seen = th.cat([th.ones(2, 4), th.eye(2)], dim=1)
+    with th.no_grad():
+        learner.target_q[-1].bias.copy_(th.tensor([0.3, 1.5]))
+        w = learner.target_mixer.weights(batch["state"][:1, 0]).w[0].double()
+        q = learner.target_q(seen).double()
+    for k in range(200):
+        if k == 150:
+            learner.optimisers["v"].param_groups[0]["lr"] = 0.002
+        learner.train(batch, k, 8)
+    v = learner.v(seen).detach().squeeze(-1)
+    for i in range(2):
+        mean = sum(math.exp(w[i] * q[i][joint[i]] / alpha) for joint in actions) / 4
+        assert v[i].item() == pytest.approx(alpha / w[i].item() * math.log(mean), abs=5e-3)
+    assert (logger.stats["weight_clipped_share"][0] > 0) == (alpha == 0.02)
+
+
+XOR = [[0, 1], [1, -2]]
+XOR_B = [(0, 0), (0, 1), (1, 0)] * 4
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1e6])
+def test_policies_on_xor_b(alpha):
+    """Q_tot = a linear fit, exact on (b): Q_i(B) is worth 1 more than Q_i(A).
+
+    So pi_i(B) = e^(1/alpha) / 3 / (2 / 3 + e^(1/alpha) / 3): (B, B), worth -2, as alpha falls, and
+    behaviour cloning as it rises.
+    """
+    args = make_args(
+        "omiga", agent="mlp_ns", n_agents=2, n_actions=2, obs_last_action=False,
+        obs_agent_id=False, alpha=alpha, lr=0.03, target_tau=0.2, hidden_dim=16,
+    )  # fmt: skip
+    th.manual_seed(0)
+    learner, _ = make_learner(args)
+    batch = one_state(args, XOR_B, XOR)
+    for k in range(200):
+        if k == 160:
+            for optimiser in learner.optimisers.values():
+                optimiser.param_groups[0]["lr"] = 0.002
+        learner.train(batch, k, 8)
+    learner.mac.init_hidden(len(XOR_B))
+    probabilities = learner.mac.forward(batch, 0)[0]
+    tilt = math.exp(1 / alpha)
+    for pi in probabilities:
+        assert pi[1].item() == pytest.approx(tilt / (2 + tilt), abs=0.02)
+
+
+def test_unavailable_actions_get_no_mass():
+    args = make_args("omiga", agent="mlp_ns", lr=0.02)
+    batch = random_batch([3] * 20, args)
+    learner, _ = make_learner(args)
+    probe = batch["avail_actions"][:, 0]
+    for k in range(5):
+        learner.train(batch, k, 8)
+    learner.mac.init_hidden(20)
+    probs = learner.mac.forward(batch, 0)
+    assert (probs[probe == 0] == 0).all()
+    assert th.allclose(probs.sum(-1), th.ones(20, 3))
+
+
+def test_state_is_saved_whole(tmp_path):
+    learner, _, args = make_omiga()
+    batch = random_batch(LENGTHS, args)
+    learner.train(batch, 0, 8)
+    learner.save_models(tmp_path)
+    twin, _, _ = make_omiga()
+    twin.load_models(tmp_path)
+    for part in (learner, twin):
+        part.train(batch, 0, 16)
+    for name, network in learner.networks.items():
+        other = twin.networks[name].state_dict()
+        assert all(th.equal(v, other[k]) for k, v in network.state_dict().items())
