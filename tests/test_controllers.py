@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from cases import inputs_loop, log_softmax_loop, make_args, make_mac, play_agent, random_batch
 
+from components.action_selectors import REGISTRY as selectors
 from components.packed import PackedEpisodes
 
 LENGTHS = [4, 1, 6, 3]
@@ -84,6 +85,30 @@ def test_exploration_has_the_share_of_epsilon():
         assert share.item() == pytest.approx(epsilon * 2 / 3, abs=0.015)
         assert mac.action_selector.epsilon == pytest.approx(epsilon)
     assert (mac.action_selector.select(values, avail, 0, True) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["greedy", "epsilon_greedy", "multinomial"])
+@pytest.mark.parametrize("test_greedy", [True, False])
+def test_a_test_draws_from_the_probabilities_that_are_told(name, test_greedy):
+    args = make_args("qmix", "matrix", test_epsilon=0.0, test_greedy=test_greedy)
+    selector = selectors[name](args)
+    outputs = th.tensor([[0.5, 0.2, 0.0, 0.3], [0.1, 0.6, 0.0, 0.3]])
+    avail = (outputs > 0).int()
+    told = selector.probabilities(outputs[None], avail[None])[0]
+    drawn = selector.select(outputs.expand(20000, 2, 4), avail.expand(20000, 2, 4), 0, True)
+    for i in range(2):
+        shares = th.bincount(drawn[:, i], minlength=4) / 20000
+        assert th.allclose(shares, told[i], atol=0.015)
+    sampled = name == "multinomial" and not test_greedy
+    assert th.equal(told, outputs) == sampled
+    assert sampled or told.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_the_best_action_is_an_available_one():
+    selector = selectors["greedy"](make_args("qmix", "matrix"))
+    values, avail = th.tensor([[[-3.0, -1.0, -2.0, 9.0]]]), th.tensor([[[1, 0, 1, 0]]])
+    assert selector.select(values, avail, 0, False).tolist() == [[2]]
+    assert selector.probabilities(values, avail).tolist() == [[[0, 0, 1, 0]]]
 
 
 def test_sampling_follows_the_policy():

@@ -43,6 +43,11 @@ class Transitions:
         """values of all filled steps `[R, n, A]` at the actions in the data, `[M, n]`."""
         return gather_actions(values[self.now], self.actions)
 
+    @cached_property
+    def obs(self) -> th.Tensor:
+        """`[R, n, O]`."""
+        return self.packed.pack(self.batch["obs"])
+
     def td_lambda(
         self,
         next_values: th.Tensor,
