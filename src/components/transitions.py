@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch as th
 
 from components.episode_batch import EpisodeBatch
