@@ -105,6 +105,23 @@ def dataset_path(args) -> Path:
     return Path(args.datasets_dir) / args.env / f"{args.map_name}_{args.quality}.h5"
 
 
+def check_obtainable(args) -> None:
+    """DatasetError unless the dataset that `args` asks for is there, or can be made here."""
+    path = dataset_path(args)
+    if path.exists() or recipe(args.env, args.map_name, args.quality) is not None:
+        return
+    if args.quality in QUALITIES.get((args.env, args.map_name), ()):
+        return
+    known = qualities(args.env, args.map_name)
+    raise DatasetError(
+        f"{path}: there is no such dataset, and none of quality '{args.quality}' can be "
+        f"made for {args.env} {args.map_name} (known here: {', '.join(known) or 'none'}). "
+        "Choose one of these, name a file with dataset.path=..., or collect one: "
+        "`python src/main.py --config=qmix --env-config=... with checkpoint_path=... "
+        "collect.n_episodes=5000`."
+    )
+
+
 def ensure_dataset(
     args, say: Callable[[str], None], progress, check: Callable[[], None] = lambda: None
 ) -> Path:
@@ -117,6 +134,7 @@ def ensure_dataset(
     path = dataset_path(args)
     if path.exists() or args.dataset["path"]:
         return path  # a missing file of the user's own is the reader's error to report
+    check_obtainable(args)
     with _locked(path):
         if path.exists():  # another run made it while this one waited
             return path
@@ -125,19 +143,10 @@ def ensure_dataset(
             folder = POLICIES / args.env / args.map_name
             say(f"{path} is not there: rolling it out from the policies in {folder}")
             collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress, check)
-        elif args.quality in QUALITIES.get((args.env, args.map_name), ()):
+        else:
             say(f"{path} is not there: generating it")
             options = {k: v for k, v in args.env_args.items() if k in ("episode_limit",)}
             generate(args.env, args.map_name, args.quality, path, DATA_SEED, **options)
-        else:
-            known = qualities(args.env, args.map_name)
-            raise DatasetError(
-                f"{path}: there is no such dataset, and none of quality '{args.quality}' can be "
-                f"made for {args.env} {args.map_name} (known here: {', '.join(known) or 'none'}). "
-                "Choose one of these, name a file with dataset.path=..., or collect one: "
-                "`python src/main.py --config=qmix --env-config=... with checkpoint_path=... "
-                "collect.n_episodes=5000`."
-            )
     return path
 
 
