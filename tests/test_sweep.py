@@ -1,0 +1,313 @@
+"""Grid files, and the command that runs them: here and on a local Ray."""
+
+import fcntl
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sweep
+from evaluation import jobs
+from evaluation.grid import Cell, GridReport, read_result, run_grid
+from evaluation.gridfile import FORMAT, is_offline, offline_algorithms, read_grid
+from evaluation.jobs import JobIsBusy, LocalLauncher, make_launcher
+from utils.config import PROJECT_ROOT
+from utils.errors import ConfigError, DatasetError, UserError
+
+# Five updates of BC on a matrix game: most of a cell's time is Python starting.
+TINY = {"t_max": 2560, "final_test_nepisode": 7}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("datasets")
+
+
+def grid_file(tmp_path, content, name="grid.yaml"):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def small(**changes):
+    """A grid of one cell; None takes a key away."""
+    content = {"algorithms": "bc", "environments": "matrix_offline", "maps": "xor"}
+    content |= {"qualities": "b", "seeds": 1} | changes
+    return {key: value for key, value in content.items() if value is not None}
+
+
+# --------------------------------------------------------------------------------------------------
+# Grid files
+
+
+def test_the_example_of_the_help(tmp_path):
+    grid = read_grid(grid_file(tmp_path, FORMAT))
+    assert (grid.name, grid.folder) == ("grid", "my_grid")
+    # The first block: 2 algorithms x 2 qualities; the second 1; the third 2 x 2 variants x 2.
+    ids = [cell.id for cell in grid.cells if cell.id.endswith("seed0")]
+    assert ids == [
+        "2s3z_medium/bc/seed0",
+        "2s3z_mixed/bc/seed0",
+        "2s3z_medium/inspo/seed0",
+        "2s3z_mixed/inspo/seed0",
+        "2s3z_mixed/inspo_control/seed0",
+        *(
+            f"2s3z_{quality}/inspo_alpha_{alpha}_td_lambda_{td}/seed0"
+            for quality in ("medium", "mixed")
+            for alpha in (0.03, 0.3)
+            for td in (0.0, 0.95)
+        ),
+    ]
+    seeds = [grid.places[cell.id].seed for cell in grid.cells]
+    assert seeds == sorted(seeds) and len(seeds) == 3 * len(ids)
+    assert grid.about == {"inspo_control": "all weights 1"}
+    cell = next(cell for cell in grid.cells if "control/seed2" in cell.id)
+    values = cell.config().values
+    assert values["advantage_weighting"] is False and values["test_nepisode"] == 32
+    assert (values["map_name"], values["quality"], values["seed"]) == ("2s3z", "mixed", 2)
+    varied = next(c for c in grid.cells if c.id == "2s3z_mixed/inspo_alpha_0.3_td_lambda_0.0/seed1")
+    values = varied.config().values
+    assert (values["alpha"], values["td_lambda"], values["advantage_weighting"]) == (0.3, 0.0, True)
+
+
+def test_defaults_of_a_file(tmp_path):
+    path = grid_file(tmp_path, small(maps=None, qualities=None, seeds=[4, 2]), "mine.yaml")
+    grid = read_grid(path)
+    assert grid.folder == "mine"
+    # The environment's own map and quality, and the order of the seeds by number.
+    assert [cell.id for cell in grid.cells] == ["xor_a/bc/seed2", "xor_a/bc/seed4"]
+    assert grid.cells[0].overrides == {"seed": 2}
+
+
+def test_every_offline_algorithm_is_meant_by_a_word(tmp_path):
+    grid = read_grid(grid_file(tmp_path, small(algorithms="offline")))
+    found = [cell.algorithm for cell in grid.cells]
+    assert found == offline_algorithms() and {"bc", "inspo"} <= set(found)
+    assert not {"qmix", "mappo"} & set(found)
+    assert is_offline("bc") and not is_offline("qmix")
+
+
+def test_paths_are_of_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = small(overrides={"dataset": {"path": "some/file.h5"}})
+    (cell,) = read_grid(grid_file(tmp_path, content)).cells
+    assert cell.config().values["dataset"]["path"] == str(PROJECT_ROOT / "some/file.h5")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (small(algoritms="bc"), "unknown key 'algoritms'. Did you mean 'algorithms'"),
+        (small(blocks=[{"sed": 3}]), "block 1: unknown key 'sed'. Did you mean 'seeds'"),
+        (small(blocks=[{}, {"folder": "x"}]), "block 2: unknown key 'folder'"),
+        (small(algorithms="inspoo"), "unknown algorithm (--config) 'inspoo'. Did you mean 'inspo'"),
+        (small(environments="matrix_ofline"), "unknown environment (--env-config) 'matrix_ofline'"),
+        (small(maps="xorr"), "unknown value 'xorr'. Did you mean 'xor'"),
+        (small(algorithms=[]), "algorithms: the list is empty, so there is nothing to run"),
+        (small(qualities=[]), "qualities: the list is empty"),
+        (small(seeds=0), "seeds: expected a number of seeds"),
+        (small(seeds=[]), "seeds: expected"),
+        (small(seeds=[-1]), "found '[-1]'"),
+        (small(seeds=None), "at least one, found nothing"),
+        (small(environments=None), "environments: expected a name or a list of names"),
+        (small(maps=3), "maps: expected names, found '3'"),
+        (small(blocks=[]), "blocks: expected a list of blocks, found nothing"),
+        (small(blocks=[3]), "block 1: expected 'key: value' lines"),
+        (small(vary={"lr": []}), "vary: lr: expected a list of values"),
+        (small(vary={"lr": 0.1}), "vary: lr: expected a list of values, found '0.1'"),
+        (small(overrides={"lrr": 0.1}), "unknown key 'lrr'"),
+        (small(overrides={"batch_size": "many"}), "batch_size: expected int"),
+        (small(overrides={"test_nepisode": -1}), "test_nepisode: expected at least 0, found -1"),
+        (small(overrides={"seed": 1}), "'seed' does not belong there; it is said by seeds"),
+        (small(vary={"quality": ["a", "b"]}), "vary: 'quality' does not belong there"),
+        (small(overrides=3), "overrides: expected key: value lines"),
+        (small(algorithms=["bc", "inspo"], label="x"), "label: 'x' would name 2 algorithms"),
+        (small(algorithms=["bc", "bc"]), "two cells share the name xor_b/bc/seed0"),
+        (small(blocks=[{}, {"overrides": {"lr": 0.1}}]), "two cells share the name"),
+        (small(folder="../up"), "folder: expected a name"),
+        ("", "expected 'key: value' lines, found dict"),
+        ("- 1", "expected 'key: value' lines, found list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words, capsys):
+    path = grid_file(tmp_path, content)
+    assert sweep.main([str(path), "--results", str(tmp_path / "results")]) == 2
+    message = capsys.readouterr().err
+    assert words in message and str(path) in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "kind", "words"),
+    [
+        (small(environments="matrix"), [], ConfigError, "bc learns from data alone, and matrix"),
+        (small(algorithms="qmix"), [], ConfigError, "qmix learns as it plays, and matrix_offline"),
+        (small(qualities="bb"), [], DatasetError, "none of quality 'bb' can be made for matrix"),
+        (small(overrides={"dataset.path": "/no/f.h5"}), [], DatasetError, "no such file or folder"),
+        (small(), ["--jobs", "0"], ConfigError, "--jobs: expected at least 1, found 0"),
+        (small(), ["--backend", "slurm"], ConfigError, "expected local or ray, found 'slurm'"),
+        (small(), ["--address", "auto"], ConfigError, "--address belongs to --backend ray"),
+        (small(), ["--only", "xor_c"], ConfigError, "no cell of"),
+    ],
+)
+def test_nothing_runs_if_something_cannot(tmp_path, content, options, kind, words):
+    path = grid_file(tmp_path, content | {"overrides": content.get("overrides", {}) | TINY})
+    with pytest.raises(kind, match=words):
+        sweep.sweep(sweep.parse([str(path), "--results", str(tmp_path / "results"), *options]))
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_committed_grids_can_be_read():
+    paths = sorted((PROJECT_ROOT / "sweeps").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        grid = read_grid(path)
+        assert all(cell.config().values["final_test_nepisode"] == 320 for cell in grid.cells)
+        assert all(cell.config().values["test_greedy"] for cell in grid.cells)
+
+
+# --------------------------------------------------------------------------------------------------
+# Running
+
+
+@pytest.fixture(scope="module")
+def swept(data, tmp_path_factory):
+    """A grid of a good cell and one whose data turn out to be none, run by the command."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "broken.h5").write_text("no data")
+    broken = {"algorithms": "bc", "label": "broken"}
+    broken |= {"overrides": {"dataset.path": str(folder / "broken.h5")}}
+    content = small(
+        overrides=TINY | {"datasets_dir": str(data)}, blocks=[{}, broken], folder="games"
+    )
+    words = [str(grid_file(folder, content)), "--results", str(folder / "results")]
+    status = sweep.main(words)
+    return folder / "results" / "runs" / "games", words, status
+
+
+def test_a_failed_cell_stops_no_other_and_the_index_says_so(swept):
+    folder, _, status = swept
+    assert status == 1
+    index = json.loads((folder / "grid_grid.json").read_text())
+    good, bad = index["cells"]
+    assert index["grid"] == "grid.yaml"
+    assert (good["cell"], good["status"]) == ("xor_b/bc/seed0", "finished")
+    assert good["updates"] == 5 and "test_return_mean" in good["final"]
+    assert (folder / good["record"] / "run.json").exists()
+    assert good["command"].startswith("./run.sh --config=bc --env-config=matrix_offline with")
+    assert (bad["cell"], bad["status"]) == ("xor_b/broken/seed0", "failed")
+    assert bad["error"].startswith("error: ") and "broken.h5" in bad["error"]
+
+
+def test_what_is_finished_is_listed_and_not_run_again(swept, monkeypatch, capsys):
+    _, words, _ = swept
+    assert sweep.main([*words, "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "xor_b/bc/seed0      finished" in out and "xor_b/broken/seed0  started" in out
+
+    def never(*_):
+        raise AssertionError("a finished cell was started")
+
+    monkeypatch.setattr(LocalLauncher, "start", never)
+    assert sweep.main([*words, "--only", "xor_b/bc"]) == 0
+    assert "xor_b/bc/seed0      finished" in capsys.readouterr().out
+    assert sweep.main([*words, "--dry-run", "--only", "*/seed0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "--config=bc" in lines[0] and "t_max=2560" in lines[0]
+
+
+def test_another_configuration_is_told_before_anything_runs(swept, tmp_path, capsys):
+    _, words, _ = swept
+    content = yaml.safe_load(Path(words[0]).read_text())
+    content["overrides"]["lr"] = 0.5
+    other = [str(grid_file(tmp_path, content)), *words[1:]]
+    assert sweep.main(other) == 2
+    assert "another configuration: lr was 0.0005 and is 0.5" in capsys.readouterr().err
+    assert sweep.main([*other, "--list"]) == 0
+    assert "of another configuration" in capsys.readouterr().out
+
+
+def test_the_index_of_a_stopped_grid(swept, monkeypatch):
+    folder, words, _ = swept
+    grid = read_grid(words[0])
+    index = sweep.write_index(grid, folder, GridReport())
+    assert [entry["status"] for entry in index] == ["finished", "started"]
+    assert "broken" in sweep.closing_table(index)
+
+
+# --------------------------------------------------------------------------------------------------
+# Ray
+
+OBEDIENT = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_jobs_and_cells_on_a_local_ray(data, tmp_path, capsys):
+    pytest.importorskip("ray")
+    launcher = make_launcher("ray", 2)
+    try:
+        assert launcher.slots == 2
+        python = [sys.executable, "-c"]
+        asked = launcher.start([*python, OBEDIENT], tmp_path / "asked")
+        wait_for(lambda: "\nready" in _words(tmp_path / "asked"))
+        assert asked.poll() is None
+        busy = launcher.start([*python, "print(1)"], tmp_path / "asked")
+        with pytest.raises(JobIsBusy, match="another process"):
+            wait_for(lambda: busy.poll() is not None)
+        asked.terminate()
+        assert wait_for(asked.poll) == 3
+        assert asked.poll() == 3  # and so it stays
+
+        cells = [
+            Cell(
+                f"xor_b/bc/seed{seed}",
+                "bc",
+                "matrix_offline",
+                {"map_name": "xor", "quality": "b", "datasets_dir": str(data), "seed": seed} | TINY,
+            )
+            for seed in (0, 1)
+        ]
+        report = run_grid(cells, launcher, tmp_path / "grid", progress=False)
+        assert sorted(report.finished) == [cell.id for cell in cells] and not report.failed
+        assert all(read_result(tmp_path / "grid", cell).updates == 5 for cell in cells)
+    finally:
+        launcher.close()
+
+
+def _words(home):
+    return (home / "log.txt").read_text() if (home / "log.txt").exists() else ""
+
+
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"requirements-dev\.txt"):
+        make_launcher("ray", 1)
+
+
+def test_the_local_launcher_holds_the_folder(tmp_path):
+    launcher = LocalLauncher(1)
+    job = launcher.start([sys.executable, "-c", OBEDIENT], tmp_path)
+    wait_for(lambda: "\nready" in _words(tmp_path))
+    with pytest.raises(JobIsBusy):
+        launcher.start(["true"], tmp_path)
+    job.terminate()
+    assert job.wait() == 3
+    with open(tmp_path / ".lock", "w") as lock:  # free again
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert jobs.LOG == "log.txt"
