@@ -6,6 +6,8 @@ The only place that knows both learners and runners.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch as th
 from components.episode_batch import build_scheme
 from components.replay_buffer import ReplayBuffer
 from controllers import REGISTRY as mac_REGISTRY
+from envs import SHAPES
 from learners import REGISTRY as learner_REGISTRY
 from offline import behaviour as behaviour_policies
 from offline import check_matches, load_dataset
@@ -31,7 +34,7 @@ from utils.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, EnvironmentFailure
 from utils.interrupts import GracefulExit
 from utils.logging import Logger, progress_bar
 from utils.seeding import spawn_seeds
@@ -39,6 +42,8 @@ from utils.seeding import spawn_seeds
 # What a resumed run may do otherwise than the run that it goes on from.
 MAY_DIFFER = {
     "checkpoint_path",
+    "env_max_failures",
+    "env_timeout",
     "keep_checkpoints",
     "label",
     "load_step",
@@ -73,13 +78,16 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     config = vars(args).copy()
     bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
     path = ensure_dataset(args, logger.info, bar, stop.check)
+    known, advise = known_shapes(args)
     dataset = load_dataset(
         path,
         env=args.env,
         map_name=args.map_name,
         quality=args.quality,
-        episode_limit=args.env_args.get("episode_limit"),
+        env_info=known,
+        episode_limit=known.get("episode_limit", args.env_args.get("episode_limit")),
         in_memory=args.dataset["in_memory"],
+        advise=advise,
     )
     facts = dataset.metadata
     logger.info(
@@ -114,9 +122,10 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    with progress_bar(
+    bar = progress_bar(
         args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
-    ) as bar:
+    )
+    with bar, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if runner and progress.test_due(args.test_interval):
                 test(args, logger, runner, progress, args.test_nepisode)
@@ -179,9 +188,10 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    with progress_bar(
+    bar = progress_bar(
         args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
-    ) as bar:
+    )
+    with bar, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if args.test_nepisode and progress.test_due(args.test_interval):
                 test(args, logger, runner, progress, args.test_nepisode)
@@ -227,7 +237,7 @@ def run_evaluate(args, logger: Logger) -> dict[str, Any]:
     stats = test(args, logger, runner, progress, args.test_nepisode)
     logger.print_recent_stats()
     if args.save_replay:
-        runner.save_replay()
+        logger.info(f"replay written to {runner.save_replay()}")
     runner.close_env()
     return {"t_env": step, **raw_values(stats)}
 
@@ -262,6 +272,14 @@ def run_collect(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------------------------------
 # Pieces
+
+
+def known_shapes(args) -> tuple[dict[str, int], Callable[[dict[str, int]], str] | None]:
+    """The environment's numbers where they are known without it, and what to do with others."""
+    if args.env not in SHAPES:
+        return {}, None
+    shapes = SHAPES[args.env]()
+    return shapes.env_info(**args.env_args), partial(shapes.fitting, env_args=args.env_args)
 
 
 def build(args, scheme, logger):
@@ -428,6 +446,17 @@ class Saver:
             },
             keep_checkpoints=self.args.keep_checkpoints,
         )
+
+    @contextmanager
+    def saving_if_the_environment_fails(self) -> Iterator[None]:
+        """An environment that keeps failing ends the run, which can then go on from here."""
+        try:
+            yield
+        except EnvironmentFailure as failure:
+            self.save()
+            raise EnvironmentFailure(
+                f"{failure}\nSaved step {self.progress.t_env}; go on with resume={self.folder}"
+            ) from failure
 
     def finish(self, stop: GracefulExit) -> None:
         """The last checkpoint; raises Interrupted if the run was asked to stop."""

@@ -19,7 +19,9 @@ from test_offline_buffer import make_dataset
 import main as program
 import run as run_module
 from offline import OfflineDataset, write_dataset
+from runners.vector_runner import VectorRunner
 from utils.config import CONFIG_DIR, load_config, names
+from utils.errors import EnvironmentFailure
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
@@ -51,7 +53,8 @@ PAIRS = [
     (algorithm, environment)
     for environment in names("envs")
     for algorithm in names("algs")
-    if is_offline(environment) != learns_online(algorithm) and not environment.startswith("smax")
+    if is_offline(environment) != learns_online(algorithm)
+    and not environment.startswith(("smax", "sc2"))
 ]
 
 
@@ -265,6 +268,25 @@ def test_a_process_that_gets_sigterm_saves_and_says_how_to_go_on(tmp_path, datas
     assert "go on with resume=" in error
     (folder,) = (tmp_path / "models").iterdir()
     assert any(p.name.isdigit() for p in folder.iterdir())
+
+
+def test_an_environment_that_keeps_failing_saves_the_run(start, tmp_path, monkeypatch, capsys):
+    real, calls = VectorRunner.run, []
+
+    def fail_the_fourth_time(runner, test_mode=False):
+        calls.append(1)
+        if len(calls) == 4:
+            raise EnvironmentFailure("environment worker 0 died")
+        return real(runner, test_mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorRunner, "run", fail_the_fourth_time)
+        assert start("qmix", "matrix", "t_max=160") == 2
+    error = capsys.readouterr().err
+    assert "environment worker 0 died" in error
+    assert f"go on with resume={models(tmp_path)}" in error
+    assert start("qmix", "matrix", "t_max=160", f"resume={models(tmp_path)}") == 0
+    assert record(tmp_path, run="2")["result"]["t_env"] == 160
 
 
 def test_another_configuration_is_not_resumed(start, tmp_path, capsys):

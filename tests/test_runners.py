@@ -4,7 +4,11 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +19,21 @@ from toy_env import ToyEnv
 import envs
 from components.episode_batch import build_scheme
 from controllers import REGISTRY as mac_REGISTRY
+from envs import process_vector
 from envs.process_vector import SerialVectorEnv
 from runners import REGISTRY
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, EnvironmentFailure
 
 KINDS = ["vector", "episode", "parallel"]
 
 
 @pytest.fixture
 def make_runner(monkeypatch, tmp_path):
-    """make_runner(kind, seed=3, n=.., **env_args): a runner with a random policy, closed after."""
+    """make_runner(kind, seed=3, n=.., failures=1, **env_args): a runner with a random policy.
+
+    Closed after. failures: how many in a row end it. Nothing waits before a restart.
+    """
+    monkeypatch.setattr(process_vector, "FIRST_PAUSE", 0.0)
     monkeypatch.setitem(envs.REGISTRY, "toy", ToyEnv)
     monkeypatch.setitem(
         envs.VECTOR_REGISTRY,
@@ -33,12 +42,13 @@ def make_runner(monkeypatch, tmp_path):
     )
     made = []
 
-    def make(kind, seed=3, n=None, **env_args):
+    def make(kind, seed=3, n=None, failures=1, **env_args):
         n = (1 if kind == "episode" else 2) if n is None else n
         env_args = {"map_name": "toy", "log_dir": str(tmp_path)} | env_args
         args = make_args("bc", "matrix", seed=seed, agent="mlp")
         args.env, args.env_args = "toy", env_args
         args.batch_size_run, args.test_greedy = n, False
+        args.env_max_failures = failures
         runner = REGISTRY[kind](args, None)
         made.append(runner)
         vars(args).update(runner.get_env_info())
@@ -192,31 +202,136 @@ def test_the_workers_are_processes(make_runner, tmp_path):
     assert os.getpid() not in pids
 
 
+# Environments that fail
+
+
 @pytest.mark.parametrize(
     ("crash", "words"),
     [
-        ("raise", ["environment worker", "failed", "ValueError: the toy broke"]),
-        ("exit", ["environment worker", "died", "exit code 7"]),
+        ("raise", ["environment worker 0 failed", "ValueError: the toy broke"]),
+        ("exit", ["environment worker 0 died", "exit code 7"]),
         ("init", ["worker 0 failed", "no such simulator"]),
     ],
 )
-def test_a_crashing_worker_is_one_clear_error(make_runner, crash, words):
-    with pytest.raises(UserError) as caught:
-        runner = make_runner("parallel", crash=crash)
-        for _ in range(3):
-            runner.run()
+def test_a_failure_too_many_is_one_clear_error(make_runner, crash, words):
+    with pytest.raises(EnvironmentFailure) as caught:
+        runner = make_runner("parallel", n=1, crash=crash, crash_at=1, child=crash != "init")
+        runner.run()
+    if crash != "init":
+        words = [*words, "in a row: 1 (env_max_failures: 1)", "the game says hello"]
     for word in words:
         assert word in str(caught.value)
 
 
-def test_a_worker_killed_between_two_steps_is_one_clear_error(make_runner):
-    runner = make_runner("parallel")
+def test_what_the_user_must_put_right_is_not_tried_again(make_runner):
+    with pytest.raises(ConfigError, match=r"^no game here$"):
+        make_runner("parallel", n=1, failures=3, crash="refuse")
+
+
+def gone(pids, patience=10.0):
+    """Whether all these processes end in time (a zombie has ended)."""
+
+    def alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + patience
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+def pids_in(folder):
+    return [int(pid) for path in folder.glob("*.pids") for pid in path.read_text().split()]
+
+
+def test_a_hanging_environment_is_killed_with_what_it_started(make_runner, tmp_path):
+    runner = make_runner("parallel", n=1, crash="hang", crash_at=1, child=True)
+    runner.env.reset()
+    runner.env._timeout = 0.2  # not before: a process takes longer to start
+    pids = pids_in(tmp_path)
+    with pytest.raises(EnvironmentFailure, match=r"hangs: no answer to 'step' within 0.2 s"):
+        runner.env.step(np.zeros((1, 2), dtype=int))
+    assert len(pids) == 2
+    assert gone(pids)
+
+
+def test_lost_episodes_are_played_anew(make_runner, tmp_path):
+    """Each process dies in its 7th step; whole batches, exact counts, nothing of the lost ones."""
+    runner = make_runner("parallel", failures=5, crash="exit", crash_at=7)
+    batches = [runner.run() for _ in range(4)]
+    log, stats = records(tmp_path), runner.train_stats
+    episodes = [(batch, e) for batch in batches for e in range(batch.batch_size)]
+    assert len(episodes) == len(stats) == 8
+    for k, (batch, e) in enumerate(episodes):
+        record = log.pop(number_of(batch, e))
+        assert_equal_to_record(batch, e, record)
+        assert stats.returns[k] == pytest.approx(sum(record["reward"]), abs=1e-5)
+        assert stats.lengths[k] == len(record["reward"])
+        assert stats.infos["battle_won"][k] == float(record["reward"][-1] > 0)
+    assert not log  # every finished episode was counted
+    assert runner.t_env == sum(stats.lengths)
+    assert stats.summary()["episodes_lost"] == stats.n_lost > 0
+    tested = runner.test(3)
+    assert (len(tested), len(tested.lengths)) == (3, 3)
+    assert len(stats) == 8
+
+
+def test_a_worker_killed_between_two_episodes_loses_none(make_runner):
+    runner = make_runner("parallel", failures=2)
     runner.run()
-    victim = runner.env._workers[1]
+    victim = runner.env._workers[1].process
     os.kill(victim.pid, signal.SIGKILL)
-    victim.join()
-    with pytest.raises(UserError, match=r"worker 1 died \(exit code -9\)"):
-        runner.run()
+    assert gone([victim.pid])
+    runner.run()
+    assert (len(runner.train_stats), runner.train_stats.n_lost) == (4, 0)
+
+
+PARENT = """
+import sys, time
+from functools import partial
+from toy_env import ToyEnv
+from envs.process_vector import ProcessVectorEnv
+if __name__ == "__main__":
+    env = ProcessVectorEnv([partial(ToyEnv, log_dir=sys.argv[1], child=True)] * 2)
+    env.seed(0)
+    env.reset()
+    print(env._folder, flush=True)
+    if sys.argv[2] == "exception":
+        raise ValueError
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["exception", "interrupt", "terminate", "kill"])
+def test_no_process_outlives_the_program(tmp_path, end):
+    tests = Path(__file__).parent
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), end],
+        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'src'}"},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        folder = Path(parent.stdout.readline().strip())
+        assert folder.is_dir()
+        pids = pids_in(tmp_path)
+        assert len(pids) == 4
+        how = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}
+        if end in how:
+            assert not gone(pids, patience=0.0)
+            parent.send_signal(how[end])
+        assert gone(pids)
+        parent.wait(timeout=10)
+        assert folder.exists() == (end in ("terminate", "kill"))  # who is killed cannot tidy up
+    finally:
+        parent.kill()
+        parent.stdout.close()
+        parent.wait()
+        for pid in pids_in(tmp_path):
+            assert gone([pid], patience=1.0)
 
 
 def test_the_episode_runner_plays_one_at_a_time(make_runner):

@@ -7,29 +7,42 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
+from utils.errors import ConfigError
 
 
 class ToyEnv(MultiAgentEnv):
     """Ends at random or at the limit; rewards, masks and observations are drawn from its seed.
 
     The state is (the episode's seed modulo 2^20, the step). Each finished episode becomes the file
-    `log_dir/{seed modulo 2^20}_{a counter}.json`. `crash`: raise, or `exit` without a word, in the
-    step of that number; `init` raises in the constructor.
+    `log_dir/{seed modulo 2^20}_{a counter}.json`. `crash`: raise, `exit` without a word, or `hang`
+    in the step of number `crash_at` of this process, and in all later ones; `init` raises and
+    `refuse` is a user's error in the constructor. `child`: start a process, as a game would be, and
+    write one's own number and its to `log_dir/{own number}.pids`.
     """
 
     n_agents = 2
 
-    def __init__(self, map_name="toy", log_dir=".", episode_limit=4, crash="", crash_at=3):
+    def __init__(
+        self, map_name="toy", log_dir=".", episode_limit=4, crash="", crash_at=3, child=False
+    ):
         if crash == "init":
             raise RuntimeError("no such simulator")
+        if crash == "refuse":
+            raise ConfigError("no game here")
         self.log_dir, self.episode_limit = Path(log_dir), episode_limit
         self.crash, self.crash_at = crash, crash_at
         self.played, self.steps = 0, 0
+        if child:
+            game = subprocess.Popen(["sleep", "600"])
+            print("the game says hello", flush=True)
+            (self.log_dir / f"{os.getpid()}.pids").write_text(f"{os.getpid()} {game.pid}")
 
     def reset(self, seed=None):
         self.rng = np.random.default_rng(seed)
@@ -52,6 +65,8 @@ class ToyEnv(MultiAgentEnv):
         if self.crash and self.steps >= self.crash_at:
             if self.crash == "exit":
                 os._exit(7)
+            if self.crash == "hang":
+                time.sleep(600)
             raise ValueError("the toy broke")
         assert all(self.avail[i, a] for i, a in enumerate(actions))
         self.t += 1

@@ -4,6 +4,10 @@
 parallel runners); `VECTOR_REGISTRY[name](map_name=..., n_envs=N, **env_args)` gives a `VectorEnv`
 (for the vector runner). A name stands in one of the two or in both. Entries import their simulator
 when they are called, so that training offline needs none of them.
+
+`SHAPES[name]()`, for a simulator that may be missing, is a module that knows its shapes without
+it: `env_info(**env_args)` is what `get_env_info` would say, and `fitting(found, env_args)` says
+what to do with data of other numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +17,18 @@ def _smax_vector(**kwargs):
     from envs.smax import SMAXVectorEnv
 
     return SMAXVectorEnv(**kwargs)
+
+
+def _sc2(**kwargs):
+    from envs.sc2 import SC2Env
+
+    return SC2Env(**kwargs)
+
+
+def _sc2_shapes():
+    from envs import sc2
+
+    return sc2
 
 
 def _matrix_vector(**kwargs):
@@ -27,5 +43,6 @@ def _bridge_vector(**kwargs):
     return BridgeVectorEnv(**kwargs)
 
 
-REGISTRY = {}
+REGISTRY = {"sc2": _sc2}
 VECTOR_REGISTRY = {"smax": _smax_vector, "matrix": _matrix_vector, "bridge": _bridge_vector}
+SHAPES = {"sc2": _sc2_shapes}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.errors import ConfigError
+
 
 class MultiAgentEnv(ABC):
     """One cooperative environment, as EPyMARL's users know it.
@@ -50,12 +52,20 @@ class MultiAgentEnv(ABC):
         """Statistics of the simulator itself (restarts, say)."""
         return {}
 
-    def save_replay(self) -> None:
-        """Write the last episode in the simulator's own replay format."""
-        raise NotImplementedError(f"{type(self).__name__} writes no replays")
+    def describe(self) -> str:
+        """Name and version of the simulator, as datasets record it."""
+        return type(self).__name__
+
+    def save_replay(self) -> str:
+        """Write what was played in the simulator's own replay format. Returns where to."""
+        raise _no_replays(self)
 
     def close(self) -> None:  # noqa: B027 - most simulators hold nothing
         """Give back what the simulator holds."""
+
+
+def _no_replays(env) -> ConfigError:
+    return ConfigError(f"save_replay: {type(env).__name__} writes no replays. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,22 @@ class VectorEnv(ABC):
     @abstractmethod
     def set_rng(self, state: Any) -> None:
         """Put back what `get_rng` gave."""
+
+    def lost(self) -> np.ndarray:
+        """Whose episode broke off since its reset, bool `[N]`: the simulator failed.
+
+        Such an episode has no end and counts nowhere; the environment is finished until it is
+        reset. Most simulators never fail.
+        """
+        return np.zeros(self.n_envs, dtype=bool)
+
+    def reset_lost(self) -> None:
+        """Start a new episode in the environments that are `lost`; the others stay as they are."""
+        raise NotImplementedError(f"{type(self).__name__} loses no episodes")
+
+    def save_replay(self) -> str:
+        """Write what environment 0 played in the simulator's replay format. Returns where to."""
+        raise _no_replays(self)
 
     def close(self) -> None:  # noqa: B027 - most simulators hold nothing
         """Give back what the simulator holds."""

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing as mp
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv, VectorEnv, VectorStep
-from utils.errors import UserError
+from utils.errors import EnvironmentFailure, UserError
+
+log = logging.getLogger("main")  # the program's console and cout.txt
 
 EnvFactory = Callable[[], MultiAgentEnv]
+
+FIRST_PAUSE = 1.0  # seconds before a restart; doubled with each failure in a row
+LONGEST_PAUSE = 60.0
+PATIENCE = 10.0  # seconds that processes have to close what they hold
+TAIL = 4000  # characters of a failed process's output that are shown
 
 
 def _observation(env: MultiAgentEnv) -> dict[str, np.ndarray]:
@@ -23,14 +42,25 @@ def _observation(env: MultiAgentEnv) -> dict[str, np.ndarray]:
     }
 
 
+def _advance(env: MultiAgentEnv, method: str, argument: Any) -> tuple[tuple, dict[str, np.ndarray]]:
+    """`reset(seed)` or `step(actions)`: what it returned after the observations, and these."""
+    _, *result = getattr(env, method)(argument)
+    return tuple(result), _observation(env)
+
+
 class SerialVectorEnv(VectorEnv):
-    """Environments of this process, stepped one after the other."""
+    """Environments of this process, stepped one after the other.
+
+    `reset` gives each episode of each environment a seed of its own, drawn from `seed` and the
+    number of resets. `simulator`: name and version, as the environments describe themselves.
+    """
 
     def __init__(self, makers: list[EnvFactory]):
-        self._start(makers)
         self.n_envs = len(makers)
+        self._start(makers)
         try:
             self._info = self._call(0, "get_env_info")
+            self.simulator = self._call(0, "describe")
         except BaseException:
             self.close()
             raise
@@ -38,21 +68,19 @@ class SerialVectorEnv(VectorEnv):
         self.episode_limit = self._info["episode_limit"]
         self._episodes = 0
         self._base_seed = 0
-        self._last: list[dict[str, np.ndarray]] = []
+        self._last: list[dict[str, np.ndarray]] = [{} for _ in makers]
         self._done = np.zeros(self.n_envs, dtype=bool)
+        self._lost = np.zeros(self.n_envs, dtype=bool)
 
     def _start(self, makers: list[EnvFactory]) -> None:
         self._envs = [make() for make in makers]
 
-    def _call(self, i: int, method: str, *args):
-        return getattr(self._envs[i], method)(*args)
+    def _call(self, i: int, method: str):
+        return getattr(self._envs[i], method)()
 
-    def _call_many(self, calls: dict[int, tuple]) -> dict[int, tuple]:
-        """calls: environment -> (method, arguments). Returns (result, observation) of each."""
-        results = {}
-        for i, (method, *args) in calls.items():
-            results[i] = (self._call(i, method, *args), _observation(self._envs[i]))
-        return results
+    def _advance_many(self, method: str, arguments: dict[int, Any]) -> dict[int, tuple]:
+        """`_advance` of some environments; those that were lost on the way are left out."""
+        return {i: _advance(self._envs[i], method, x) for i, x in arguments.items()}
 
     def get_env_info(self):
         return self._info
@@ -61,13 +89,24 @@ class SerialVectorEnv(VectorEnv):
         self._base_seed, self._episodes = seed, 0
 
     def reset(self) -> None:
-        # Each episode of each environment has a seed of its own, so that a restart can go on.
-        root = np.random.SeedSequence([self._base_seed, self._episodes])
-        seeds = [int(s) for s in root.generate_state(self.n_envs)]
-        self._episodes += 1
-        self._done[:] = False
-        results = self._call_many({i: ("reset", seed) for i, seed in enumerate(seeds)})
-        self._last = [results[i][1] for i in range(self.n_envs)]
+        self._reset(np.arange(self.n_envs))
+
+    def reset_lost(self) -> None:
+        self._reset(np.flatnonzero(self._lost))
+
+    def _reset(self, which: Iterable[int]) -> None:
+        waiting = [int(i) for i in which]
+        self._done[waiting] = self._lost[waiting] = False
+        while waiting:
+            # Each episode of each environment has a seed of its own, so that a resumed run can go
+            # on; one that fails to start is not tried again with the same one.
+            root = np.random.SeedSequence([self._base_seed, self._episodes])
+            seeds = root.generate_state(self.n_envs)
+            self._episodes += 1
+            started = self._advance_many("reset", {i: int(seeds[i]) for i in waiting})
+            for i, (_, observation) in started.items():
+                self._last[i] = observation
+            waiting = [i for i in waiting if i not in started]
 
     def observe(self):
         return {key: np.stack([obs[key] for obs in self._last]) for key in self._last[0]}
@@ -77,16 +116,21 @@ class SerialVectorEnv(VectorEnv):
         reward = np.zeros(n, dtype=np.float32)
         terminated, truncated = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
         info: dict[str, np.ndarray] = {}
-        calls = {i: ("step", actions[i]) for i in np.flatnonzero(~self._done)}
-        for i, (result, observation) in self._call_many(calls).items():
-            _, reward[i], terminated[i], truncated[i], env_info = result
+        live = np.flatnonzero(~self._done)
+        answers = self._advance_many("step", {int(i): actions[i] for i in live})
+        for i, (result, observation) in answers.items():
+            reward[i], terminated[i], truncated[i], env_info = result
             self._last[i] = observation
             for name, value in env_info.items():
                 if np.ndim(value) == 0:
                     info.setdefault(name, np.zeros(n, dtype=np.float32))[i] = value
         truncated &= ~terminated
-        self._done |= terminated | truncated
+        self._lost[[i for i in live if i not in answers]] = True
+        self._done |= terminated | truncated | self._lost
         return VectorStep(reward, terminated, truncated, info)
+
+    def lost(self):
+        return self._lost.copy()
 
     def get_rng(self):
         return [self._base_seed, self._episodes]
@@ -94,75 +138,231 @@ class SerialVectorEnv(VectorEnv):
     def set_rng(self, state) -> None:
         self._base_seed, self._episodes = state
 
+    def save_replay(self):
+        return self._call(0, "save_replay")
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
 
 
-def _serve(pipe, make: EnvFactory) -> None:
-    """Body of a worker: answers (method, *args) with (ok, result, observation)."""
+# ---------------------------------------------------------------------------- inside a worker
+
+
+def _detach(output: Path) -> None:
+    """Make this process the head of a group that ends with its parent, and write to `output`.
+
+    The group is the worker and whatever it starts (a game). Ctrl-C in the terminal does not reach
+    it: the parent decides when it ends.
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _end_group())
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ["TMPDIR"] = str(output.parent)  # removed by the parent, even if a game is killed
+    tempfile.tempdir = None
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_group() -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, for whichever reason, then end the group."""
+    wait([mp.parent_process().sentinel])
+    _end_group()
+
+
+def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
+    """Body of a worker: answers (method, *arguments) with (what became of it, result)."""
     try:
+        _detach(output)
         env = make()
         while True:
-            method, *args = pipe.recv()
-            result = getattr(env, method)(*args)
-            observation = _observation(env) if method in ("reset", "step") else None
-            pipe.send((True, result, observation))
+            method, *arguments = pipe.recv()
+            if method in ("reset", "step"):
+                result = _advance(env, method, *arguments)
+            else:
+                result = getattr(env, method)(*arguments)
+            pipe.send(("done", result))
             if method == "close":
                 return
-    except (EOFError, KeyboardInterrupt):
-        return  # the parent is gone, or is leaving
+    except EOFError:
+        return  # the parent has closed the pipe
+    except UserError as error:
+        answer = ("refused", error)
     except BaseException:
-        with contextlib.suppress(OSError):  # the parent is gone too
-            pipe.send((False, traceback.format_exc(), None))
+        answer = ("failed", traceback.format_exc())
+    with contextlib.suppress(OSError):  # the parent is gone too
+        pipe.send(answer)
+
+
+# ------------------------------------------------------------------------- in the parent
+
+
+@dataclass
+class _Worker:
+    """A process with one environment. output: the file that has what it and its game print."""
+
+    process: mp.process.BaseProcess
+    pipe: Connection
+    output: Path
+    killed: bool = False
+
+    def kill(self) -> None:
+        """End the process and everything that it started, once."""
+        if self.killed:
+            return
+        self.killed = True
+        # Before the process is reaped: until then nobody else can have its group's number.
+        with contextlib.suppress(OSError):  # no such group: it had not yet made its own
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join(timeout=PATIENCE)
+        self.pipe.close()
+
+    def last_words(self) -> str:
+        try:
+            text = self.output.read_bytes()[-TAIL:].decode(errors="replace").strip()
+        except OSError:
+            text = ""
+        return text or "(nothing)"
+
+
+def _end(workers: list[_Worker], folder: Path) -> None:
+    """Leave nothing behind. Runs at the end of the program too, if nobody called `close`."""
+    for worker in workers:
+        worker.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Lost(Exception):
+    """A worker's answer did not come; the message says why."""
 
 
 class ProcessVectorEnv(SerialVectorEnv):
-    """Each environment in a process of its own; a step waits for the slowest."""
+    """Each environment in a process of its own; a step waits for the slowest.
+
+    A process that dies, fails, or does not answer within `timeout` seconds is killed with
+    everything that it started, and its episode is `lost`. The next reset starts it anew, after a
+    pause that grows. After `max_failures` failures of one environment without a whole episode in
+    between, EnvironmentFailure shows what the process printed. A UserError of the environment is
+    no failure: it is raised as it is.
+    """
+
+    def __init__(self, makers: list[EnvFactory], timeout: float = 300.0, max_failures: int = 5):
+        self._timeout, self._max_failures = timeout, max_failures
+        self._failures = np.zeros(len(makers), dtype=np.int64)  # in a row
+        self._dead: set[int] = set()
+        super().__init__(makers)
 
     def _start(self, makers: list[EnvFactory]) -> None:
+        self._makers = makers
+        self._folder = Path(tempfile.mkdtemp(prefix="environments-"))
+        self._workers: list[_Worker] = []
+        self._end = weakref.finalize(self, _end, self._workers, self._folder)
+        for i in range(len(makers)):
+            self._workers.append(self._launch(i))
+
+    def _launch(self, i: int) -> _Worker:
         # Spawned, not forked: a fork copies the threads' locks of torch and of the simulators.
         context = mp.get_context("spawn")
-        self._pipes, self._workers = [], []
-        for make in makers:
-            here, there = context.Pipe()
-            worker = context.Process(target=_serve, args=(there, make), daemon=True)
-            worker.start()
-            there.close()
-            self._pipes.append(here)
-            self._workers.append(worker)
+        here, there = context.Pipe()
+        folder = Path(tempfile.mkdtemp(prefix=f"{i}-", dir=self._folder))
+        output = folder / "output.txt"
+        process = context.Process(target=_serve, args=(there, self._makers[i], output), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here, output)
 
     def _send(self, i: int, call: tuple) -> None:
         with contextlib.suppress(OSError):  # it died: `_receive` tells how
-            self._pipes[i].send(call)
+            self._workers[i].pipe.send(call)
 
-    def _receive(self, i: int):
+    def _receive(self, i: int, method: str, deadline: float):
+        """The answer of worker i; _Lost if there is none."""
+        worker = self._workers[i]
         try:
-            ok, result, observation = self._pipes[i].recv()
-        except (EOFError, ConnectionResetError):
-            self._workers[i].join(timeout=5)
-            code = self._workers[i].exitcode
-            raise UserError(
-                f"environment worker {i} died (exit code {code}) without a word."
-            ) from None
-        if not ok:
-            raise UserError(f"environment worker {i} failed:\n{result}")
-        return result, observation
+            if not worker.pipe.poll(max(0.0, deadline - time.monotonic())):
+                raise _Lost(
+                    f"hangs: no answer to '{method}' within {self._timeout:g} s (env_timeout)"
+                )
+            outcome, result = worker.pipe.recv()
+        except (EOFError, OSError):
+            wait([worker.process.sentinel], timeout=PATIENCE)
+            worker.kill()
+            raise _Lost(f"died (exit code {worker.process.exitcode}) without a word") from None
+        if outcome == "refused":
+            raise result
+        if outcome == "failed":
+            raise _Lost(f"failed:\n{result.strip()}")
+        return result
 
-    def _call(self, i: int, method: str, *args):
-        self._send(i, (method, *args))
-        return self._receive(i)[0]
+    def _call(self, i: int, method: str):
+        self._send(i, (method,))
+        try:
+            return self._receive(i, method, time.monotonic() + self._timeout)
+        except _Lost as loss:
+            raise self._failure(i, str(loss)) from None
 
-    def _call_many(self, calls):
-        for i, call in calls.items():
-            self._send(i, call)
-        return {i: self._receive(i) for i in calls}
+    def _advance_many(self, method, arguments):
+        self._revive(self._dead & arguments.keys())
+        for i, argument in arguments.items():
+            self._send(i, (method, argument))
+        deadline = time.monotonic() + self._timeout
+        answers = {}
+        for i in arguments:
+            try:
+                answers[i] = self._receive(i, method, deadline)
+            except _Lost as loss:
+                self._drop(i, str(loss))
+        return answers
+
+    def _drop(self, i: int, why: str) -> None:
+        """Worker i is of no more use: kill it, count it, give up if that happens too often."""
+        self._workers[i].kill()
+        self._dead.add(i)
+        self._failures[i] += 1
+        if self._failures[i] >= self._max_failures:
+            raise self._failure(i, why)
+        first, *rest = why.splitlines()
+        short = f"{first} {rest[-1]}" if rest else first  # a traceback ends with what happened
+        log.warning(
+            f"environment worker {i} {short}: its episode is dropped, and it is started anew"
+        )
+
+    def _failure(self, i: int, why: str) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"environment worker {i} {why}\n"
+            f"Failures in a row: {self._failures[i]} (env_max_failures: {self._max_failures}). "
+            f"What it printed ends with:\n{self._workers[i].last_words()}"
+        )
+
+    def _revive(self, dead: set[int]) -> None:
+        """Start workers anew; the pause is for machines that are short of something."""
+        if not dead:
+            return
+        failures = int(self._failures[list(dead)].max())
+        time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)))
+        for i in sorted(dead):
+            shutil.rmtree(self._workers[i].output.parent, ignore_errors=True)
+            self._workers[i] = self._launch(i)
+        self._dead -= dead
+
+    def step(self, actions):
+        out = super().step(actions)
+        self._failures[out.terminated | out.truncated] = 0
+        return out
 
     def close(self) -> None:
-        for pipe, worker in zip(self._pipes, self._workers):
-            with contextlib.suppress(OSError):  # it may have died already
-                pipe.send(("close",))
-            worker.join(timeout=5)
-            if worker.is_alive():
-                worker.terminate()
-            pipe.close()
+        for i in range(len(self._workers)):
+            if i not in self._dead:
+                self._send(i, ("close",))
+        deadline = time.monotonic() + PATIENCE
+        waiting = {w.process.sentinel for w in self._workers}
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            waiting -= set(wait(waiting, timeout=left))
+        self._end()

@@ -25,6 +25,7 @@ from controllers import REGISTRY as mac_REGISTRY
 from offline.dataset import DatasetMetadata
 from offline.formats.canonical import CanonicalWriter
 from offline.games import QUALITIES, generate
+from offline.sources import known_sources
 from runners import REGISTRY as runner_REGISTRY
 from utils.config import PROJECT_ROOT
 from utils.errors import CheckpointError, DatasetError
@@ -112,13 +113,26 @@ def check_obtainable(args) -> None:
         return
     if args.quality in QUALITIES.get((args.env, args.map_name), ()):
         return
-    known = qualities(args.env, args.map_name)
+    made = qualities(args.env, args.map_name)
+    published = [
+        source
+        for source in known_sources()
+        if (source.env, source.map_name) == (args.env, args.map_name)
+    ]
+    ways = [
+        f"fetch it with `python src/dataset.py download {source.name}`"
+        for source in published
+        if source.quality == args.quality
+    ][:1]
+    if made or published:
+        names = dict.fromkeys([*made, *(source.quality for source in published)])
+        ways.append(f"choose another quality ({', '.join(names)})")
+    ways.append("name a file with dataset.path=...")
     raise DatasetError(
-        f"{path}: there is no such dataset, and none of quality '{args.quality}' can be "
-        f"made for {args.env} {args.map_name} (known here: {', '.join(known) or 'none'}). "
-        "Choose one of these, name a file with dataset.path=..., or collect one: "
-        "`python src/main.py --config=qmix --env-config=... with checkpoint_path=... "
-        "collect.n_episodes=5000`."
+        f"{path}: there is no such dataset, and none of quality '{args.quality}' can be made for "
+        f"{args.env} {args.map_name}. Ways on: {'; '.join(ways)}; or collect one: `python "
+        f"src/main.py --config=qmix --env-config={args.env} with map_name={args.map_name} "
+        f"quality={args.quality} checkpoint_path=... collect.n_episodes=5000`."
     )
 
 

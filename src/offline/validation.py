@@ -436,16 +436,20 @@ def require_valid(
     raise DatasetError(f"{name} is not a valid dataset:\n{shown}\n{advice}")
 
 
+CHOOSE = "Choose the dataset of this map, or the map of this dataset."
+
+
 def check_matches(
     metadata: DatasetMetadata,
     env_info: Mapping[str, Any] | None = None,
     map_name: str | None = None,
     name: str = "The dataset",
+    advise: Callable[[dict[str, int]], str] | None = None,
 ) -> None:
     """Raise DatasetError unless the data belong to this environment.
 
     env_info: as `get_env_info` gives it; of its keys those that the metadata have are compared.
-    Every number that differs is named.
+    Every number that differs is named. advise: the data's numbers -> what to do.
     """
     own = metadata.env_info()
     differing = [
@@ -456,9 +460,9 @@ def check_matches(
     if map_name is not None and metadata.map_name != map_name:
         differing.insert(0, f"map_name is '{metadata.map_name}' and not '{map_name}'")
     if differing:
+        advice = advise(own) if advise else CHOOSE
         raise DatasetError(
-            f"{name} is another map's data ({metadata.env}, {metadata.map_name}, "
-            f"{metadata.quality}; {metadata.simulator}): "
-            + "; ".join(differing)
-            + ". Choose the dataset of this map, or the map of this dataset."
+            f"{name} is another map's data, or was made with other settings ({metadata.env}, "
+            f"{metadata.map_name}, {metadata.quality}; {metadata.simulator}): "
+            f"{'; '.join(differing)}. {advice}"
         )

@@ -13,5 +13,6 @@ class ParallelRunner(VectorRunner):
     """`VectorRunner` over `batch_size_run` processes with one `MultiAgentEnv` each."""
 
     def make_env(self):
-        make = partial(REGISTRY[self.args.env], **self.args.env_args)
-        return ProcessVectorEnv([make] * self.batch_size)
+        args = self.args
+        make = partial(REGISTRY[args.env], **args.env_args)
+        return ProcessVectorEnv([make] * self.batch_size, args.env_timeout, args.env_max_failures)

@@ -17,13 +17,15 @@ class EpisodeStats:
     """What became of some episodes, in the order in which they were played.
 
     returns: sums of rewards. lengths: transitions. infos: name -> values, from the last step's
-    `info` (SMAC and SMAX: `battle_won`, `dead_allies`, `dead_enemies`).
+    `info` (SMAC and SMAX: `battle_won`, `dead_allies`, `dead_enemies`). n_lost: episodes beside
+    these that broke off because a simulator failed, and were played anew.
     """
 
     def __init__(self):
         self.returns: list[float] = []
         self.lengths: list[int] = []
         self.infos: dict[str, list[float]] = {}
+        self.n_lost = 0
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -32,11 +34,15 @@ class EpisodeStats:
         """Append the first `limit` episodes of `other` (all of them by default)."""
         self.returns += other.returns[:limit]
         self.lengths += other.lengths[:limit]
+        self.n_lost += other.n_lost
         for name, values in other.infos.items():
             self.infos.setdefault(name, []).extend(values[:limit])
 
     def summary(self, prefix: str = "") -> dict[str, float]:
-        """EPyMARL's keys: return_mean, return_std, ep_length_mean and {name}_mean of each info."""
+        """EPyMARL's keys: return_mean, return_std, ep_length_mean and {name}_mean of each info.
+
+        And `episodes_lost`, if there were any.
+        """
         if not self.returns:
             return {}
         stats = {
@@ -45,6 +51,8 @@ class EpisodeStats:
             "ep_length_mean": float(np.mean(self.lengths)),
         }
         stats |= {f"{name}_mean": float(np.mean(values)) for name, values in self.infos.items()}
+        if self.n_lost:
+            stats["episodes_lost"] = float(self.n_lost)
         return {prefix + key: value for key, value in stats.items()}
 
 
@@ -76,16 +84,36 @@ class VectorRunner:
         self.mac = mac
 
     def run(self, test_mode: bool = False) -> EpisodeBatch:
-        """Play one episode in every environment. Returns a batch of T = episode_limit + 1 steps."""
+        """Play one whole episode in every environment. Returns T = episode_limit + 1 steps.
+
+        An episode that breaks off because its simulator failed is forgotten, and another one is
+        played in its place, so that the batch always has `batch_size` whole episodes.
+        """
         env, n = self.env, self.batch_size
         batch = EpisodeBatch.empty(self.scheme, env.n_agents, n, self.episode_limit + 1)
-        store = {key: value.numpy() for key, value in batch.data.items()}  # same memory
         returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
         infos: dict[str, np.ndarray] = {}
-
-        self.mac.init_hidden(n)
         env.reset()
-        active, done = np.arange(n), np.zeros(n, dtype=bool)
+        self._play(batch, np.arange(n), returns, lengths, infos, test_mode)
+        n_lost = 0
+        while (again := np.flatnonzero(env.lost())).size:
+            n_lost += again.size
+            for array in (*batch.data.values(), returns, lengths):
+                array[again] = 0
+            env.reset_lost()
+            self._play(batch, again, returns, lengths, infos, test_mode)
+        self._count(returns, lengths, infos, n_lost, test_mode)
+        return batch
+
+    def _play(self, batch, active, returns, lengths, infos, test_mode: bool) -> None:
+        """Play the episodes of the environments `active`, int `[k]`, from their reset to the end.
+
+        Fills their rows of `batch`, and of `returns`, `lengths` and each of `infos`, `[N]`.
+        """
+        env, n = self.env, self.batch_size
+        store = {key: value.numpy() for key, value in batch.data.items()}  # same memory
+        done = np.zeros(n, dtype=bool)
+        self.mac.init_hidden(n)
         for t in itertools.count():
             for key, value in env.observe().items():
                 store[key][active, t] = value[active]
@@ -98,6 +126,7 @@ class VectorRunner:
             chosen = self.mac.select_actions(batch, t, self.t_env, bs=bs, test_mode=test_mode)
             actions[active] = chosen.cpu().numpy()
             out = env.step(actions)
+            active = active[~env.lost()[active]]
             done = out.terminated | out.truncated
             store["actions"][active, t] = actions[active, :, None]
             store["reward"][active, t, 0] = out.reward[active]
@@ -107,11 +136,10 @@ class VectorRunner:
             ended = active[done[active]]
             for name, values in out.info.items():
                 infos.setdefault(name, np.zeros(n))[ended] = values[ended]
-        self._count(returns, lengths, infos, test_mode)
-        return batch
 
-    def _count(self, returns, lengths, infos, test_mode: bool) -> None:
+    def _count(self, returns, lengths, infos, n_lost: int, test_mode: bool) -> None:
         stats = EpisodeStats()
+        stats.n_lost = n_lost
         stats.returns, stats.lengths = returns.tolist(), lengths.tolist()
         stats.infos = {name: values.tolist() for name, values in infos.items()}
         self.last_stats = stats
@@ -127,8 +155,9 @@ class VectorRunner:
             stats.extend(self.last_stats, n_episodes - len(stats))
         return stats
 
-    def save_replay(self) -> None:
-        self.env.save_replay()
+    def save_replay(self) -> str:
+        """Write what environment 0 played, in its simulator's own format. Returns where to."""
+        return self.env.save_replay()
 
     def close_env(self) -> None:
         self.env.close()

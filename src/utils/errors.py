@@ -26,6 +26,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read or written."""
 
 
+class EnvironmentFailure(UserError):
+    """An environment that failed again and again: its process died, hung, or raised."""
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """` Did you mean 'a' or 'b'?`, or an empty string when nothing known comes close."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=n, cutoff=0.5)
