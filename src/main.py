@@ -174,7 +174,9 @@ def version_of(package: str) -> str | None:
 
 
 def git_commit(root: Path) -> str | None:
-    """The commit of the checkout, `-dirty` where tracked files differ; None outside of git."""
+    """The commit of the checkout, `-dirty` where tracked files differ. Outside of git, as in the
+    Docker image, what the environment says in INSPO_COMMIT, or None."""
+    unknown = os.environ.get("INSPO_COMMIT") or None
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
@@ -183,8 +185,8 @@ def git_commit(root: Path) -> str | None:
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() if described.returncode == 0 else None
+        return unknown
+    return described.stdout.strip() if described.returncode == 0 else unknown
 
 
 if __name__ == "__main__":
