@@ -29,6 +29,7 @@ TINY = {
     "inspo": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
               "behaviour.others_updates=4", "critic_hidden_dim=8"],
     "bc": ["batch_size=8"],
+    "omar": ["batch_size=8", "critic_hidden_dim=8"],
     "omiga": ["batch_size=8", "critic_hidden_dim=8"],
     "qmix": ["batch_size=8", "buffer_size=40", "target_update_interval=16"],
     "mappo": ["train_interval=8", "epochs=2", "critic_hidden_dim=8"],

@@ -3,6 +3,7 @@
 from learners.bc_learner import BCLearner
 from learners.inspo_learner import InSPOLearner
 from learners.mappo_learner import MAPPOLearner
+from learners.omar_learner import OMARLearner
 from learners.omiga_learner import OMIGALearner
 from learners.qmix_learner import QMIXLearner
 
@@ -10,6 +11,7 @@ REGISTRY = {
     "bc_learner": BCLearner,
     "inspo_learner": InSPOLearner,
     "mappo_learner": MAPPOLearner,
+    "omar_learner": OMARLearner,
     "omiga_learner": OMIGALearner,
     "qmix_learner": QMIXLearner,
 }

@@ -28,8 +28,10 @@ class DuelingCritic(nn.Module):
         identity = th.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
         own = self.own(th.cat([obs, identity.expand(len(obs), -1, -1)], dim=-1))
         # The first layer's share of the state is the same for all agents: computed once.
-        x = F.relu(self.hidden(F.relu(self.state(state).unsqueeze(1) + own)))
-        return self.advantage(x) + self.value(x)
+        x = self.hidden(own.add_(self.state(state).unsqueeze(1)).relu_()).relu_()
+        # A + V is linear in x: the sum of the heads' weights gives it in one product.
+        weight, bias = self.advantage.weight + self.value.weight, self.advantage.bias
+        return F.linear(x, weight, bias + self.value.bias)
 
 
 class StateActionCritic(nn.Module):
