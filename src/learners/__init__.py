@@ -1,7 +1,9 @@
 """Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
 
 from learners.bc_learner import BCLearner
+from learners.cfcql_learner import CFCQLLearner
 from learners.inspo_learner import InSPOLearner
+from learners.macql_learner import MACQLLearner
 from learners.mappo_learner import MAPPOLearner
 from learners.omar_learner import OMARLearner
 from learners.omiga_learner import OMIGALearner
@@ -9,7 +11,9 @@ from learners.qmix_learner import QMIXLearner
 
 REGISTRY = {
     "bc_learner": BCLearner,
+    "cfcql_learner": CFCQLLearner,
     "inspo_learner": InSPOLearner,
+    "macql_learner": MACQLLearner,
     "mappo_learner": MAPPOLearner,
     "omar_learner": OMARLearner,
     "omiga_learner": OMIGALearner,
