@@ -1,5 +1,6 @@
 """Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
 
+from learners.alberdice_learner import AlberDICELearner
 from learners.bc_learner import BCLearner
 from learners.cfcql_learner import CFCQLLearner
 from learners.inspo_learner import InSPOLearner
@@ -10,6 +11,7 @@ from learners.omiga_learner import OMIGALearner
 from learners.qmix_learner import QMIXLearner
 
 REGISTRY = {
+    "alberdice_learner": AlberDICELearner,
     "bc_learner": BCLearner,
     "cfcql_learner": CFCQLLearner,
     "inspo_learner": InSPOLearner,
