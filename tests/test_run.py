@@ -33,6 +33,9 @@ TINY = {
     "bc": ["batch_size=8"],
     "omar": ["batch_size=8", "critic_hidden_dim=8"],
     "omiga": ["batch_size=8", "critic_hidden_dim=8"],
+    "cfcql": ["batch_size=8", "target_update_interval=3", "behaviour.updates=4",
+              "behaviour.eval_interval=2"],
+    "macql": ["batch_size=8", "target_update_interval=3", "raw_sample_actions=5"],
     "qmix": ["batch_size=8", "buffer_size=40", "target_update_interval=16"],
     "mappo": ["train_interval=8", "epochs=2", "critic_hidden_dim=8"],
 }  # fmt: skip
@@ -184,6 +187,8 @@ def assert_same_end(tmp_path, whole, resumed):
 RESUMED = [
     ("inspo", "matrix_offline", ["t_max=320", "agent=rnn_ns", "beta=3.0", "tune_alpha=True"]),
     ("bc", "bridge_offline", ["t_max=600", "agent=rnn", "lr_decay=cosine"]),
+    ("cfcql", "bridge_offline", ["t_max=600", "agent=rnn"]),
+    ("macql", "matrix_offline", ["t_max=160"]),
     ("qmix", "matrix", ["t_max=320", "epsilon_anneal_time=200"]),
     ("mappo", "bridge", ["t_max=1200"]),
 ]
