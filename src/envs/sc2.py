@@ -121,14 +121,16 @@ def env_info(
 def fitting(found: dict[str, int], env_args: dict[str, Any]) -> str:
     """What to do with data of the numbers `found` (of `get_env_info`), which are not `env_args`'.
 
-    Tries every combination of `SHAPING` on every map, and names the nearest that gives them.
+    Tries every combination of `SHAPING` on every map, and names the nearest that gives them. The
+    limit does not count: readers cut data at it.
     """
+    shapes = {key: size for key, size in found.items() if key != "episode_limit"}
     best: tuple[int, dict[str, Any]] | None = None
     for values in product((True, False), repeat=len(SHAPING)):
         settings = dict(zip(SHAPING, values))
         changed = {key: value for key, value in settings.items() if value != env_args[key]}
         for name in MAPS:
-            if env_info(name, **settings) != found:
+            if not shapes.items() <= env_info(name, **settings).items():
                 continue
             other_map = {} if name == env_args["map_name"] else {"map_name": name}
             candidate = (100 * len(other_map) + len(changed), other_map | changed)
