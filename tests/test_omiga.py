@@ -152,6 +152,12 @@ def test_beyond_the_bound_the_value_still_rises_towards_q():
     assert below.item() == pytest.approx(above.item(), rel=1e-5)  # no jump
 
 
+def test_the_scale_of_the_value_loss_stays_in_range():
+    z, wv = th.tensor([-3.0, -2.0]), th.tensor([0.5, 0.0])
+    expected = math.e * (math.exp(-3) + 0.5 + math.exp(-2)) / 2  # z_max = max(-2, -1)
+    assert value_loss(z, wv, 10.0).item() == pytest.approx(expected, rel=1e-6)
+
+
 def one_state(args, actions, payoff) -> object:
     """Episodes of one step in one state: actions `[B][n]` and their rewards."""
     batch = random_batch([1] * len(actions), args, terminated=[True] * len(actions))
