@@ -227,7 +227,7 @@ def train_on(alg, map_name, quality, updates, **overrides):
 )
 def test_where_it_ends_on_the_matrix_games(map_name, quality, cql_alpha, action, value):
     found, pi, _ = train_on(
-        "omar", map_name, quality, 150, cql_alpha=cql_alpha, lr=0.01, critic_lr=0.01,
+        "omar", map_name, quality, 100, cql_alpha=cql_alpha, lr=0.01, critic_lr=0.01,
         critic_minibatch=2000,
     )  # fmt: skip
     assert pi.argmax(-1).tolist() == [action, action]
@@ -248,7 +248,7 @@ def test_critics_on_xor_b_are_at_the_balance_of_error_and_conservatism():
         a, b = values(p)
         low, high = (p, high) if 1 / (1 + math.exp(b - a)) > p else (low, p)
     _, _, learner = train_on(
-        "omar", "xor", "b", 400, cql_alpha=alpha, critic_lr=0.01, critic_minibatch=2000
+        "omar", "xor", "b", 250, cql_alpha=alpha, critic_lr=0.01, critic_minibatch=2000
     )
     for critic in learner.critics:
         q = critic(th.ones(1, 1), th.ones(1, 2, 1))[0]

@@ -31,6 +31,7 @@ TINY = {
     "alberdice": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
                   "behaviour.others_updates=4", "critic_hidden_dim=8"],
     "bc": ["batch_size=8"],
+    "icq": ["batch_size=8", "critic_hidden_dim=8"],
     "omar": ["batch_size=8", "critic_hidden_dim=8"],
     "omiga": ["batch_size=8", "critic_hidden_dim=8"],
     "cfcql": ["batch_size=8", "target_update_interval=3", "behaviour.updates=4",

@@ -3,6 +3,7 @@
 from learners.alberdice_learner import AlberDICELearner
 from learners.bc_learner import BCLearner
 from learners.cfcql_learner import CFCQLLearner
+from learners.icq_learner import ICQLearner
 from learners.inspo_learner import InSPOLearner
 from learners.macql_learner import MACQLLearner
 from learners.mappo_learner import MAPPOLearner
@@ -14,6 +15,7 @@ REGISTRY = {
     "alberdice_learner": AlberDICELearner,
     "bc_learner": BCLearner,
     "cfcql_learner": CFCQLLearner,
+    "icq_learner": ICQLearner,
     "inspo_learner": InSPOLearner,
     "macql_learner": MACQLLearner,
     "mappo_learner": MAPPOLearner,

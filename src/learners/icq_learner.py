@@ -1,0 +1,179 @@
+"""ICQ: implicit constraint Q-learning, values and weights from actions in the data alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch as th
+
+from components.transitions import Transitions
+from learners.learner import Learner, optimise
+from modules.critics import DuelingCritic
+from modules.mixers.convex import ConvexMixer
+from utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
+
+
+def step_weights(values: th.Tensor, valid: th.Tensor, time: th.Tensor, n_steps: int) -> th.Tensor:
+    """Softmax over the episodes that are valid at the same step, times their number.
+
+    So the weights of a step have mean 1 over its valid entries, however many episodes have ended.
+
+    Args:
+        values: `[M, K]`, K softmaxes apart from each other.
+        valid: bool `[M]`; the others get weight 0 and have no part in any sum.
+        time: long `[M]`, the step that each row belongs to, below `n_steps`.
+    Returns: `[M, K]`.
+    """
+    values = values.masked_fill(~valid.unsqueeze(-1), UNAVAILABLE)
+    shape = (n_steps, values.shape[1])
+    top = values.new_full(shape, UNAVAILABLE)
+    top = top.scatter_reduce(0, time.unsqueeze(-1).expand_as(values), values, "amax")
+    powers = (values - top[time]).exp()
+    total = values.new_zeros(shape).index_add(0, time, powers)
+    count = values.new_zeros(n_steps).index_add(0, time, valid.to(values.dtype))
+    return powers / total[time] * count[time].unsqueeze(-1)
+
+
+class ICQLearner(Learner):
+    r"""Implicit constraint Q-learning, multi-agent (Yang et al., NeurIPS 2021, arXiv 2106.03400).
+
+    One critic shared by the agents, on state, observation and identity, and a mixer
+    :math:`Q_{tot}(s, a) = \sum_i k_i(s) Q_i(s, a_i)` with :math:`k_i \ge 0, \sum_i k_i = 1`; the
+    bar marks their targets. Values are those of the actions in the data (SARSA), weighted so as
+    to lean towards the better ones:
+
+    .. math::
+        V(s') &= w' \, \bar Q_{tot}(s', a'), \quad
+            w' = B' \operatorname{softmax}_{B'}(\bar Q_{tot}(s', a') / T_{target}) \\
+        L(\phi) &= \operatorname{mean}_m (Q_{tot}(s, a) - G^\lambda[V])^2 \\
+        L(\theta) &= -\operatorname{mean}_{m, i} k_i(s) \, w_i \log \pi_i(a_i | \tau_i), \quad
+            w_i = B \operatorname{softmax}_B(A_i / T_{policy}), \quad
+            A_i = Q_i(s, a_i) - \textstyle\sum_b \pi_i(b) Q_i(s, b)
+
+    with G the TD(lambda) return, no gradient through k, w and A in L(theta), and the softmax over
+    the B episodes of the batch that have a transition in the same step (for w': whose next step is
+    not a terminal one). T_target is `target_temperature`, T_policy `policy_temperature`.
+
+    One call: `critic_epochs` passes of critic and mixer over the batch's transitions, in
+    minibatches of `critic_minibatch` drawn anew each time; the copy into the targets, once
+    `target_update_interval` steps of the critic have passed since the last; one step of the actors
+    on the whole batch.
+
+    The mixer is that of the authors' code, in which k_i is the derivative of Q_tot; the port in
+    CFCQL's repository trains a QMIX mixer and takes k from its weights. Batch and clip are the
+    port's, and so are its data.
+
+    Mended, against both: padding and terminal states take part in their softmax, and B is the size
+    of the batch however many episodes have ended; an episode that was cut is bootstrapped from the
+    action stored in its last row, which data need not have: here from the policy's expectation of
+    Q_i, exact for a linear mixer. As in OMAR, a step of the critic is on `critic_minibatch`
+    transitions of all times in place of one time index.
+    """
+
+    def __init__(self, mac, scheme, logger, args):
+        super().__init__(mac, scheme, logger, args)
+        state_dim = scheme["state"]["vshape"]
+        self.critic = DuelingCritic(
+            state_dim,
+            scheme["obs"]["vshape"],
+            args.n_agents,
+            args.n_actions,
+            args.critic_hidden_dim,
+        )
+        self.mixer = ConvexMixer(state_dim, args.n_agents, args.mixing_embed_dim)
+        self.target_critic = copy.deepcopy(self.critic)
+        self.target_mixer = copy.deepcopy(self.mixer)
+        self.networks |= {
+            "critic": self.critic,
+            "mixer": self.mixer,
+            "target_critic": self.target_critic,
+            "target_mixer": self.target_mixer,
+        }
+        settings = {"alpha": args.optim_alpha, "eps": args.optim_eps}
+        parameters = [*self.critic.parameters(), *self.mixer.parameters()]
+        self.optimisers["critic"] = th.optim.RMSprop(parameters, lr=args.critic_lr, **settings)
+        self.optimisers["policy"] = th.optim.RMSprop(mac.parameters(), lr=args.lr, **settings)
+        self.critic_steps = 0  # since the targets were copied
+
+    def train(self, batch, t_env: int, episode_num: int) -> None:
+        data = Transitions(batch, self.mac)
+        logits = self.mac.agent.unroll(data.inputs, data.packed)
+        log_pi = masked_log_softmax(logits, data.avail)  # [R, n, A]
+        targets = self._targets(data, log_pi.detach())
+        state, obs = data.state[data.now], data.obs[data.now]
+        stats = self._improve_critic(data, state, obs, targets)
+        if self.critic_steps >= self.args.target_update_interval:
+            self.critic_steps = 0
+            self.target_critic.load_state_dict(self.critic.state_dict())
+            self.target_mixer.load_state_dict(self.mixer.state_dict())
+        stats |= self._improve_policies(data, state, obs, log_pi)
+        self.updates += 1
+        if self.log_due(t_env):
+            self.logger.log_stats(stats | {"target_mean": targets.mean()}, t_env)
+
+    @th.no_grad()
+    def _targets(self, data: Transitions, log_pi: th.Tensor) -> th.Tensor:
+        """G of every transition, `[M]`. log_pi `[R, n, A]`."""
+        a = self.args
+        packed, then = data.packed, data.then
+        state = data.state[then]
+        q = self.target_critic(state, data.obs[then])
+        taken = gather_actions(q, packed.pack(data.batch["actions"]).squeeze(-1)[then])
+        expected = (log_pi[then].exp() * q).sum(-1)
+        last = th.ones_like(packed.time, dtype=th.bool).index_fill(0, data.now, False)[then]
+        q_tot = self.target_mixer(th.where(last.unsqueeze(-1), expected, taken), state)
+        weight = step_weights(
+            q_tot.unsqueeze(-1) / a.target_temperature,
+            data.terminated == 0,
+            packed.time[then],
+            packed.max_seq_length,
+        )
+        return data.td_lambda(weight.squeeze(-1) * q_tot, a.gamma, a.td_lambda)
+
+    def _improve_critic(self, data, state, obs, targets) -> dict[str, th.Tensor]:
+        """The sweep of critic and mixer: state `[M, S]`, obs `[M, n, O]`, targets `[M]`."""
+        a = self.args
+        losses, norms = [], []
+        for _ in range(a.critic_epochs):
+            order = th.randperm(len(data), device=state.device)
+            for rows in order.split(a.critic_minibatch):
+                q = gather_actions(self.critic(state[rows], obs[rows]), data.actions[rows])
+                loss = (self.mixer(q, state[rows]) - targets[rows]).square().mean()
+                norms.append(optimise(loss, self.optimisers["critic"], a.grad_norm_clip))
+                losses.append(loss.detach())
+        self.critic_steps += len(losses)
+        return {
+            "critic_loss": th.stack(losses).mean(),
+            "critic_grad_norm": th.stack(norms).mean(),
+        }
+
+    def _improve_policies(self, data, state, obs, log_pi) -> dict[str, th.Tensor]:
+        """One step of the actors. state `[M, S]`, obs `[M, n, O]`, log_pi `[R, n, A]`."""
+        a = self.args
+        log_pi = log_pi[data.now]
+        with th.no_grad():
+            q = self.critic(state, obs)
+            advantage = gather_actions(q, data.actions) - (log_pi.exp() * q).sum(-1)
+            weight = step_weights(
+                advantage / a.policy_temperature,
+                th.ones_like(data.now, dtype=th.bool),
+                data.packed.time[data.now],
+                data.packed.max_seq_length,
+            )
+            k = self.mixer.weights(state)
+        loss = -(k * weight * gather_actions(log_pi, data.actions)).mean()
+        norm = optimise(loss, self.optimisers["policy"], a.grad_norm_clip)
+        return {
+            "policy_loss": loss.detach(),
+            "policy_grad_norm": norm,
+            "advantage_std": advantage.std(),
+            "weight_max": weight.max(),
+            "mixing_weight_max": k.amax(-1).mean(),
+        }
+
+    def state_dict(self):
+        return super().state_dict() | {"critic_steps": self.critic_steps}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.critic_steps = state["critic_steps"]

@@ -1,0 +1,261 @@
+"""ICQ: weights, mixer and losses by loops, and where it ends on the matrix games."""
+
+import copy
+import math
+
+import pytest
+import torch as th
+from cases import (
+    descend_plainly,
+    log_softmax_loop,
+    make_args,
+    make_learner,
+    play_agent,
+    random_batch,
+    td_lambda_loop,
+    transitions_of,
+)
+from test_critics import dueling
+from test_omar import train_on
+
+from components.transitions import Transitions
+from learners.icq_learner import step_weights
+from modules.mixers.convex import ConvexMixer
+
+LENGTHS = [4, 1, 6, 3]
+RATE = 0.02
+
+
+def make_icq(**overrides):
+    args = make_args("icq", grad_norm_clip=1e9, gamma=0.9, **overrides)
+    th.manual_seed(0)
+    learner, logger = make_learner(args)
+    with th.no_grad():  # the targets must differ from the networks, or a mix-up would not show
+        for network in (learner.target_critic, learner.target_mixer):
+            for p in network.parameters():
+                p.add_(0.3 * th.randn(p.shape))
+    return learner, logger, args
+
+
+# The weights
+
+
+def weights_loop(values: dict) -> dict:
+    """(e, t) -> softmax over all the episodes of `values` at step t, times their number."""
+    found = {}
+    for e, t in values:
+        same = [v for (_, u), v in values.items() if u == t]
+        found[e, t] = len(same) * math.exp(values[e, t]) / sum(math.exp(v) for v in same)
+    return found
+
+
+def test_weights_are_the_softmax_of_each_steps_valid_episodes_times_their_number():
+    g = th.Generator().manual_seed(1)
+    time = th.tensor([0, 0, 0, 1, 1, 1, 2, 2, 4])
+    valid = th.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1]).bool()
+    values = 3 * th.randn(9, 2, generator=g)
+    values[2] = 1e4  # what is not valid may be anything
+    found = step_weights(values, valid, time, 6)
+    for k in range(2):
+        cells = {(m, int(time[m])): float(values[m, k]) for m in range(9) if valid[m]}
+        for (m, _), weight in weights_loop(cells).items():
+            assert found[m, k].item() == pytest.approx(weight, rel=1e-5)
+    assert (found[~valid] == 0).all()
+    sums = th.zeros(6, 2).index_add(0, time, found)
+    expected = th.tensor([2.0, 3.0, 0.0, 0.0, 1.0, 0.0]).unsqueeze(-1).expand(6, 2)
+    assert th.allclose(sums, expected, atol=1e-5)
+
+
+def test_weights_of_large_values_are_finite():
+    values = th.tensor([[5e4], [5e4 - 1], [-5e4]])
+    found = step_weights(values, th.ones(3).bool(), th.zeros(3, dtype=th.long), 1)
+    p = 1 / (1 + math.exp(-1))
+    assert found.squeeze().tolist() == pytest.approx([3 * p, 3 * (1 - p), 0.0], rel=1e-5)
+
+
+# The mixer
+
+
+def mixing_weights(mixer, state) -> list:
+    """k of one state by the definition: sum over the embedding of |W| |v|, then normalised."""
+    w = (mixer.hyper_w.weight @ state + mixer.hyper_w.bias).abs()
+    v = (mixer.hyper_v.weight @ state + mixer.hyper_v.bias).abs()
+    width = mixer.embed_dim
+    raw = [sum(w[i * width + e] * v[e] for e in range(width)) for i in range(mixer.n_agents)]
+    return [k / sum(raw) for k in raw]
+
+
+def test_the_mixer_is_a_convex_combination():
+    th.manual_seed(0)
+    mixer = ConvexMixer(5, 3, 4).double()
+    states, qs = th.randn(20, 5).double(), th.randn(20, 3).double()
+    k = mixer.weights(states)
+    assert k.shape == (20, 3)
+    assert (k >= 0).all() and th.allclose(k.sum(-1), th.ones(20).double())
+    for m in range(20):
+        expected = th.stack(mixing_weights(mixer, states[m]))
+        assert th.allclose(k[m], expected)
+        assert mixer(qs, states)[m].item() == pytest.approx((expected * qs[m]).sum().item())
+
+
+# The losses
+
+
+def targets_loop(learner, batch, args, cells, log_pi):
+    """(e, t) -> y."""
+    critic = copy.deepcopy(learner.target_critic).double()
+    mixer = copy.deepcopy(learner.target_mixer).double()
+    state, obs = batch["state"].double(), batch["obs"].double()
+    totals = {}
+    for e, t in cells:
+        k = mixing_weights(mixer, state[e, t + 1])
+        total = 0.0
+        for i in range(args.n_agents):
+            q = dueling(critic, state[e, t + 1], obs[e, t + 1, i], i)
+            if (e, t + 1) in cells:
+                value = q[batch["actions"][e, t + 1, i, 0]]
+            else:  # the last row: there is no action in the data
+                value = sum(log_pi[i][e, t + 1][a].exp() * q[a] for a in range(args.n_actions))
+            total = total + k[i] * value
+        totals[e, t] = float(total.detach())
+    bootstrapping = {c: v for c, v in totals.items() if not batch["terminated"][c[0], c[1], 0]}
+    weights = weights_loop({c: v / args.target_temperature for c, v in bootstrapping.items()})
+    values = {c: th.tensor(weights.get(c, 0.0) * totals[c]).double() for c in cells}
+    return td_lambda_loop(batch, values, args.gamma, args.td_lambda)
+
+
+def critic_loss_loop(critic, mixer, batch, args, cells, y):
+    state, obs = batch["state"].double(), batch["obs"].double()
+    loss = 0.0
+    for e, t in cells:
+        k = mixing_weights(mixer, state[e, t])
+        total = 0.0
+        for i in range(args.n_agents):
+            q = dueling(critic, state[e, t], obs[e, t, i], i)
+            total = total + k[i] * q[batch["actions"][e, t, i, 0]]
+        loss = loss + (total - y[e, t]) ** 2
+    return loss / len(cells)
+
+
+def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
+    state, obs = batch["state"].double(), batch["obs"].double()
+    loss = 0.0
+    for i in range(args.n_agents):
+        advantages = {}
+        for e, t in cells:
+            q = dueling(critic, state[e, t], obs[e, t, i], i)
+            mean = sum(log_pi[i][e, t][a].exp() * q[a] for a in range(args.n_actions))
+            advantages[e, t] = float((q[batch["actions"][e, t, i, 0]] - mean).detach())
+        weights = weights_loop({c: v / args.policy_temperature for c, v in advantages.items()})
+        for e, t in cells:
+            k = float(mixing_weights(mixer, state[e, t])[i].detach())
+            taken = log_pi[i][e, t][batch["actions"][e, t, i, 0]]
+            loss = loss - k * weights[e, t] * taken
+    return loss / (len(cells) * args.n_agents)
+
+
+@pytest.mark.parametrize(
+    ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.8, 1000, 1), (0.8, 5, 2)]
+)
+def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
+    learner, logger, args = make_icq(
+        td_lambda=td_lambda,
+        critic_minibatch=minibatch,
+        critic_epochs=epochs,
+        target_temperature=0.7,  # at 1000 all weights are nearly 1
+    )
+    batch = random_batch(LENGTHS, args, pad=2)
+    descend_plainly(learner, RATE)
+    agent = copy.deepcopy(learner.mac.agent).double()
+    critic = copy.deepcopy(learner.critic).double()
+    mixer = copy.deepcopy(learner.mixer).double()
+    data = Transitions(batch, learner.mac)
+    rows = [
+        divmod(int(cell), batch.max_seq_length)
+        for cell in data.packed.index[data.packed.transitions]
+    ]
+    assert sorted(rows) == transitions_of(batch)
+    log_pi = []
+    for i in range(args.n_agents):
+        logits = play_agent(agent, batch, args, i)
+        avail = batch["avail_actions"][:, :, i]
+        log_pi.append({c: log_softmax_loop(x, avail[c]) for c, x in logits.items()})
+    y = targets_loop(learner, batch, args, rows, log_pi)
+
+    th.manual_seed(7)  # the order in which minibatches are drawn
+    losses = []
+    parameters = [*critic.parameters(), *mixer.parameters()]
+    for _ in range(epochs):
+        order = th.randperm(len(rows)).tolist()
+        for first in range(0, len(rows), minibatch):
+            cells = [rows[k] for k in order[first : first + minibatch]]
+            loss = critic_loss_loop(critic, mixer, batch, args, cells, y)
+            gradients = th.autograd.grad(loss, parameters)
+            with th.no_grad():
+                for p, g in zip(parameters, gradients, strict=True):
+                    p -= RATE * g
+            losses.append(loss.item())
+    policy_loss = policy_loss_loop(log_pi, critic, mixer, batch, args, rows)
+    policy_gradients = th.autograd.grad(policy_loss, list(agent.parameters()))
+
+    th.manual_seed(7)
+    learner.train(batch, 0, 8)
+    expected = {
+        "critic_loss": sum(losses) / len(losses),
+        "policy_loss": policy_loss.item(),
+        "target_mean": sum(float(v) for v in y.values()) / len(y),
+    }
+    for key, value in expected.items():
+        assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-5)], key
+    found = [*learner.critic.parameters(), *learner.mixer.parameters()]
+    for p, wanted in zip(found, parameters, strict=True):
+        assert th.allclose(p.double(), wanted, atol=1e-5)
+    for p, old, g in zip(learner.mac.parameters(), agent.parameters(), policy_gradients):
+        assert th.allclose(p.double(), old - RATE * g, atol=1e-6)
+
+
+def test_targets_are_copied_once_so_many_steps_of_the_critic_have_passed(tmp_path):
+    settings = {"critic_minibatch": 5, "target_update_interval": 7}  # 14 transitions: 3 steps
+    learner, _, args = make_icq(**settings)
+    batch = random_batch(LENGTHS, args)
+
+    def copied(part) -> bool:
+        part.train(batch, 0, 8)
+        pairs = ((part.target_critic, part.critic), (part.target_mixer, part.mixer))
+        return all(th.equal(p, q) for a, b in pairs for p, q in zip(a.parameters(), b.parameters()))
+
+    assert [copied(learner) for _ in range(7)] == [False, False, True, False, False, True, False]
+    learner.save_models(tmp_path)
+    twin, _, _ = make_icq(**settings)
+    twin.load_models(tmp_path)
+    assert [copied(learner) for _ in range(2)] == [copied(twin) for _ in range(2)] == [False, True]
+
+
+# What the values add up to: the additive fit of the payoffs that occur in the data.
+@pytest.mark.parametrize(
+    ("map_name", "quality", "action", "value"),
+    [
+        ("xor", "b", 1, -2.0),  # Q_tot(A, A) = 0, (A, B) = (B, A) = 1: both play B
+        ("xor", "c", 0, 0.0),  # A 1/2, B -1/2
+        ("m_ne", "balanced", 2, 20.0),  # -11.7, -10, -6.7
+        ("m_ne", "imbalanced", 0, 5.0),  # 0, -17, -16
+    ],
+)
+def test_where_it_ends_on_the_matrix_games(map_name, quality, action, value):
+    found, pi, _ = train_on(
+        "icq", map_name, quality, 200, lr=0.005, critic_lr=0.005, critic_minibatch=2000
+    )
+    assert pi.argmax(-1).tolist() == [action, action]
+    assert found == pytest.approx(value, abs=0.3)
+
+
+def test_the_policy_is_the_datas_tilted_by_its_advantages():
+    """XOR (b), a policy temperature of 1: pi(B) / pi(A) = mu(B) / mu(A) exp(Q(B) - Q(A))."""
+    _, pi, learner = train_on(
+        "icq", "xor", "b", 400, lr=0.001, critic_lr=0.001, critic_minibatch=2000,
+        policy_temperature=1.0,
+    )  # fmt: skip
+    q = learner.critic(th.ones(1, 1), th.ones(1, 2, 1))[0]
+    k = learner.mixer.weights(th.ones(1, 1))[0]
+    assert th.allclose(k * (q[:, 1] - q[:, 0]), th.ones(2), atol=0.01)  # B adds 1 to Q_tot
+    assert th.allclose((pi[:, 1] / pi[:, 0]), 0.5 * (q[:, 1] - q[:, 0]).exp(), rtol=0.02)
