@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation import paper
+from evaluation import paper, starcraft
 from evaluation.comparison import (
     Comparison,
     Data,
+    Key,
     Method,
     cells_of,
     compare,
@@ -23,7 +24,9 @@ from evaluation.comparison import (
 )
 from evaluation.comparison import write as write_comparison
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
-from evaluation.jobs import LocalLauncher
+from evaluation.gridfile import is_offline
+from evaluation.jobs import BACKENDS, check_options, make_launcher
+from evaluation.preflight import check_algorithms, check_data
 from evaluation.statistics import bootstrap, normal_interval, wilson
 from evaluation.tables import (
     fixed,
@@ -49,10 +52,15 @@ class Options:
 
     algorithms: list[str] | None
     seeds: int | None
-    jobs: int
+    jobs: int | None  # None: what the backend takes by itself
     results: Path
     qualities: list[str] | None
     changes: dict[str, Any]
+    on: str
+    maps: list[str] | None
+    backend: str
+    address: str | None
+    gpus: float
 
 
 # --------------------------------------------------------------------------------------------------
@@ -77,7 +85,7 @@ def main_job(options: Options) -> bool:
     for name, cell in cells.items():
         print(f"  {name}: {budget(cell.config().values)}")
     print(
-        f"The data are made first if they are missing. {options.jobs} runs at a time; "
+        f"The data are made first if they are missing. {options.jobs or 2} runs at a time; "
         "at most 12 minutes on 2 cores. Ctrl-C saves, the same command goes on."
     )
     report = run(list(cells.values()), options, folder / "runs", "main job")
@@ -219,65 +227,85 @@ def draw_curve(
 
 
 # --------------------------------------------------------------------------------------------------
-# SMAX
-
-CONTROL = Method(
-    "control",
-    "inspo",
-    "control",
-    {"advantage_weighting": False},
-    "InSPO with all weights of Eq. 20 at 1, so that it only goes on cloning.",
-)
-SMAX_QUALITIES = ("medium", "medium_replay", "expert", "mixed", "mixed_90_10")
-SMAX_CAPTION = """\
-Win rates in the final test: last checkpoint, greedy, 320 episodes a seed. Training reads the data
-alone. mixed is half medium and half expert, mixed_90_10 nine tenths medium. The paper has no
-numbers on SMAX; its Table 4 is StarCraft II itself."""
+# Tables 4 to 7: StarCraft II, or SMAX
 
 
-def smax_comparison(options: Options) -> Comparison:
-    methods = [Method("bc", "bc", "BC"), CONTROL, Method("inspo", "inspo", "InSPO")]
-    folder = options.results / "runs" / "smax"
-    for name in further_algorithms(options, folder, {"bc", "inspo", "control"}):
-        methods.append(Method(name, name, display(name)))
-    return Comparison(
-        name=SMAX_MAP,
-        title=f"Offline on SMAX {SMAX_MAP}",
-        caption=SMAX_CAPTION,
-        datasets=[
-            Data(
-                f"{SMAX_MAP}_{quality}",
-                quality,
-                "smax_offline",
-                {"map_name": SMAX_MAP, "quality": quality, **CURVE},
+def starcraft_table(number: int, always_on: str | None = None) -> Callable[[Options], bool]:
+    """The command of Table 4, 5 or 6. always_on: the simulator, where the command has no choice."""
+
+    def command(options: Options) -> bool:
+        on = starcraft.find_simulator(always_on or options.on)
+        make = {4: starcraft.table4, 5: starcraft.table5, 6: starcraft.table6}[number]
+        maps = starcraft.check_maps(on, number, options.maps)
+        tables = make(on, options.seeds, options.maps)
+        known = {quality for table in tables for quality in qualities_of(table)}
+        check_qualities(options.qualities, known)
+        done = []
+        for table in tables:
+            wanted_data = {
+                data.key
+                for data in table.comparison.datasets
+                if data.overrides["map_name"] in maps
+                and data.overrides["quality"] in (options.qualities or known)
+            }
+            done.append(
+                run_comparison(
+                    table.comparison,
+                    options,
+                    options.results / "runs" / table.folder,
+                    options.results / on.key,
+                    wanted_data,
+                    table.cells,
+                    prepare=lambda cells: prepare_starcraft(on, cells),
+                    accept=starcraft.check_tested_in_the_game if on.is_the_game else None,
+                )
             )
-            for quality in SMAX_QUALITIES
-        ],
-        methods=methods,
-        seeds=range(options.seeds or 3),
-        metric="test_battle_won_mean",
-        unit="battles won, %",
-        further=(("test_return_mean", "Return"),),
-        digits=3,
-        data_row=True,
-        share=True,
-        with_paper=False,
-        limits=(0, 105),
-    )
+        return all(done)
+
+    return command
 
 
-def smax(options: Options) -> bool:
-    """All qualities of 2s3z with InSPO, BC and the control."""
-    comparison = smax_comparison(options)
-    for quality in options.qualities or ():
-        if quality not in SMAX_QUALITIES:
+def qualities_of(table: starcraft.Table) -> list[str]:
+    return [data.overrides["quality"] for data in table.comparison.datasets]
+
+
+def check_qualities(asked: Sequence[str] | None, known: Iterable[str]) -> None:
+    for quality in asked or ():
+        if quality not in known:
             raise ConfigError(
-                f"--qualities: unknown quality '{quality}'.{nearest(quality, SMAX_QUALITIES)} "
-                f"Known: {', '.join(SMAX_QUALITIES)}"
+                f"--qualities: unknown quality '{quality}'.{nearest(quality, known)} "
+                f"Known: {', '.join(sorted(known))}"
             )
-    wanted = {f"{SMAX_MAP}_{quality}" for quality in options.qualities or SMAX_QUALITIES}
-    folder = options.results / "runs" / "smax"
-    return run_comparison(comparison, options, folder, options.results / "smax", wanted)
+
+
+def prepare_starcraft(on: starcraft.Simulator, cells: Sequence[Cell]) -> None:
+    """What must be here before anything runs: the game, where it is that, and the data."""
+    check_algorithms(cells)
+    if on.is_the_game:
+        starcraft.require_the_game(dict.fromkeys(c.overrides["map_name"] for c in cells))
+        starcraft.download_data(cells, say=print)
+    check_data(cells)
+
+
+def table7(options: Options) -> bool:
+    """Training time of CFCQL and of InSPO."""
+    on = starcraft.find_simulator(options.on)
+    maps = starcraft.check_maps(on, 7, options.maps)
+    folder = options.results / "runs" / starcraft.timing_folder(on)
+    choose_algorithms(starcraft.TIMED)
+    cells = changed(starcraft.timed_cells(on, options.seeds, options.maps), options.changes)
+    results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    missing = [cell for key, cell in cells.items() if key not in results]
+    if missing:
+        prepare_starcraft(on, missing)
+    report = run(missing, options, folder, "table7")
+    results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    if on.is_the_game:
+        starcraft.check_tested_in_the_game(results.values())
+    paths = starcraft.write_times(on, results, maps, options.results / on.key)
+    print(paths[0].read_text())
+    print("written:", *paths, sep="\n  ")
+    return not failures(report)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -380,15 +408,21 @@ def run_comparison(
     folder: Path,
     target: Path,
     datasets: set[str] | None = None,
+    cells: Mapping[Key, Cell] | None = None,
+    prepare: Callable[[Sequence[Cell]], None] | None = None,
+    accept: Callable[[Iterable[Result]], None] | None = None,
 ) -> bool:
     """Run what is missing, of the algorithms and datasets asked for; write after every run.
 
     The files always show the whole comparison; what is not there is named as missing.
+    cells: the comparison's, where it does not make them itself. prepare: called with the cells that
+    are to be run, before the first. accept: called with results before they are written; UserError
+    for one that has no place in the table.
     """
     known = {method.key for method in comparison.methods}
     if options.algorithms:
         choose_algorithms(options.algorithms, known)
-    cells = changed(cells_of(comparison), options.changes)
+    cells = changed(cells_of(comparison) if cells is None else cells, options.changes)
     results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
     keys = {cell.id: key for key, cell in cells.items()}
     asked = [
@@ -396,8 +430,20 @@ def run_comparison(
         for (data, method, _), cell in cells.items()
         if (datasets is None or data in datasets) and wanted(method, options, comparison)
     ]
+    if accept:
+        accept(results.values())
+    if prepare and (missing := [cell for cell in asked if keys[cell.id] not in results]):
+        prepare(missing)
+
+    refused = []
 
     def finished(cell: Cell, result: Result) -> None:
+        try:
+            if accept:
+                accept([result])
+        except UserError as error:  # the other runs go on and save
+            refused.append(error)
+            return
         results[keys[cell.id]] = result
         write_comparison(comparison, results, target)
 
@@ -407,18 +453,20 @@ def run_comparison(
     print(to_markdown(comparison, results).split("\n## Every seed")[0])
     print("written:", *paths, sep="\n  ")
     print(f"runs, with their logs: {folder}")
+    if refused:
+        raise refused[0]
     return not failures(report)
 
 
 def wanted(method: str, options: Options, comparison: Comparison) -> bool:
     """Whether --algs asks for a method: by its own name, or by that of its algorithm.
 
-    SMAX's control is asked for by its own name alone: it is no row of InSPO's.
+    The control on SMAX is asked for by its own name alone: it is no row of InSPO's.
     """
     if options.algorithms is None or method in options.algorithms:
         return True
     algorithm = next(m.algorithm for m in comparison.methods if m.key == method)
-    return algorithm in options.algorithms and method != CONTROL.key
+    return algorithm in options.algorithms and method != "control"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -564,6 +612,7 @@ def bridge(options: Options) -> bool:
 def everything(options: Options) -> bool:
     """All of the paper's games, then SMAX. Goes on to the next command where runs failed."""
     steps = [paper_table(name) for name in ("table1", "table2", "table3")]
+    smax = starcraft_table(4, always_on="smax")
     return all([step(options) for step in (*steps, figure5, paths, bridge, smax)])
 
 
@@ -578,7 +627,11 @@ def run(
     title: str,
     on_finished: Callable[[Cell, Result], None] | None = None,
 ) -> GridReport:
-    return run_grid(cells, LocalLauncher(options.jobs), folder, on_finished, title=title)
+    launcher = make_launcher(options.backend, options.jobs, options.address, options.gpus)
+    try:
+        return run_grid(cells, launcher, folder, on_finished, title=title)
+    finally:
+        launcher.close()
 
 
 def failures(report: GridReport) -> bool:
@@ -605,12 +658,7 @@ def changed(cells: Mapping[Any, Cell], changes: Mapping[str, Any]) -> dict[Any, 
 
 def display(algorithm: str) -> str:
     """An algorithm's name as papers write it."""
-    return (paper.NAMES | paper.FURTHER_NAMES).get(algorithm, algorithm)
-
-
-def is_offline(algorithm: str) -> bool:
-    """Whether it learns from data: an online learner says how often it trains as it plays."""
-    return "train_interval" not in load_config([f"--config={algorithm}"]).values
+    return starcraft.label(algorithm, algorithm)
 
 
 def choose_algorithms(asked: Sequence[str] | None, known: Iterable[str] = ()) -> list[str]:
@@ -638,36 +686,57 @@ def choose_algorithms(asked: Sequence[str] | None, known: Iterable[str] = ()) ->
 
 COMMANDS: dict[str, tuple[Callable[[Options], bool], str]] = {
     "main_job": (main_job, "InSPO and BC on SMAX 2s3z medium, one seed; ./run.sh does this"),
-    "smax": (smax, "SMAX 2s3z: five qualities, InSPO, BC and a control, 3 seeds"),
     "table1": (paper_table("table1"), "XOR (a), (b), (c), 5 seeds"),
     "table2": (paper_table("table2"), "M-NE balanced, imbalanced, 5 seeds"),
     "table3": (paper_table("table3"), "Bridge optimal, mixed, 5 seeds"),
+    "table4": (starcraft_table(4), "StarCraft II, all offline algorithms, 5 seeds; SMAX: 3"),
+    "table5": (starcraft_table(5), "InSPO with fixed α and with tuned α, there"),
+    "table6": (starcraft_table(6), "InSPO by the order of the agents, there"),
+    "table7": (table7, "training time of CFCQL and InSPO, there"),
+    "smax": (starcraft_table(4, always_on="smax"), "the same as table4 --on smax"),
     "figure5": (figure5, "the ablations: without entropy, without sequential updates"),
     "paths": (paths, "pictures: the joint policy over training, closed form and network"),
     "bridge": (bridge, "pictures: a GIF of the policy learnt on Bridge, both orders of crossing"),
-    "all": (everything, "all of the above but main_job, SMAX last"),
+    "all": (everything, "tables 1 to 3, figure5, paths, bridge, and smax at the end"),
 }
 
 EPILOG = """\
 what they write (under results/, or --results DIR):
   main_job   main_job/learning_curve.png, main_job/table.json
-  smax       smax/2s3z.md .csv .json .png
-  tables, figure5   paper/NAME.md .csv .json .png
+  table1 to table3, figure5   paper/NAME.md .csv .json .png
+  table4 to table7            sc2/NAME.md .csv .json .png
+    with --on smax            smax/MAP.md .csv .json .png (table4), smax/NAME.md ... (the others)
   paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png
-  runs       runs/smax, runs/paper: one folder each with log.txt, Sacred's record, checkpoints
+  runs       runs/{smax,sc2,paper}: a folder each with log.txt, Sacred's record, checkpoints
 
 Every command goes on where it was stopped: what is finished is not run again, what was
 interrupted resumes from its newest checkpoint, what failed is tried again. Tables are rewritten
 after every run and name what is missing. Ctrl-C saves and leaves.
 
+table4 to table7 are the paper's on StarCraft II: they need the game (docs/starcraft.md), fetch
+CFCQL's data where they are missing, and stand beside the paper's values. With --on smax they are
+made on SMAX, which is another simulator: tables of their own, without the paper's values.
+Table 4's cells are those of sweeps/sc2.yaml and sweeps/smax.yaml; `src/sweep.py` runs the same.
+
 examples:
   python src/reproduce.py table1 --jobs 2
   python src/reproduce.py table3 --algs inspo --seeds 1
   python src/reproduce.py smax --qualities medium mixed_90_10 --algs inspo bc control
+  python src/reproduce.py table4 --maps 5m_vs_6m --algs inspo cfcql bc --seeds 2
+  python src/reproduce.py table5 --on smax --qualities mixed
+  python src/reproduce.py table7 --on smax --jobs 1
+  python src/reproduce.py table4 --backend ray --address auto
   python src/reproduce.py table2 --results /tmp/try --with t_max=20000     a quick look
 
 exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if stopped
 """
+
+# The options that are not for every command.
+OWN_OPTIONS = {
+    "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
+    "maps": ("smax", "table4", "table5", "table6", "table7"),
+    "on": ("table4", "table5", "table6", "table7"),
+}
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
@@ -685,22 +754,42 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         "--algs", nargs="+", metavar="ALG", help="run these alone (default: all registered)"
     )
     parser.add_argument(
-        "--seeds", type=positive, metavar="N", help="seeds 0 to N - 1 (default: 5; smax: 3)"
+        "--seeds", type=positive, metavar="N", help="seeds 0 to N - 1 (default: 5; SMAX: 3)"
     )
     parser.add_argument(
-        "--jobs", type=positive, metavar="N", default=2, help="runs at a time (default: 2)"
-    )
+        "--jobs", type=positive, metavar="N",
+        help="runs at a time (default: 2; with --backend ray: the cluster's CPUs)",
+    )  # fmt: skip
     parser.add_argument(
         "--results", type=Path, metavar="DIR", default=PROJECT_ROOT / "results",
         help="where runs and tables go (default: results/)",
     )  # fmt: skip
     parser.add_argument(
-        "--qualities", nargs="+", metavar="QUALITY", help="smax, main_job, bridge: these alone"
+        "--qualities", nargs="+", metavar="QUALITY",
+        help=f"these alone; for {', '.join(OWN_OPTIONS['qualities'])}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--maps",
+        nargs="+",
+        metavar="MAP",
+        help=f"these alone; for {', '.join(OWN_OPTIONS['maps'])}",
     )
+    parser.add_argument(
+        "--on", metavar="|".join(starcraft.SIMULATORS),
+        help="table4 to table7: StarCraft II itself (sc2, default), or SMAX",
+    )  # fmt: skip
     parser.add_argument(
         "--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[],
         help="change keys of every run that has them; use another --results with it",
     )  # fmt: skip
+    parser.add_argument(
+        "--backend", default="local", metavar="|".join(BACKENDS),
+        help="where runs go: this machine, or a Ray cluster (src/sweep.py --help says how)",
+    )  # fmt: skip
+    parser.add_argument("--address", metavar="A", help="ray: the cluster to run on")
+    parser.add_argument(
+        "--gpus", type=float, metavar="G", default=0.0, help="ray: a run's share of a GPU"
+    )
     given = parser.parse_args(argv)
     changes = {}
     for word in given.changes:
@@ -708,10 +797,12 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         if not equals:
             raise ConfigError(f"--with: '{word}' is not of the form key=value")
         changes[key] = parse_value(text)
-    if given.qualities and given.command not in ("smax", "main_job", "bridge"):
-        raise ConfigError(f"--qualities belongs to smax, main_job, bridge, not to {given.command}")
-    if given.algs and given.command in ("figure5", "paths", "all"):
+    for option, commands in OWN_OPTIONS.items():
+        if getattr(given, option) and given.command not in commands:
+            raise ConfigError(f"--{option} belongs to {', '.join(commands)}, not {given.command}")
+    if given.algs and given.command in ("figure5", "paths", "all", "table5", "table6", "table7"):
         raise ConfigError(f"--algs: {given.command} has its own algorithms")
+    check_options(given.backend, given.jobs, given.address, given.gpus)
     return COMMANDS[given.command][0], Options(
         algorithms=given.algs,
         seeds=given.seeds,
@@ -719,6 +810,11 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         results=given.results.expanduser().resolve(),
         qualities=given.qualities,
         changes=changes,
+        on=given.on or "sc2",
+        maps=given.maps,
+        backend=given.backend,
+        address=given.address,
+        gpus=given.gpus,
     )
 
 

@@ -148,6 +148,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
             "episodes": facts.n_episodes,
             "return_mean": facts.return_mean,
             "win_rate": facts.win_rate,
+            "simulator": facts.simulator,
         },
         "seconds": time.monotonic() - started,
     }
@@ -387,8 +388,13 @@ def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, An
     """The test that counts: the last policy on `final_test_nepisode` episodes."""
     stats = test(args, logger, runner, progress, args.final_test_nepisode)
     logger.print_recent_stats()
-    # A copy: Sacred would write one object that stands in two places as a reference.
-    return {"final": dict(progress.history[-1]), "tests": progress.history, **raw_values(stats)}
+    return {
+        "simulator": getattr(runner.env, "simulator", args.env),
+        # A copy: Sacred would write one object that stands in two places as a reference.
+        "final": dict(progress.history[-1]),
+        "tests": progress.history,
+        **raw_values(stats),
+    }
 
 
 def raw_values(stats: EpisodeStats) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluation.grid import Cell, GridReport, command_of, read_result, run_grid
 from evaluation.gridfile import FORMAT, Grid, read_grid, select
-from evaluation.jobs import BACKENDS, make_launcher
+from evaluation.jobs import BACKENDS, check_options, make_launcher
 from evaluation.preflight import check_algorithms, check_data
 from evaluation.tables import fixed, public_command, text_table, write_json
 from utils.config import PROJECT_ROOT
@@ -213,6 +213,7 @@ def parse(argv: Sequence[str]) -> Options:
         help="print the command of each cell; run nothing",
     )  # fmt: skip
     given = parser.parse_args(argv)
+    check_options(given.backend, given.jobs, given.address, given.gpus)
     return Options(
         grid=read_grid(given.grid),
         only=given.only,

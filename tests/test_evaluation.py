@@ -124,8 +124,8 @@ def result(seed, value, returns=(1.0, 2.5), won=None, dataset_hash="abc", **furt
         commit="0123456789abcdef", command=["--config=bc"], seed=seed,
         tests=[final | {"t_env": 0}, final], final=final, raw=raw,
         dataset={"hash": dataset_hash, "episodes": 50, "return_mean": 0.5, "win_rate": 0.4},
-        updates=10, t_env=100, hours=0.5, sessions=1, host={"cpu": "a CPU"}, versions={},
-        run_folder=Path("r"), model_folder=None,
+        simulator="SMAX", updates=10, t_env=100, hours=0.5, sessions=1, host={"cpu": "a CPU"},
+        versions={}, run_folder=Path("r"), model_folder=None,
     )  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def test_the_closing_table():
         (["smax", "--qualities", "medum"], "Did you mean 'medium'"),
         (["table1", "--algs", "insp"], "Did you mean 'inspo'"),
         (["table1", "--algs", "qmix"], "qmix learns online"),
-        (["table1", "--qualities", "a"], "--qualities belongs to smax"),
+        (["table1", "--qualities", "a"], "--qualities belongs to main_job"),
         (["figure5", "--algs", "bc"], "its own algorithms"),
         (["table1", "--with", "lr"], "key=value"),
         (["table1", "--with", "no_such_key=1"], "no run of this command has the key"),
@@ -360,8 +360,9 @@ def test_help_teaches(capsys):
 
 def options(tmp_path, **changes):
     settings = dict(
-        algorithms=None, seeds=None, jobs=1, results=tmp_path, qualities=None, changes={}
-    )
+        algorithms=None, seeds=None, jobs=1, results=tmp_path, qualities=None, changes={},
+        on="sc2", maps=None, backend="local", address=None, gpus=0.0,
+    )  # fmt: skip
     return reproduce.Options(**(settings | changes))
 
 
@@ -374,16 +375,6 @@ def test_every_cell_of_the_tables_is_a_configuration(name, tmp_path):
         values = cell.config().values
         assert values["offline"] and values["seed"] == seed, (data, method)
     assert len(made.seeds) == 5
-
-
-def test_smax_cells_and_what_algs_asks_for(tmp_path):
-    made = reproduce.smax_comparison(options(tmp_path))
-    cells = cells_of(made)
-    assert len(cells) == 5 * 3 * 3
-    control = cells["2s3z_medium", "control", 0].config().values
-    assert control["advantage_weighting"] is False and control["final_test_nepisode"] == 320
-    asked = options(tmp_path, algorithms=["inspo"])
-    assert [m.key for m in made.methods if reproduce.wanted(m.key, asked, made)] == ["inspo"]
 
 
 def test_algorithms_that_have_runs_stay_in_the_table(tmp_path):

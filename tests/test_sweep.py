@@ -260,7 +260,7 @@ def wait_for(condition, seconds=60):
 
 def test_jobs_and_cells_on_a_local_ray(data, tmp_path, capsys):
     pytest.importorskip("ray")
-    launcher = make_launcher("ray", 2)
+    launcher = make_launcher("ray", 2, None, 0.0)
     try:
         assert launcher.slots == 2
         python = [sys.executable, "-c"]
@@ -297,7 +297,7 @@ def _words(home):
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"requirements-dev\.txt"):
-        make_launcher("ray", 1)
+        make_launcher("ray", 1, None, 0.0)
 
 
 def test_the_local_launcher_holds_the_folder(tmp_path):

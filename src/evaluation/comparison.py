@@ -76,6 +76,8 @@ class Comparison:
     share: bool = False  # the metric is a share of episodes: Wilson's intervals, percent in the PNG
     with_paper: bool = True
     limits: tuple[float, float] | None = None
+    datasets_down: bool = False  # many datasets: they stand in the rows, the methods across
+    published_average: Mapping[str, float] | None = None  # method -> over all datasets, as printed
 
 
 Key = tuple[str, str, int]  # dataset, method, seed
@@ -212,6 +214,8 @@ def to_markdown(comparison: Comparison, results: Mapping[Key, Result]) -> str:
 
 def main_table(comparison: Comparison, entries: Sequence[Entry], metric: str) -> str:
     """Methods down, datasets across; where the paper has numbers, its value beside ours."""
+    if comparison.datasets_down:
+        return _table_of_datasets(comparison, entries, metric)
     by_key = {(entry.data.key, entry.method.key): entry for entry in entries}
     share = metric == comparison.metric and comparison.share
     header = [""]
@@ -236,6 +240,54 @@ def main_table(comparison: Comparison, entries: Sequence[Entry], metric: str) ->
             row.append(_cell_text(entry, comparison.digits, share) if entry else NONE)
         rows.append(row)
     return markdown_table(header, rows)
+
+
+def _table_of_datasets(comparison: Comparison, entries: Sequence[Entry], metric: str) -> str:
+    """Datasets down, methods across, the paper's value left of ours where it has one."""
+    by_key = {(entry.data.key, entry.method.key): entry for entry in entries}
+    main = metric == comparison.metric
+    with_paper = {
+        method.key: main
+        and comparison.with_paper
+        and any(method.key in data.published for data in comparison.datasets)
+        for method in comparison.methods
+    }
+    header = ["", *(["the data"] if comparison.data_row else [])]
+    for method in comparison.methods:
+        name = method.label + (" †" if method.deviation else "")
+        header += [f"{name}, paper", "ours"] if with_paper[method.key] else [name]
+    rows = []
+    for data in comparison.datasets:
+        row = [data.label]
+        if comparison.data_row:
+            mean = data_mean(comparison, entries, data.key, metric)
+            row.append(NONE if mean is None else fixed(mean, comparison.digits))
+        for method in comparison.methods:
+            entry = by_key.get((data.key, method.key))
+            if with_paper[method.key]:
+                published = data.published.get(method.key)
+                row.append(mean_pm_std(*published) if published else NONE)
+            row.append(_cell_text(entry, comparison.digits, share=False) if entry else NONE)
+        rows.append(row)
+    if main and comparison.published_average is not None:
+        rows.append(_average_row(comparison, entries, with_paper))
+    return markdown_table(header, rows)
+
+
+def _average_row(
+    comparison: Comparison, entries: Sequence[Entry], with_paper: Mapping[str, bool]
+) -> list[str]:
+    """Over all datasets, of the methods that have all seeds of all of them."""
+    row = ["average", *([""] if comparison.data_row else [])]
+    for method in comparison.methods:
+        own = [entry for entry in entries if entry.method is method]
+        whole = len(own) == len(comparison.datasets) and all(entry.complete for entry in own)
+        if with_paper[method.key]:
+            printed = comparison.published_average.get(method.key)
+            row.append(NONE if printed is None else fixed(printed, comparison.digits))
+        mean = sum(entry.mean for entry in own) / len(own)
+        row.append(fixed(mean, comparison.digits) if whole else NONE)
+    return row
 
 
 def _cell_text(entry: Entry, digits: int, share: bool) -> str:
@@ -263,7 +315,7 @@ def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
         f"Mean ± standard deviation (n − 1) over seeds {_range(comparison.seeds)}. Bold: the best "
         "mean of ours. An asterisk: Welch's t-test at 5 % finds no difference from the best."
     ]
-    if comparison.share:
+    if comparison.share and not comparison.datasets_down:
         lines.append(
             "In brackets Wilson's 95 % interval over the final test episodes of all seeds "
             "together; it knows nothing of the spread between seeds."

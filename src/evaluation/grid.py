@@ -132,6 +132,7 @@ class Result:
     final: dict[str, float]
     raw: dict[str, list[float]]
     dataset: dict[str, Any]
+    simulator: str | None  # in which it was tested: name and version, where the run recorded it
     updates: int
     t_env: int
     hours: float  # over all sessions of the run
@@ -185,6 +186,7 @@ def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
         final=final,
         raw=raw,
         dataset=outcome.get("dataset", {}),
+        simulator=outcome.get("simulator"),
         updates=int(outcome.get("updates", 0)),
         t_env=int(outcome.get("t_env", 0)),
         hours=sum(_seconds(run["run"]) for run in sessions) / 3600,
@@ -264,16 +266,17 @@ def differences(
 
     A key that did not exist when the run was made counts as equal unless the cell gives it: a new
     key's default does what the program did before. Paths are left out, but for the name of a
-    dataset file. A run that tested on more episodes along the way than are asked for will do: tests
-    draw from a stream of their own, so its policies are the same.
+    dataset file. A run that tested on more episodes along the way than are asked for will do:
+    greedy tests draw nothing from the stream of training, so its policies are the same.
     """
     before, now = dict(flatten(recorded)), dict(flatten(json.loads(json.dumps(dict(asked)))))
+    greedy = now.get("test_greedy") and not now.get("test_epsilon")
     found = []
     for key, value in now.items():
         if key in HARMLESS or (key not in before and key not in given):
             continue
         old = before.get(key)
-        if key == "test_nepisode" and old and value and old >= value:
+        if key == "test_nepisode" and greedy and 0 < value <= (old or 0):
             continue
         if key in PATH_KEYS:
             if key != "dataset.path" or _file_name(old) == _file_name(value):

@@ -51,25 +51,26 @@ class JobIsBusy(UserError):
     """Another process runs in the folder."""
 
 
-def make_launcher(
-    backend: str = "local", jobs: int | None = None, address: str | None = None, gpus: float = 0.0
-) -> Launcher:
-    """The launcher that a command line asks for; UserError if it asks for what cannot be.
-
-    jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
-    """
+def check_options(backend: str, jobs: int | None, address: str | None, gpus: float) -> None:
+    """ConfigError if a command line asks for what no launcher can be."""
     if backend not in BACKENDS:
         raise ConfigError(f"--backend: expected {' or '.join(BACKENDS)}, found '{backend}'")
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs: expected at least 1, found {jobs}")
     if gpus < 0:
         raise ConfigError(f"--gpus: expected at least 0, found {gpus}")
-    if backend == "ray":
-        return RayLauncher(jobs, address, gpus)
     for option, given in (("--address", address), ("--gpus", gpus)):
-        if given:
-            raise ConfigError(f"{option} belongs to --backend ray; found --backend local")
-    return LocalLauncher(jobs or 2)
+        if given and backend != "ray":
+            raise ConfigError(f"{option} belongs to --backend ray; found --backend {backend}")
+
+
+def make_launcher(backend: str, jobs: int | None, address: str | None, gpus: float) -> Launcher:
+    """The launcher that a command line asks for; its options are those of `check_options`.
+
+    jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
+    """
+    check_options(backend, jobs, address, gpus)
+    return RayLauncher(jobs, address, gpus) if backend == "ray" else LocalLauncher(jobs or 2)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class RayLauncher:
     starts the same process there as `LocalLauncher` does here.
     """
 
-    def __init__(self, jobs: int | None, address: str | None, gpus: float = 0.0):
+    def __init__(self, jobs: int | None, address: str | None, gpus: float):
         # Ray's own environment, read when it is imported: no reports of usage; no hint about GPUs.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
