@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Seconds per update of a learner, on synthetic data of a SMAC map's shapes.
+"""Seconds per update of a learner, on synthetic data of the shapes of a SMAC map, or of Bridge.
 
     python benchmarks/learner_speed.py --alg inspo --map 5m_vs_6m --json
 
@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from components.episode_batch import EpisodeBatch, build_scheme
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as learner_REGISTRY
+from modules.autoregressive import AutoregressivePolicy
+from offline.behaviour import Behaviour
 from utils.config import load_config
 from utils.rl_utils import masked_log_softmax
 
@@ -34,6 +36,7 @@ MAPS = {
     "2s3z": (5, 11, 80, 120, 120, 48, 12),
     "3s_vs_5z": (3, 11, 48, 68, 250, 130, 40),
     "6h_vs_8z": (6, 14, 78, 140, 150, 35, 8),
+    "bridge": (2, 5, 8, 8, 20, 14, 6),  # mixed data; with the presets: feed-forward agents
 }
 
 
@@ -81,9 +84,9 @@ def main() -> None:
     th.set_num_threads(options.threads)
     th.manual_seed(0)
 
-    config = load_config(
-        [f"--config={options.alg}", "--env-config=smax_offline", "with", "use_presets=False"]
-    )
+    is_bridge = options.map == "bridge"
+    words = [f"--env-config={'bridge' if is_bridge else 'smax'}_offline", "with"]
+    config = load_config([f"--config={options.alg}", *words, f"use_presets={is_bridge}"])
     args = SimpleNamespace(**config.values, device="cpu")
     n, n_actions, obs, state, limit, _, _ = MAPS[options.map]
     info = {
@@ -99,6 +102,11 @@ def main() -> None:
     mac = mac_REGISTRY[args.mac](scheme, {"agents": n}, args)
     learner = learner_REGISTRY[args.learner](mac, scheme, None, args)
     learner.log_t = args.t_max
+    if learner.needs_behaviour:
+        others = None
+        if args.behaviour["others"] != "none":
+            others = AutoregressivePolicy(state, n, n_actions, args.behaviour["others_hidden_dim"])
+        learner.start_from(Behaviour(mac.agent.state_dict(), others, None, None, {}))
 
     rng = np.random.default_rng(0)
     batches = [synthetic_batch(options.map, options.batch_size, rng) for _ in range(3)]

@@ -81,14 +81,15 @@ def test_resampling_counts_in_proportion_to_the_ratio():
     ratio, n_absorbing = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001]), th.tensor(6.0)
     total, parts = th.zeros(5), set()
     for _ in range(4000):
-        weight, absorbing = resample(ratio, n_absorbing)
+        rows, weight, absorbing = resample(ratio, n_absorbing)
         assert absorbing.item() == pytest.approx(6 / 10.0001)
         assert weight.sum().item() + absorbing.item() == pytest.approx(1)
+        assert len(set(rows.tolist())) == len(rows)
         parts |= {round(x, 3) for x in (weight / weight.sum()).tolist()}
-        total += weight
-    assert parts <= {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}  # whole draws out of five
+        total[rows] += weight
+    assert parts <= {0.2, 0.4, 0.6, 0.8, 1.0}  # whole draws out of five
     assert th.allclose(total / 4000, ratio / 10.0001, atol=0.005)
-    weight, absorbing = resample(ratio, th.tensor(0.0))
+    _, weight, absorbing = resample(ratio, th.tensor(0.0))
     assert (weight.sum().item(), absorbing.item()) == (pytest.approx(1), 0)
 
 
@@ -315,8 +316,11 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
 
     packed = PackedEpisodes(batch["filled"])
     order = [divmod(k, batch.max_seq_length) for k in packed.index[packed.transitions].tolist()]
-    weights = [dict(zip(order, w.double().tolist())) for _, (w, _) in seen["resample"]]
-    absorbing = [share.double().item() for _, (_, share) in seen["resample"]]
+    weights, absorbing = [], []
+    for _, (drawn, weight, share) in seen["resample"]:
+        weights.append(dict.fromkeys(order, 0.0))
+        weights[-1].update(zip([order[k] for k in drawn.tolist()], weight.double().tolist()))
+        absorbing.append(share.double().item())
     points = [out for _, out in seen["between"]]
     others_kl = [dict(zip(order, out.double().tolist())) for _, out in seen["others_kl"]]
     alpha = math.sqrt(2.0 * 0.5)  # half of the schedule, geometrically

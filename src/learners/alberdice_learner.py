@@ -39,16 +39,18 @@ def others_ratio(log_pi: th.Tensor, log_mu_others: th.Tensor, i: int, largest: f
     return log_ratio.clamp(math.log(SMALLEST_RATIO), math.log(largest)).exp()
 
 
-def resample(ratio: th.Tensor, n_absorbing: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def resample(ratio: th.Tensor, n_absorbing: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """M transitions drawn from the batch with replacement, in proportion to rho.
 
     ratio `[M]`; rho is 1 in the n_absorbing rows, which take their share without being drawn.
-    Returns the weights of the transitions `[M]` and of the absorbing state; together they sum to 1.
+    Returns: which transitions were drawn, long `[D]`, each once and in order; their weights `[D]`,
+    in proportion to how often; the weight of the absorbing state, 0-d. All weights sum to 1.
     """
     drawn = th.multinomial(ratio, len(ratio), replacement=True)
-    counts = th.zeros_like(ratio).index_add(0, drawn, th.ones_like(ratio))
+    # What was not drawn is not computed: worth a third of an update, and D a look at the device.
+    rows, counts = drawn.unique(return_counts=True)
     total = ratio.sum() + n_absorbing
-    return counts / len(ratio) * (ratio.sum() / total), n_absorbing / total
+    return rows, counts / len(ratio) * (ratio.sum() / total), n_absorbing / total
 
 
 def between(states: th.Tensor, n_absorbing: th.Tensor) -> th.Tensor:
@@ -191,7 +193,11 @@ class AlberDICELearner(Learner):
         self.updates += 1
         if self.log_due(t_env):
             means = {key: th.stack([of[key] for of in stats]).mean() for key in stats[0]}
-            means["absorbing_share"] = data.n_absorbing / data.n_rows
+            means |= {
+                "absorbing_share": data.n_absorbing / data.n_rows,
+                "kl": kl_divergence(log_pi, data.log_mu.clamp(min=LOG_FLOOR)).mean(),
+                "entropy": entropy(log_pi).mean(),
+            }
             self.logger.log_stats(means | {"alpha": alpha, "updates": self.updates}, t_env)
 
     def _log_policy(self, i: int, data: AbsorbingTransitions) -> th.Tensor:
@@ -211,13 +217,12 @@ class AlberDICELearner(Learner):
         policy `[M, A]`: log pi_i with its graph; log_pi `[M, n, A]`: of all agents, without.
         """
         a = self.args
-        avail, actions, log_mu = data.now_avail[:, i], data.actions[:, i], data.log_mu[:, i]
         others_kl = self.others.others_kl(
             i, data.now_state, data.log_mu, data.now_avail, data.actions, log_pi
         )
         taken = gather_actions(log_pi, data.actions)
         ratio = others_ratio(taken, data.log_mu_others[:, i], i, a.ratio_max)
-        weight, absorbing_weight = resample(ratio, data.n_absorbing)
+        drawn, weight, absorbing_weight = resample(ratio, data.n_absorbing)
 
         # nu
         nu = self.values[i](data.points).squeeze(-1)  # [R + 1], the last one absorbing
@@ -226,7 +231,7 @@ class AlberDICELearner(Learner):
         absorbing_e = (a.gamma - 1) * nu[-1:]
         mean_ratio = (ratio.sum() + data.n_absorbing) / data.n_rows
         log_weights = th.cat([weight, absorbing_weight.unsqueeze(0)]).log()
-        expected = (log_weights + th.cat([e, absorbing_e]) / alpha).logsumexp(0)
+        expected = (log_weights + th.cat([e[drawn], absorbing_e]) / alpha).logsumexp(0)
         initial = (now_nu.sum() + data.n_absorbing * nu[-1]) / data.n_rows
         rows = th.cat([data.points[data.now], data.points[-1:]])
         penalty = gradient_penalty(self.values[i], between(rows, data.n_absorbing))
@@ -234,14 +239,18 @@ class AlberDICELearner(Learner):
         nu_loss = nu_loss + a.nu_grad_penalty_coeff * penalty
         nu_norm = optimise(nu_loss, self.optimisers[f"value_{i}"], math.inf)
 
-        # e
-        advantage = self.advantages[i](data.now_state)  # [M, A]
-        error = gather_actions(advantage, actions) - e.detach()
-        cql = masked_logsumexp(advantage, avail) - (log_mu.exp() * advantage).sum(-1)
+        # e, on the D transitions drawn
+        log_mu = data.log_mu[drawn, i]  # [D, A]
+        advantage = self.advantages[i](data.now_state[drawn])  # [D, A]
+        error = gather_actions(advantage, data.actions[drawn, i]) - e[drawn].detach()
+        cql = masked_logsumexp(advantage, data.now_avail[drawn, i]) - (
+            log_mu.exp() * advantage
+        ).sum(-1)
         e_loss = (weight * (error.square() + a.cql_coeff * cql)).sum()
         optimise(e_loss, self.optimisers[f"advantage_{i}"], math.inf)
 
-        # pi: the I-projection, over all available actions
+        # pi, on the same: the I-projection, over all available actions
+        policy = policy[drawn]
         kl = kl_divergence(policy, log_mu.clamp(min=LOG_FLOOR))
         gain = (policy.exp() * advantage.detach()).sum(-1)
         policy_loss = (weight * (alpha * kl - gain)).sum()
@@ -259,6 +268,4 @@ class AlberDICELearner(Learner):
             "others_kl": others_kl.mean(),
             "ratio_mean": mean_ratio,
             "ess_share": ratio.sum().square() / ratio.square().sum() / len(ratio),
-            "kl": kl.detach().mean(),
-            "entropy": entropy(policy.detach()).mean(),
         }

@@ -54,4 +54,4 @@ class StateActionCritic(nn.Module):
             [self.first.in_features - self.n_actions, self.n_actions], dim=1
         )
         x = F.linear(state, of_state, self.first.bias).unsqueeze(1) + of_action.T  # [M, A, H]
-        return self.out(F.relu(self.hidden(F.relu(x)))).squeeze(-1)
+        return self.out(self.hidden(x.relu_()).relu_()).squeeze(-1)
