@@ -19,7 +19,7 @@ from test_qmix import mix
 from learners.cfcql_learner import agent_weights, counterfactual_values
 from offline.buffer import OfflineBuffer
 from offline.games import make_dataset
-from utils.config import CONFIG_DIR, load_config, matching_presets, read_yaml
+from utils.config import load_config
 
 LENGTHS = [4, 1, 6, 3]
 
@@ -262,16 +262,17 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("map_name", PUBLISHED)
 def test_the_published_hyperparameters_are_chosen_by_map_and_quality(map_name):
-    entries = read_yaml(CONFIG_DIR / "presets/cfcql.yaml")
-    for quality, expected in zip(
-        ("medium", "medium_replay", "expert", "mixed"), PUBLISHED[map_name]
-    ):
-        values = {"env": "sc2", "map_name": map_name, "quality": quality}
-        chosen = {}
-        for entry in matching_presets(entries, values, "sc2_offline"):
-            chosen |= entry["set"]
-        assert (chosen["global_cql_alpha"], chosen["softmax_temp"]) == expected
-        assert chosen.get("td_lambda") == (0.3 if map_name == "6h_vs_8z" else None)
+    qualities = ("medium", "medium_replay", "expert", "mixed")
+    for quality, expected in zip(qualities, PUBLISHED[map_name], strict=True):
+        words = ["with", f"map_name={map_name}", f"quality={quality}"]
+        config = load_config(["--config=cfcql", "--env-config=sc2_offline", *words])
+        values = config.values
+        assert (values["global_cql_alpha"], values["softmax_temp"]) == expected
+        assert values["td_lambda"] == (0.3 if map_name == "6h_vs_8z" else 0.6)
+        assert any("the authors' table" in note for note in config.notes)
+        words.append("use_presets=False")
+        values = load_config(["--config=cfcql", "--env-config=sc2_offline", *words]).values
+        assert (values["global_cql_alpha"], values["softmax_temp"]) == (50, 5)
 
 
 def test_elsewhere_the_defaults_of_the_authors_code_hold():

@@ -114,10 +114,9 @@ def test_targets_are_copied_every_target_update_interval_updates():
     assert copied == [no, no, yes, no, no, yes, no]
 
 
-@pytest.mark.parametrize("map_name", ["2s3z", "6h_vs_8z"])
-def test_defaults_are_the_published_ones(map_name):
-    values = load_config(
-        ["--config=macql", "--env-config=smax_offline", "with", f"map_name={map_name}"]
-    ).values
+@pytest.mark.parametrize(("map_name", "td_lambda"), [("2s3z", 0.6), ("6h_vs_8z", 0.3)])
+def test_on_sc2_the_values_are_the_published_ones(map_name, td_lambda):
+    words = ["--config=macql", "--env-config=sc2_offline", "with", f"map_name={map_name}"]
+    values = load_config(words).values
     assert (values["global_cql_alpha"], values["raw_sample_actions"]) == (5, 100)
-    assert (values["td_lambda"], values["target_update_interval"]) == (0.6, 25)
+    assert (values["td_lambda"], values["target_update_interval"]) == (td_lambda, 25)
