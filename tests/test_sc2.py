@@ -125,7 +125,7 @@ def game(monkeypatch, tmp_path):
     for name in ("Versions/Base69232/SC2_x64", "Versions/Base75689/SC2_x64",
                  "Maps/SMAC_Maps/5m_vs_6m.SC2Map"):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).write_bytes(b"\x7fELF")
     monkeypatch.setenv("SC2PATH", str(folder))
     return folder
 
@@ -184,6 +184,8 @@ def test_shapes_seeds_and_the_rest_of_the_interface(game):
     env.close()
     assert env._game.closed == 1
     assert env.describe() == "StarCraft II build 75689, SMAC"
+    (game / "Versions/Base75689/SC2_x64").write_text("#!a script")
+    assert env.describe() == "a stand-in for StarCraft II build 75689, SMAC"
 
     fixed = SC2Env("5m_vs_6m", seed=5)
     fixed.reset(seed=11)

@@ -287,7 +287,10 @@ class SC2Env(MultiAgentEnv):
 
     def describe(self):
         version = self._args.get("game_version") or f"build {_builds()[-1]}"
-        return f"StarCraft II {version}, SMAC"
+        with open(game_folder() / f"Versions/Base{_builds()[-1]}/SC2_x64", "rb") as program:
+            real = program.read(4) == b"\x7fELF"  # Blizzard's; stand-ins for trials are scripts
+        name = "StarCraft II" if real else "a stand-in for StarCraft II"
+        return f"{name} {version}, SMAC"
 
     def save_replay(self):
         self._game.save_replay()
