@@ -46,7 +46,7 @@ def make_runner(monkeypatch, tmp_path):
         n = (1 if kind == "episode" else 2) if n is None else n
         env_args = {"map_name": "toy", "log_dir": str(tmp_path)} | env_args
         args = make_args("bc", "matrix", seed=seed, agent="mlp")
-        args.env, args.env_args = "toy", env_args
+        args.env, args.env_args, args.runner = "toy", env_args, kind
         args.batch_size_run, args.test_greedy = n, False
         args.env_max_failures = failures
         runner = REGISTRY[kind](args, None)
@@ -311,7 +311,11 @@ def test_no_process_outlives_the_program(tmp_path, end):
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), end],
-        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'src'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tests}:{tests.parent / 'src'}",
+            "TMPDIR": str(tmp_path),
+        },
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
@@ -337,3 +341,15 @@ def test_no_process_outlives_the_program(tmp_path, end):
 def test_the_episode_runner_plays_one_at_a_time(make_runner):
     with pytest.raises(ConfigError, match="batch_size_run=1"):
         make_runner("episode", n=2)
+
+
+@pytest.mark.parametrize("kind", ["parallel", "episode"])
+def test_a_runner_that_does_not_fit_is_one_clear_error(make_runner, monkeypatch, kind):
+    make = envs.REGISTRY["toy"]
+    monkeypatch.delitem(envs.REGISTRY, "toy")
+    with pytest.raises(ConfigError, match=f"'{kind}' cannot play .*runner=vector"):
+        make_runner(kind)
+    monkeypatch.setitem(envs.REGISTRY, "toy", make)
+    monkeypatch.delitem(envs.VECTOR_REGISTRY, "toy")
+    with pytest.raises(ConfigError, match=r"'vector' cannot play .*runner=parallel"):
+        make_runner("vector")

@@ -240,7 +240,11 @@ def _end(workers: list[_Worker], folder: Path) -> None:
 
 
 class _Lost(Exception):
-    """A worker's answer did not come; the message says why."""
+    """A worker's answer did not come: why, in a line, and in detail where there is more."""
+
+    def __init__(self, why: str, detail: str = ""):
+        super().__init__(why)
+        self.why, self.detail = why, detail
 
 
 class ProcessVectorEnv(SerialVectorEnv):
@@ -298,7 +302,7 @@ class ProcessVectorEnv(SerialVectorEnv):
         if outcome == "refused":
             raise result
         if outcome == "failed":
-            raise _Lost(f"failed:\n{result.strip()}")
+            raise _Lost(f"failed: {result.splitlines()[-1]}", result)
         return result
 
     def _call(self, i: int, method: str):
@@ -306,7 +310,7 @@ class ProcessVectorEnv(SerialVectorEnv):
         try:
             return self._receive(i, method, time.monotonic() + self._timeout)
         except _Lost as loss:
-            raise self._failure(i, str(loss)) from None
+            raise self._failure(i, loss) from None
 
     def _advance_many(self, method, arguments):
         self._revive(self._dead & arguments.keys())
@@ -318,27 +322,25 @@ class ProcessVectorEnv(SerialVectorEnv):
             try:
                 answers[i] = self._receive(i, method, deadline)
             except _Lost as loss:
-                self._drop(i, str(loss))
+                self._drop(i, loss)
         return answers
 
-    def _drop(self, i: int, why: str) -> None:
+    def _drop(self, i: int, loss: _Lost) -> None:
         """Worker i is of no more use: kill it, count it, give up if that happens too often."""
         self._workers[i].kill()
         self._dead.add(i)
         self._failures[i] += 1
         if self._failures[i] >= self._max_failures:
-            raise self._failure(i, why)
-        first, *rest = why.splitlines()
-        short = f"{first} {rest[-1]}" if rest else first  # a traceback ends with what happened
+            raise self._failure(i, loss)
         log.warning(
-            f"environment worker {i} {short}: its episode is dropped, and it is started anew"
+            f"environment worker {i} {loss.why}; its episode is dropped, and it is started anew"
         )
 
-    def _failure(self, i: int, why: str) -> EnvironmentFailure:
+    def _failure(self, i: int, loss: _Lost) -> EnvironmentFailure:
         return EnvironmentFailure(
-            f"environment worker {i} {why}\n"
-            f"Failures in a row: {self._failures[i]} (env_max_failures: {self._max_failures}). "
-            f"What it printed ends with:\n{self._workers[i].last_words()}"
+            f"environment worker {i} {loss.why}\n"
+            f"Failures in a row: {self._failures[i]} (env_max_failures: {self._max_failures})\n"
+            f"{loss.detail}What it printed ends with:\n{self._workers[i].last_words()}"
         )
 
     def _revive(self, dead: set[int]) -> None:

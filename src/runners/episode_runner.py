@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from envs import REGISTRY
 from envs.process_vector import SerialVectorEnv
-from runners.vector_runner import VectorRunner
+from runners.vector_runner import VectorRunner, find
 from utils.errors import ConfigError
 
 
@@ -17,5 +19,4 @@ class EpisodeRunner(VectorRunner):
                 f"runner: episode plays one episode at a time, but batch_size_run is "
                 f"{self.batch_size}. Set batch_size_run=1, or runner=parallel."
             )
-        args = self.args
-        return SerialVectorEnv([lambda: REGISTRY[args.env](**args.env_args)])
+        return SerialVectorEnv([partial(find(REGISTRY, self.args), **self.args.env_args)])

@@ -6,7 +6,7 @@ from functools import partial
 
 from envs import REGISTRY
 from envs.process_vector import ProcessVectorEnv
-from runners.vector_runner import VectorRunner
+from runners.vector_runner import VectorRunner, find
 
 
 class ParallelRunner(VectorRunner):
@@ -14,5 +14,5 @@ class ParallelRunner(VectorRunner):
 
     def make_env(self):
         args = self.args
-        make = partial(REGISTRY[args.env], **args.env_args)
+        make = partial(find(REGISTRY, args), **args.env_args)
         return ProcessVectorEnv([make] * self.batch_size, args.env_timeout, args.env_max_failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch as th
@@ -10,7 +11,19 @@ import torch as th
 from components.episode_batch import EpisodeBatch
 from envs import VECTOR_REGISTRY
 from envs.multiagentenv import VectorEnv
+from utils.errors import ConfigError
 from utils.seeding import spawn_seeds
+
+
+def find(registry: dict[str, Callable], args) -> Callable:
+    """The entry of `args.env`; ConfigError if this kind of runner cannot play it."""
+    if args.env not in registry:
+        fitting = "vector" if args.env in VECTOR_REGISTRY else "parallel, or episode"
+        raise ConfigError(
+            f"runner: '{args.runner}' cannot play the environment '{args.env}'; "
+            f"use runner={fitting}."
+        )
+    return registry[args.env]
 
 
 class EpisodeStats:
@@ -74,7 +87,8 @@ class VectorRunner:
         self.last_stats = EpisodeStats()  # of the latest batch, tests included
 
     def make_env(self) -> VectorEnv:
-        return VECTOR_REGISTRY[self.args.env](n_envs=self.batch_size, **self.args.env_args)
+        make = find(VECTOR_REGISTRY, self.args)
+        return make(n_envs=self.batch_size, **self.args.env_args)
 
     def get_env_info(self) -> dict[str, int]:
         return self.env.get_env_info()
