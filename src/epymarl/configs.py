@@ -8,6 +8,7 @@ and are applied by the runner there.
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,16 @@ def chosen(text: str | None) -> list[str] | None:
     return sorted(set(asked), key=known.index)
 
 
+@cache
+def _content(path: Path) -> Any:
+    """What a YAML file of ours holds, to be read only; each is asked for many times."""
+    return read_yaml(path)
+
+
 def files_of(algorithm: str) -> list[Path]:
     """The YAML files that an algorithm is made of, the one that it extends first."""
     path = CONFIG_DIR / "algs" / f"{algorithm}.yaml"
-    parent = read_yaml(path).get("_extends")
+    parent = _content(path).get("_extends")
     return [*(files_of(parent) if parent else []), path]
 
 
@@ -64,7 +71,7 @@ def values_of(algorithm: str) -> dict[str, Any]:
     """Its settings without presets, nested."""
     values: dict[str, Any] = {}
     for path in files_of(algorithm):
-        for key, value in flatten(read_yaml(path)):
+        for key, value in flatten(_content(path)):
             if not key.startswith("_"):
                 put(values, key, value)
     return values
@@ -74,7 +81,7 @@ def complete(algorithm: str) -> dict[str, Any]:
     """All keys of the algorithm's file in EPyMARL, nested, in order."""
     values = values_of(algorithm)
     values["mac"] = CONTROLLER.format(values["mac"])
-    default = read_yaml(CONFIG_DIR / "default.yaml")
+    default = _content(CONFIG_DIR / "default.yaml")
     for key in FROM_DEFAULT:
         put(values, key, get(default, key))
     return values | {"runner": "offline", "batch_size_run": 1, "algorithm": algorithm}
@@ -84,7 +91,7 @@ def keys_of(algorithm: str) -> dict[str, list]:
     """key -> [value, rule] of all that the runner checks."""
     rules: dict[str, Any] = {}
     for path in (CONFIG_DIR / "default.yaml", *files_of(algorithm)):
-        for key, rule in (read_yaml(path).get("_rules") or {}).items():
+        for key, rule in (_content(path).get("_rules") or {}).items():
             rules[key] = rules.get(key, {}) | rule
     unchecked = ("name", "mac", "runner", "batch_size_run", "algorithm")
     return {
@@ -97,7 +104,7 @@ def keys_of(algorithm: str) -> dict[str, list]:
 def configs(algorithm: str) -> dict[str, str]:
     """File name -> content: `inspo.yaml`, and `inspo_ENV.yaml` for environments with presets."""
     presets = CONFIG_DIR / "presets" / f"{algorithm}.yaml"
-    entries = read_yaml(presets) if presets.exists() else []
+    entries = _content(presets) if presets.exists() else []
     environments = [""]
     for entry in entries:
         env = (entry.get("match") or {}).get("env", [])
@@ -126,7 +133,7 @@ def _tests_of(env: str) -> dict[str, Any]:
     for name in (env, f"{env}_offline"):
         path = CONFIG_DIR / "envs" / f"{name}.yaml"
         if path.exists():
-            content = read_yaml(path)
+            content = _content(path)
             found |= {key: content[key] for key in OF_TESTS if key in content}
     return found
 

@@ -103,10 +103,11 @@ class OfflineRunner(EpisodeRunner):
             self.buffer, self.mac, a, facts.content_hash, cache, say, check=lambda: None
         )
         fitted.annotate(self.buffer)
-        loaded = self.learner.state_dict() if a.checkpoint_path else None
+        # run.py may have read a checkpoint: then the learner goes on from that.
+        loaded = copy.deepcopy(self.learner.state_dict()) if a.checkpoint_path else None
         self.learner.start_from(fitted)
         if loaded:
-            self.learner.load_state_dict(loaded)  # run.py has read a checkpoint: go on from there
+            self.learner.load_state_dict(loaded)
         self.learner.logger.log_stats(fitted.report, self.t_env)
 
 

@@ -1,0 +1,4 @@
+from .idle_learner import IdleLearner
+
+REGISTRY = {}
+REGISTRY["idle_learner"] = IdleLearner
