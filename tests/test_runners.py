@@ -260,7 +260,7 @@ def test_a_hanging_environment_is_killed_with_what_it_started(make_runner, tmp_p
 
 def test_lost_episodes_are_played_anew(make_runner, tmp_path):
     """Each process dies in its 7th step; whole batches, exact counts, nothing of the lost ones."""
-    runner = make_runner("parallel", failures=5, crash="exit", crash_at=7)
+    runner = make_runner("parallel", failures=2, crash="exit", crash_at=7)
     batches = [runner.run() for _ in range(4)]
     log, stats = records(tmp_path), runner.train_stats
     episodes = [(batch, e) for batch in batches for e in range(batch.batch_size)]
@@ -279,13 +279,18 @@ def test_lost_episodes_are_played_anew(make_runner, tmp_path):
     assert len(stats) == 8
 
 
-def test_a_worker_killed_between_two_episodes_loses_none(make_runner):
-    runner = make_runner("parallel", failures=2)
+def test_workers_killed_between_two_episodes_lose_none(make_runner, tmp_path):
+    runner = make_runner("parallel", failures=2, child=True)
     runner.run()
-    victim = runner.env._workers[1].process
-    os.kill(victim.pid, signal.SIGKILL)
-    assert gone([victim.pid])
+    pids = pids_in(tmp_path)
+    terminated, killed = (worker.process.pid for worker in runner.env._workers)
+    os.kill(terminated, signal.SIGTERM)  # takes what it started with it
+    os.kill(killed, signal.SIGKILL)
+    assert gone([terminated, killed])
+    child = next(int(p.read_text().split()[1]) for p in tmp_path.glob(f"{terminated}.pids"))
+    assert gone([child])
     runner.run()
+    assert gone(pids)
     assert (len(runner.train_stats), runner.train_stats.n_lost) == (4, 0)
 
 

@@ -161,10 +161,9 @@ def _map(map_name: str) -> Map:
 # ------------------------------------------------------------------------- is the game there?
 
 WITHOUT_GAME = (
-    "Use the Docker image, which has all of it (docker/run.sh), or install StarCraft II and set "
-    "SC2PATH to its folder (requirements-sc2.txt says how SMAC is installed). Training from data "
-    "needs no game: `with test_nepisode=0`. --env-config=smax_offline is an embedded simulator of "
-    "such battles, with data of its own."
+    "Use the Docker image, which has all of it (docker/run.sh), or install the game by hand "
+    "(docs/starcraft.md). Training from data needs no game: `with test_nepisode=0`. "
+    "--env-config=smax_offline is an embedded simulator of such battles, with data of its own."
 )
 
 
