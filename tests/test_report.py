@@ -1,0 +1,450 @@
+"""report.py on synthetic records: what counts, what is named, and the numbers."""
+
+import csv
+import itertools
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+
+import report
+from evaluation import report_pages, report_records, report_statistics
+from evaluation.report_records import read_records, sort_runs
+from utils.errors import ConfigError, UserError
+
+N_EPISODES = 8
+
+
+def write_record(
+    root, name="bc", quality="medium", seed=0, won=4, status="COMPLETED", steps=(0, 50), number=1,
+    result=None, **changes,
+):  # fmt: skip
+    """A record as main.py leaves it; `won` of N_EPISODES test episodes are won."""
+    env = changes.pop("env", "smax")
+    config = {
+        "name": name, "label": "default_label", "seed": seed, "env": env, "map_name": "2s3z",
+        "env_args": {"map_name": "2s3z"}, "offline": True, "quality": quality, "t_max": 100,
+        "final_test_nepisode": N_EPISODES, "test_greedy": True, "test_epsilon": 0.0,
+        "evaluate": False, "collect": {"n_episodes": 0, "path": None}, "lr": 0.1,
+        "local_results_path": str(root), "torch_threads": 1, "dataset": {"path": None},
+    } | changes  # fmt: skip
+    share = won / N_EPISODES
+    tests = [
+        {"t_env": t, "test_battle_won_mean": share * t / 200, "test_return_mean": 0.0}
+        for t in steps
+    ]
+    final = {"t_env": 100, "test_battle_won_mean": share, "test_return_mean": 20 * share,
+             "test_return_std": 1.0}  # fmt: skip
+    if result is None and status == "COMPLETED":
+        result = {
+            "t_env": 100, "updates": 10, "final": final, "tests": [*tests, final],
+            "returns": [20.0 * (k < won) for k in range(N_EPISODES)],
+            "battle_won": [float(k < won) for k in range(N_EPISODES)],
+            "lengths": [5] * N_EPISODES, "dataset": {"hash": "abc"}, "simulator": "smax 1",
+        }  # fmt: skip
+    folder = root / "sacred" / name / f"2s3z_{quality}_{seed}" / str(number)
+    folder.mkdir(parents=True)
+    started = f"2026-01-01T00:00:{number:02d}"
+    run = {"status": status, "start_time": started, "result": result}
+    for file, content in (("run", run), ("config", config), ("info", {"git_commit": "f" * 40})):
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    return folder
+
+
+WON = {  # method -> task -> of seeds 0 to 3
+    "bc": {"medium": [3, 4, 4, 5], "mixed": [2, 4, 3, 6]},
+    "omiga": {"medium": [4, 4, 5, 6], "mixed": [3, 6, 5, 6]},
+    "inspo": {"medium": [6, 7, 5, 7], "mixed": [8, 7, 6, 8]},
+}
+
+
+def write_grid(root, without=()):
+    for name, tasks in WON.items():
+        for quality, values in tasks.items():
+            for seed, won in enumerate(values):
+                if (name, quality, seed) not in without:
+                    write_record(root, name, quality, seed, won)
+
+
+def sorted_of(root, **options):
+    return sort_runs(read_records([root]), **options)
+
+
+def said(found, *words):
+    """The one note that has all the words."""
+    (note,) = [note for note in found.notes if all(word in note for word in words)]
+    return note
+
+
+# --------------------------------------------------------------------------------------------------
+# What counts
+
+
+def test_cells_have_means_and_tests_by_hand(tmp_path):
+    write_grid(tmp_path)
+    found = sorted_of(tmp_path)
+    assert found.metric == "test_battle_won_mean" and found.share and not found.notes
+    assert found.methods == ["BC", "OMIGA", "InSPO"]  # the paper's order
+    assert found.tasks == ["2s3z_medium", "2s3z_mixed"]
+    cell = found.cells["OMIGA", "2s3z_mixed"]
+    values = [3 / 8, 6 / 8, 5 / 8, 6 / 8]
+    assert cell.mean == pytest.approx(5 / 8)
+    assert cell.std == pytest.approx(math.sqrt(sum((v - 5 / 8) ** 2 for v in values) / 3))
+    assert [found.cells[m, "2s3z_mixed"].best for m in found.methods] == [False, False, True]
+    from scipy.stats import ttest_ind
+
+    top = [v / 8 for v in WON["inspo"]["mixed"]]
+    assert cell.p == pytest.approx(ttest_ind(values, top, equal_var=False).pvalue)
+    assert cell.as_good == (cell.p >= 0.05)
+    assert not found.cells["BC", "2s3z_mixed"].as_good
+    assert set(found.used.values()) == {""}
+
+
+def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
+    write_grid(tmp_path, without=[("bc", "medium", 2), ("inspo", "medium", 3)])
+    write_record(tmp_path, "inspo", "medium", 3, status="FAILED")
+    write_record(tmp_path, "inspo", "medium", 3, status="INTERRUPTED", number=2)
+    found = sorted_of(tmp_path)
+    note = said(found, "InSPO on 2s3z_medium", "seed 3 is not finished")
+    assert "FAILED: sacred/inspo/2s3z_medium_3/1" in note and "INTERRUPTED" in note
+    assert str(tmp_path) not in note
+    assert "3 of 4 seeds" in said(found, "BC on 2s3z_medium")
+    cell = found.cells["InSPO", "2s3z_medium"]
+    assert cell.missing == [3] and cell.mean == pytest.approx(6 / 8)  # of the three
+    assert not cell.best and not found.cells["OMIGA", "2s3z_medium"].best  # nothing to compare
+    assert found.cells["InSPO", "2s3z_mixed"].best
+    assert sorted(set(found.used.values())) == ["", "not finished"]
+    enough = sorted_of(tmp_path, min_seeds=3)
+    assert enough.cells["InSPO", "2s3z_medium"].best
+    assert not [note for note in enough.notes if "of 4 seeds" in note]
+
+
+def test_a_run_that_was_resumed_counts_once(tmp_path):
+    write_record(tmp_path, status="INTERRUPTED", number=1)
+    write_record(tmp_path, number=2, won=2, resume="models/x")
+    write_record(tmp_path, seed=1, won=6)
+    found = sorted_of(tmp_path)
+    cell = found.cells["BC", "2s3z_medium"]
+    assert cell.values == {0: 2 / 8, 1: 6 / 8} and not found.notes
+
+
+def test_of_several_finished_runs_of_a_seed_the_newest_counts_and_that_is_said(tmp_path):
+    write_record(tmp_path, number=1, won=1)
+    write_record(tmp_path, number=2, won=5)
+    write_record(tmp_path, seed=1, won=3)
+    found = sorted_of(tmp_path)
+    assert found.cells["BC", "2s3z_medium"].values == {0: 5 / 8, 1: 3 / 8}
+    assert "seeds 0;" in said(found, "several finished runs")
+    assert sorted(found.used.values()) == ["", "", "older"]
+
+
+def test_runs_of_different_configurations_are_not_averaged(tmp_path):
+    for seed in range(2):
+        write_record(tmp_path, seed=seed, won=2, lr=0.1)
+        write_record(tmp_path, seed=seed, won=6, lr=0.5, number=2, torch_threads=2)
+    found = sorted_of(tmp_path)
+    cell = found.cells["BC", "2s3z_medium"]
+    assert not cell.averaged and math.isnan(cell.mean)
+    note = said(found, "not averaged")
+    assert "lr is 0.1 and 0.5" in note and "--group-by name label lr" in note
+    assert "torch_threads" not in note
+    assert report_pages.cell_text(cell, 2) == "unequal runs"
+    apart = sorted_of(tmp_path, group_by=["name", "lr"])
+    assert apart.methods == ["BC (lr=0.1)", "BC (lr=0.5)"] and not apart.notes
+    means = [apart.cells[m, "2s3z_medium"].mean for m in apart.methods]
+    assert means == [2 / 8, 6 / 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"t_max": 200}, "t_max"),
+        ({"final_test_nepisode": 32}, "final_test_nepisode"),
+        ({"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
+        ({"env_args": {"map_name": "other"}}, "env_args.map_name"),
+        ({"local_results_path": "/elsewhere", "torch_threads": 4}, None),
+    ],
+)
+def test_what_makes_runs_of_a_cell_unequal(tmp_path, changes, words):
+    write_record(tmp_path, seed=0)
+    write_record(tmp_path, seed=1, **changes)
+    found = sorted_of(tmp_path)
+    if words is None:
+        assert not found.notes
+    else:
+        assert words in said(found, "not averaged")
+
+
+def test_another_dataset_is_seen_in_its_hash(tmp_path):
+    write_record(tmp_path, seed=0)
+    folder = write_record(tmp_path, seed=1)
+    record = json.loads((folder / "run.json").read_text())
+    record["result"]["dataset"]["hash"] = "xyz"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "dataset's hash is abc and xyz" in said(sorted_of(tmp_path), "not averaged")
+
+
+def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
+    for seed in range(3):
+        write_record(tmp_path, "bc", seed=seed, won=seed)
+        write_record(tmp_path, "inspo", seed=seed, won=5 + seed, test_greedy=False, t_max=300)
+    found = sorted_of(tmp_path)
+    assert "test_greedy" in said(found, "methods not compared")
+    assert "BC 100, InSPO 300" in said(found, "different budgets")
+    assert not any(cell.best for cell in found.cells.values())
+    assert found.cells["InSPO", "2s3z_medium"].averaged
+
+
+def test_metrics_by_short_names_and_unknown_ones(tmp_path):
+    write_record(tmp_path)
+    write_record(tmp_path, seed=1)
+    for word in ("battle_won", "battle_won_mean", "test_battle_won_mean"):
+        assert sorted_of(tmp_path, metric=word).metric == "test_battle_won_mean"
+    assert not sorted_of(tmp_path, metric="return").share
+    with pytest.raises(ConfigError, match=r"--metric.*'wins'.*Known: test_battle_won_mean, "):
+        sorted_of(tmp_path, metric="wins")
+    with pytest.raises(ConfigError, match=r"--group-by.*'seeed'.*Did you mean 'seed'"):
+        sorted_of(tmp_path, group_by=["name", "seeed"])
+    with pytest.raises(ConfigError, match="never mixed"):
+        sorted_of(tmp_path, group_by=["label"])
+
+
+def test_two_simulators_with_one_map_are_two_tasks(tmp_path):
+    write_record(tmp_path / "a")
+    write_record(tmp_path / "b", env="sc2")
+    assert sorted_of(tmp_path).tasks == ["sc2 2s3z_medium", "smax 2s3z_medium"]
+
+
+# --------------------------------------------------------------------------------------------------
+# What cannot be read
+
+
+def test_folders_without_records(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: expected a folder"):
+        read_records([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"run.json.*found 0"):
+        read_records([tmp_path])
+    write_record(tmp_path, status="RUNNING")
+    with pytest.raises(UserError, match=r"none of the 1 runs.*RUNNING"):
+        sorted_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "result", [{"t_env": 1}, "text", {"t_env": 1, "updates": 2, "final": {}, "tests": [7, 8]}]
+)
+def test_another_versions_record_is_one_clear_error(tmp_path, result):
+    write_record(tmp_path)
+    folder = write_record(tmp_path, seed=1, result=result)
+    with pytest.raises(UserError, match="another version") as error:
+        read_records([tmp_path])
+    assert str(folder) in str(error.value) and "run.json: " in str(error.value)
+
+
+def test_a_foreign_configuration_is_one_clear_error(tmp_path):
+    folder = write_record(tmp_path)
+    (folder / "config.json").write_text('{"name": "x", "seed": 1}')
+    with pytest.raises(UserError, match=r"config\.json: env, "):
+        read_records([tmp_path])
+
+
+def test_records_cut_by_a_kill_and_evaluations_are_set_aside(tmp_path):
+    write_record(tmp_path)
+    write_record(tmp_path, seed=1)
+    (write_record(tmp_path, seed=2) / "run.json").write_text('{"status": "RUNN')
+    write_record(tmp_path, seed=3, evaluate=True, result={"returns": [1.0]})
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "run.json").write_text("{}")  # no record lies there
+    records = read_records([tmp_path, tmp_path / "sacred"])  # overlapping folders: once each
+    assert len(records.runs) == 2 and records.others == 1
+    assert "2s3z_medium_2" in said(sort_runs(records), "unreadable")
+
+
+def test_the_last_test_may_be_sacreds_reference(tmp_path):
+    folder = write_record(tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    record["result"]["tests"][-1] = {"py/id": 16}
+    (folder / "run.json").write_text(json.dumps(record))
+    (run,) = read_records([tmp_path]).runs
+    assert run.tests[-1] == run.final and len(run.tests) == 3
+
+
+# --------------------------------------------------------------------------------------------------
+# The numbers
+
+
+def iqm_by_hand(values):
+    """The mean of the middle half: a quarter of the values, rounded down, cut from each end."""
+    values = sorted(values)
+    cut = len(values) // 4
+    kept = values[cut : len(values) - cut]
+    return sum(kept) / len(kept)
+
+
+def bootstrap_by_hand(matrix, statistic, reps, seed=1):
+    """Percentile interval; the runs of each task are drawn again among themselves."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(reps):
+        columns = [draw.choices(column, k=len(column)) for column in zip(*matrix)]
+        found.append(statistic(columns))
+    found.sort()
+    return found[int(0.025 * reps)], found[int(0.975 * reps)]
+
+
+def test_interquartile_means_and_their_intervals(tmp_path):
+    write_grid(tmp_path)
+    result = report_statistics.aggregate(sorted_of(tmp_path), "auto", 500)
+    assert list(result.scores) == ["BC", "OMIGA", "InSPO"] and not result.notes
+    for method, key in (("BC", "bc"), ("InSPO", "inspo")):
+        columns = [[v / 8 for v in WON[key][task]] for task in ("medium", "mixed")]
+        flat = list(itertools.chain(*columns))
+        point, low, high = result.table[method]["IQM"]
+        assert point == pytest.approx(iqm_by_hand(flat))
+        ends = bootstrap_by_hand(
+            list(zip(*columns)), lambda c: iqm_by_hand(itertools.chain(*c)), 2000
+        )
+        assert (low, high) == pytest.approx(ends, abs=0.04)
+        assert low < point < high
+        assert result.table[method]["mean"][0] == pytest.approx(sum(flat) / len(flat))
+        assert result.table[method]["optimality gap"][0] == pytest.approx(1 - sum(flat) / len(flat))
+        profile, _ = result.profiles[method]
+        for place in (0, 40, 100):
+            threshold = result.thresholds[place]
+            above = sum(v > threshold for v in flat) / len(flat)
+            assert profile[place] == pytest.approx(above)
+
+
+def test_the_same_runs_give_the_same_intervals(tmp_path):
+    write_grid(tmp_path)
+    found = sorted_of(tmp_path)
+    first, second = (report_statistics.aggregate(found, "auto", 20) for _ in range(2))
+    assert first.table == second.table and first.improvement == second.improvement
+
+
+def test_probability_of_improvement_counts_pairs(tmp_path):
+    write_grid(tmp_path)
+    result = report_statistics.aggregate(sorted_of(tmp_path), "auto", 300)
+    wins = []
+    for task in ("medium", "mixed"):
+        pairs = list(itertools.product(WON["omiga"][task], WON["bc"][task]))
+        wins.append(sum(1.0 * (a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+    point, low, high = result.improvement["OMIGA", "BC"]
+    assert point == pytest.approx(sum(wins) / 2) and low <= point <= high and low < high
+    assert result.improvement["BC", "OMIGA"] == pytest.approx((1 - point, 1 - high, 1 - low))
+
+
+def test_improvement_equals_rliables():
+    from rliable.metrics import probability_of_improvement
+
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 5, (4, 3)) / 4, rng.integers(0, 6, (6, 3)) / 4
+    assert report_statistics.improvement(first, second) == pytest.approx(
+        probability_of_improvement(first, second)
+    )
+
+
+def test_the_global_stream_of_numpy_is_put_back(tmp_path):
+    np.random.seed(5)
+    before = np.random.random(), np.random.seed(5)
+    with report_statistics.seeded(0):
+        np.random.random()
+    assert np.random.random() == before[0]
+
+
+def test_returns_are_scaled_by_task_and_what_is_incomplete_is_left_out(tmp_path):
+    write_grid(tmp_path, without=[("inspo", "mixed", 0)])
+    write_record(tmp_path, "icq", "medium", 0)  # one task only
+    for seed in range(4):
+        for name in WON:
+            write_record(tmp_path, name, "flat", seed, 4)
+    found = sorted_of(tmp_path, metric="return_mean")
+    result = report_statistics.aggregate(found, "auto", 50)
+    assert result.tasks == ["2s3z_medium"] and result.limits == {"2s3z_medium": (7.5, 17.5)}
+    assert result.scores["BC"][:, 0] == pytest.approx([0.0, 0.25, 0.25, 0.5])
+    notes = " | ".join(result.notes)
+    assert "no runs on some task: ICQ" in notes
+    assert "averaged values of all seeds there: 2s3z_mixed" in notes
+    assert "same value: 2s3z_flat" in notes
+    plain = report_statistics.aggregate(found, "none", 50)
+    assert plain.scores["BC"][:, 1] == pytest.approx([7.5, 10, 10, 12.5]) and not plain.limits
+    assert "optimality gap" not in plain.table["BC"]
+
+
+def test_learning_curves_are_over_updates_with_intervals(tmp_path):
+    write_record(tmp_path, seed=0, won=2, steps=(0, 40, 80))
+    write_record(tmp_path, seed=1, won=6, steps=(0, 80))
+    found = sorted_of(tmp_path)
+    band = report_statistics.curves(found, 500)["2s3z_medium"]["BC"]
+    assert band.updates == pytest.approx([0, 8, 10])  # 10 updates in 100 steps
+    shares = np.array([2 / 8, 6 / 8])
+    assert band.mean == pytest.approx([0, (shares * 0.4).mean(), shares.mean()])
+    assert band.low[-1] == pytest.approx(2 / 8) and band.high[-1] == pytest.approx(6 / 8)
+
+
+# --------------------------------------------------------------------------------------------------
+# The files
+
+
+def test_the_whole_report(tmp_path, capsys):
+    write_grid(tmp_path / "runs", without=[("bc", "medium", 3)])
+    write_record(tmp_path / "runs", "bc", "medium", 3, status="FAILED")
+    argv = [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--title", "All of it"]
+    assert report.main([*argv, "--reps", "50", "--min-seeds", "3"]) == 0
+    printed = capsys.readouterr().out
+    out = tmp_path / "out"
+    page = (out / "report.md").read_text()
+    assert page.startswith("# All of it") and str(tmp_path) not in page
+    assert "23 of 24 training runs" in page
+    assert "seed 3 is not finished (FAILED: sacred/bc/2s3z_medium_3/1)" in page
+    assert "seed 3 is not finished" in printed
+    assert "**0.91 ± 0.12**" in page and "0.62 ± 0.18" in page
+    assert "first 3 alone" in page and "Probability of improvement" in page
+    for name in ("learning_curves", "performance_profiles"):
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (out / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+        assert f"({name}.png)" in page
+    with open(out / "runs.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert [r["record"] for r in rows if r["counts"] == "not finished"] == [
+        "sacred/bc/2s3z_medium_3/1"
+    ]
+    with open(out / "cells.csv") as file:
+        cells = {(r["method"], r["task"]): r for r in csv.DictReader(file)}
+    assert float(cells["InSPO", "2s3z_mixed"]["mean"]) == pytest.approx(29 / 32)
+    assert cells["BC", "2s3z_medium"]["missing_seeds"] == "3"
+    pdf = (out / "learning_curves.pdf").read_bytes()
+    assert report.main([*argv, "--reps", "50", "--min-seeds", "3"]) == 0
+    assert (out / "learning_curves.pdf").read_bytes() == pdf  # same numbers, same file
+
+
+def test_marl_evals_format(tmp_path):
+    """environment -> task -> algorithm -> run -> step_K and absolute_metrics, all runs alike."""
+    for seed in range(2):
+        write_record(tmp_path, "bc", seed=seed, won=3, steps=(0, 20, 40, 60))
+        write_record(tmp_path, "inspo", seed=seed, won=5, steps=(0, 50))
+    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
+    assert report.main(argv) == 0
+    content = json.loads((tmp_path / "out" / "marl_eval.json").read_text())
+    runs = content["smax"]["2s3z_medium"]
+    assert set(runs) == {"BC", "InSPO"} and set(runs["BC"]) == {"seed_0", "seed_1"}
+    for method, steps in (("BC", [0, 40, 100]), ("InSPO", [0, 50, 100])):
+        run = runs[method]["seed_1"]
+        assert list(run) == ["step_0", "step_1", "step_2", "absolute_metrics"]
+        assert [run[f"step_{k}"]["step_count"] for k in range(3)] == steps
+        assert set(run["step_1"]) == {"step_count", "battle_won", "return"}
+        assert all(len(run["step_1"][key]) == 1 for key in ("battle_won", "return"))
+        assert len(run["absolute_metrics"]["return"]) == N_EPISODES
+    assert sum(runs["BC"]["seed_0"]["absolute_metrics"]["battle_won"]) == 3
+
+
+def test_errors_end_with_a_line_and_status_2(tmp_path, capsys):
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    with pytest.raises(SystemExit) as stop:
+        report.parse(["--help"])
+    assert stop.value.code == 0 and "--min-seeds" in capsys.readouterr().out
+    assert report_records.METRICS[0] == "test_battle_won_mean"
