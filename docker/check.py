@@ -111,7 +111,10 @@ def cuda() -> str:
 
 
 def libraries(binary: Path, own: Path) -> str:
-    """Whether the system has every shared library that the game asks for."""
+    """Whether it is the real game, and the system has every shared library that it asks for."""
+    with open(binary, "rb") as program:
+        if program.read(4) != b"\x7fELF":  # Blizzard's is; stand-ins for trials are scripts
+            return "a stand-in, not StarCraft II"
     path = ":".join(filter(None, (os.environ.get("LD_LIBRARY_PATH"), str(own))))
     listed = subprocess.run(
         ["ldd", str(binary)], env={**os.environ, "LD_LIBRARY_PATH": path},

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,11 +24,13 @@ import pytest
 import yaml
 
 from main import git_commit
+from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
 SCRIPTS = sorted(DOCKER.glob("*.sh"))
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+BUILD = (DOCKER / "build.sh").read_text()
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 FETCHES = [pytest.mark.skipif(not shutil.which(name), reason=f"needs {name}") for name in
            ("curl", "unzip")]  # fmt: skip
@@ -110,7 +113,7 @@ def test_python_is_the_project_s():
 def test_build_arguments_exist():
     known = {line.split()[1].split("=")[0] for line in chain(*stages().values())
              if line.startswith("ARG ")}  # fmt: skip
-    given = set(re.findall(r"--build-arg (\w+)=", (DOCKER / "build.sh").read_text()))
+    given = set(re.findall(r"--build-arg (\w+)=", BUILD))
     assert {"ACCEPT_BLIZZARD_LICENCE", "SC2_VERSION", "TORCH_INDEX", "COMMIT"} <= given <= known
     for service in COMPOSE["services"].values():
         assert set(service["build"]["args"]) <= known
@@ -155,6 +158,23 @@ def test_compose_has_the_services_and_their_stages():
     reserved = services["run-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert reserved[0]["capabilities"] == ["gpu"] and "deploy" not in services["run"]
     assert [name for name, s in services.items() if "profiles" not in s] == ["tensorboard"]
+
+
+def test_commands_on_the_pages_name_what_there_is():
+    text = "".join((ROOT / page).read_text() for page in ("README.md", "docs/starcraft.md"))
+    lines = [line.split("  #")[0] for line in re.findall(r"^docker/.*", text, re.M)]
+    assert len(lines) > 12
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert (ROOT / program).exists()
+        if program == "docker/build.sh":
+            own = words[: words.index("--")] if "--" in words else words
+            for option in (word for word in own if word.startswith("--")):
+                assert re.search(rf"^ +(--\S+ \| )?{option}( \| --\S+)?\)", BUILD, re.M), line
+        elif program == "docker/run.sh" and words[:2] == ["--", "python"]:
+            assert (ROOT / words[2]).exists(), line
+        elif program == "docker/run.sh" and words[:1] != ["--"]:
+            load_config(words)
 
 
 def test_runs_in_the_image_record_its_commit(tmp_path, monkeypatch):
@@ -544,6 +564,21 @@ def test_check_warns_of_another_game(check, monkeypatch):
     monkeypatch.setattr(Game, "__init__", older)
     status, out = check("plays", "2s3z")
     assert status == 0 and "not comparable" in out and "69232" in out
+
+
+def test_check_looks_for_libraries(check, monkeypatch, tmp_path):
+    folder = tmp_path / "Versions" / "Base75689"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "ldd").write_text(
+        "#!/bin/sh\necho ' liba.so => not found'; echo ' libb.so => /lib'\n"
+    )
+    (tmp_path / "ldd").chmod(0o755)
+    (folder / "SC2_x64").write_bytes(b"\x7fELF")
+    assert re.search("^Base75689 +shared libraries missing: liba.so$", check("plays")[1], re.M)
+    (folder / "SC2_x64").write_text("#!/bin/sh")
+    assert re.search("^Base75689 +a stand-in, not StarCraft II$", check("plays")[1], re.M)
 
 
 @pytest.mark.parametrize(
