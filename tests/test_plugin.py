@@ -162,6 +162,9 @@ def test_presets_are_applied_per_environment():
     assert files["inspo_matrix.yaml"]["agent"] == "mlp_ns"
     assert files["inspo_matrix.yaml"]["test_greedy"] is False
     assert "t_max" not in files["inspo.yaml"]
+    assert re.search(
+        "# For quality optimal: with t_max=", configs.configs("inspo")["inspo_bridge.yaml"]
+    )
 
 
 def test_algorithms_are_chosen_by_name():
@@ -502,6 +505,7 @@ def trial(tmp_path_factory):
     }
     saving = {"save_model": True, "save_model_interval": 1, "local_results_path": "results"}
     runs["inspo"] += words_of(saving)
+    runs["bc"] += words_of({"batch_size": 6, "t_max": 96})  # all 32 rows of the data three times
     models = {"checkpoint_path": "results/models/inspo_seed5"}
     test = models | {"evaluate": True, "hidden_dim": 8, "critic_hidden_dim": 8}
     runs["evaluate"] = ["--config=inspo", chance, "with", *words_of(test)]
@@ -548,6 +552,11 @@ def test_every_algorithm_trains_and_tests_there(trial, algorithm):
     assert all(np.isfinite(value) for series in stats.values() for _, value in series)
     steps = [t for key, series in stats.items() if "loss" in key for t, _ in series]
     assert min(steps) == 0 and max(steps) < SMALL["t_max"]  # t_env before the update, as ours
+
+
+def test_training_ends_at_t_max(trial):
+    """EPyMARL's loop comes once more where t_env is t_max to the step; ours does not."""
+    assert [t for t, _ in trial.said["bc"]["loss"]] == [0, 32, 64]
 
 
 def test_weights_are_those_of_our_harness_bit_for_bit(trial, tmp_path):

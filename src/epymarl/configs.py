@@ -102,29 +102,41 @@ def keys_of(algorithm: str) -> dict[str, list]:
 
 
 def configs(algorithm: str) -> dict[str, str]:
-    """File name -> content: `inspo.yaml`, and `inspo_ENV.yaml` for environments with presets."""
+    """File name -> content: `inspo.yaml`, and `inspo_ENV.yaml` for environments with presets.
+
+    A preset for a certain map or quality is told in the head of the file, as the words to add.
+    """
     presets = CONFIG_DIR / "presets" / f"{algorithm}.yaml"
     entries = _content(presets) if presets.exists() else []
-    environments = [""]
-    for entry in entries:
-        env = (entry.get("match") or {}).get("env", [])
-        environments += env if isinstance(env, list) else [env]
+    environments = dict.fromkeys(["", *(env for entry in entries for env in _environments(entry))])
     title = one_liner(CONFIG_DIR / "algs" / f"{algorithm}.yaml")
     comments = _comments(algorithm)
     files = {}
-    for env in dict.fromkeys(environments):
+    for env in environments:
         values, head = complete(algorithm), [title]
         if env:
             head[0] += f"; as on {env}"
             values |= _tests_of(env)
-        for entry in matching_presets(entries, {"env": env}, env):
-            for key, value in flatten(entry["set"]):
-                put(values, key, value)
-            head.append(f"Preset, because {entry['because']}")
+        for entry in entries:
+            further = {k: v for k, v in (entry.get("match") or {}).items() if k != "env"}
+            if not further and matching_presets([entry], {"env": env}, env):
+                for key, value in flatten(entry["set"]):
+                    put(values, key, value)
+                head.append(f"Preset, because {entry['because']}")
+            elif further and env and env in _environments(entry):
+                words = " ".join(f"{key}={value}" for key, value in flatten(entry["set"]))
+                where = ", ".join(f"{key} {value}" for key, value in further.items())
+                head.append(f"For {where}: with {words}, because {entry['because']}")
         values["buffer_size"] = values["batch_size"]
         name = f"{algorithm}_{env}" if env else algorithm
         files[f"{name}.yaml"] = _header(head) + _render(values, comments)
     return files
+
+
+def _environments(entry: dict[str, Any]) -> list[str]:
+    """Those that a preset names."""
+    env = (entry.get("match") or {}).get("env", [])
+    return env if isinstance(env, list) else [env]
 
 
 def _tests_of(env: str) -> dict[str, Any]:
