@@ -22,6 +22,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +191,23 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; an empty file is an empty mapping."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    content = copy.deepcopy(_parse(text, str(path)))
     return {} if content is None else content
+
+
+@cache
+def _parse(text: str, name: str) -> Any:
+    """The content of a YAML file's text, not to be changed: a grid reads the same files for each
+    of its hundreds of cells, and parsing is nearly all of the time that a configuration takes."""
+    try:
+        loader = _Loader(text)
+        loader.name = name
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
 
 
 def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:
