@@ -166,7 +166,8 @@ beyond one machine, on Ray (pip install -r requirements-dev.txt):
   --backend ray --address HOST:PORT uses the cluster that stands there (`ray start --head` prints
   the address; auto finds it on one of its nodes). Each cell takes one CPU, and --gpus G of a GPU.
   The project, its Python environment, datasets and --results must lie on a file system that all
-  nodes share, at the same paths. Without --address a Ray of this machine is made for the occasion.
+  nodes share, at the same paths. A cluster that asks for a token needs RAY_AUTH_MODE=token and the
+  token here too. Without --address a Ray of this machine is made for the occasion.
 
 examples:
   python src/sweep.py sweeps/smax.yaml --list

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import socket
 import sys
 import time
 from pathlib import Path
@@ -298,6 +299,15 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"requirements-dev\.txt"):
         make_launcher("ray", 1, None, 0.0)
+
+
+def test_an_address_where_nobody_listens_is_said_at_once():
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound, and so free of others, but not listening
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"no Ray cluster answers at {address}.*refused"):
+            make_launcher("ray", 1, address, 0.0)
 
 
 def test_the_local_launcher_holds_the_folder(tmp_path):

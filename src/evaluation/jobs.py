@@ -13,6 +13,7 @@ import fcntl
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -152,6 +153,8 @@ class RayLauncher:
                 "or use --backend local"
             ) from error
         self._ray = ray
+        if address:
+            _check_port(address)
         here = {} if address else {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
         try:
             ray.init(
@@ -162,10 +165,7 @@ class RayLauncher:
                 **here,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise UserError(
-                f"no Ray cluster answers at {address or 'this machine'}: {error}. Expected what "
-                "`ray start --head` printed (--address HOST:PORT, or auto on one of its nodes)"
-            ) from error
+            raise _no_cluster(address or "this machine", error) from error
         self.slots = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=4)(_Actor)
 
@@ -174,6 +174,24 @@ class RayLauncher:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster answers at {address}: {error}. Expected what `ray start --head` printed "
+        "(--address HOST:PORT, or auto on one of its nodes). A cluster that asks for a token needs "
+        "RAY_AUTH_MODE=token, and the token, in this environment as well"
+    )
+
+
+def _check_port(address: str) -> None:
+    """UserError if nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from error
 
 
 class _Actor:
