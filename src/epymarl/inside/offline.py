@@ -29,6 +29,8 @@ from inspo_plugin.project.utils.seeding import spawn_seeds
 
 from runners.episode_runner import EpisodeRunner
 
+SHAPES = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")  # SMAC tells more
+
 
 class OfflineRunner(EpisodeRunner):
     """Training is drawing minibatches of a dataset; testing is what the base class does.
@@ -50,7 +52,7 @@ class OfflineRunner(EpisodeRunner):
         if self.dataset:
             self._compare(info)
             info = self.dataset.metadata.env_info()
-        vars(self.settings).update({key: int(value) for key, value in info.items()})
+        vars(self.settings).update({key: int(info[key]) for key in SHAPES})
         self.buffer = self.minibatch = self.learner = None
         args.buffer_size = args.batch_size  # run.py's buffer hands on what it is given
         args.offline_runner = self

@@ -37,6 +37,7 @@ class Chance:
             "n_actions": 5,
             "n_agents": self.n_agents,
             "episode_limit": self.episode_limit,
+            "agent_features": ["health"],  # SMAC tells more than the contract asks for
         }
 
     def close(self):
