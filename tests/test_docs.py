@@ -12,6 +12,7 @@ import pytest
 
 import dataset
 import reproduce
+import sweep
 from utils.config import CONFIG_DIR, load_config
 from utils.errors import UserError
 
@@ -63,6 +64,9 @@ def test_commands_name_what_there_is(page, line, examples):
         if "--help" not in words:
             for name in reproduce.parse(words)[1].algorithms or ():
                 assert (examples / "algs" / f"{name}.yaml").exists() or name == "control"
+    elif script.name == "sweep.py":
+        if "--help" not in words:
+            sweep.parse(words)
     elif script.name == "dataset.py":
         if words[:1] == ["collect"]:
             load_config(words[1:], config_dir=examples)
