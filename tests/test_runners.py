@@ -294,6 +294,18 @@ def test_workers_killed_between_two_episodes_lose_none(make_runner, tmp_path):
     assert (len(runner.train_stats), runner.train_stats.n_lost) == (4, 0)
 
 
+def test_a_worker_that_ends_by_itself_takes_along_what_it_started(make_runner, tmp_path):
+    runner = make_runner("parallel", child=True)
+    runner.run()
+    first, second = ([int(x) for x in p.read_text().split()] for p in tmp_path.glob("*.pids"))
+    workers = {worker.process.pid: worker for worker in runner.env._workers}
+    workers[first[0]].pipe.close()  # nobody will ask it for anything again
+    assert gone(first)
+    assert not gone(second, patience=0.0)
+    runner.close_env()
+    assert gone(second)
+
+
 PARENT = """
 import sys, time
 from functools import partial

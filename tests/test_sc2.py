@@ -9,6 +9,7 @@ import random
 import sys
 import types
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ import main as program
 from components.episode_batch import build_scheme
 from controllers import REGISTRY as mac_REGISTRY
 from envs.process_vector import SerialVectorEnv
-from envs.sc2 import MAPS, SHAPING, GameLost, SC2Env, env_info, fitting
+from envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
 from offline import OfflineDataset, write_dataset
 from runners.vector_runner import VectorRunner
 from utils.config import load_config
-from utils.errors import ConfigError
+from utils.errors import ConfigError, EnvironmentFailure
 
 SMAC = importlib.util.find_spec("smac") and importlib.util.find_spec("pysc2")
 
@@ -55,7 +56,7 @@ class StandIn:
     plan = ((3, "won"), (2, "lost"), (4, "timeout"), (4, "won"), (1, "draw"), (2, "crash"))
 
     def __init__(self, map_name="8m", seed=None, continuing_episode=False, state_last_action=True,
-                 replay_dir=""):  # fmt: skip
+                 replay_dir="", replay_prefix="", game_version=None):  # fmt: skip
         self.n_agents, self.episode_limit = 2, 4
         self.continuing_episode, self._seed = continuing_episode, seed
         self.timeouts = self.battles_game = self.battles_won = 0
@@ -162,7 +163,7 @@ def test_a_broken_game_is_an_error_and_no_defeat(game):
     for _ in range(6):
         env.reset(seed=1)
     env.step([1, 4])
-    with pytest.raises(GameLost, match="crashed"):
+    with pytest.raises(EnvironmentFailure, match="crashed"):
         env.step([1, 4])
     assert [what for what, _ in env._game.launches] == ["first"]  # SMAC has started no other
 
@@ -309,6 +310,19 @@ def test_an_unknown_map_or_argument_is_one_clear_error(game):
         SC2Env("5m_vs_6")
     with pytest.raises(ConfigError, match="no argument unheard_of"):
         SC2Env("5m_vs_6m", unheard_of=1)
+
+
+def test_a_version_that_is_not_installed_is_one_clear_error(game, monkeypatch):
+    def get(version):
+        raise ValueError(f"Unknown game version: {version}")
+
+    pysc2 = types.ModuleType("pysc2")
+    pysc2.run_configs = SimpleNamespace(get=get)
+    monkeypatch.setitem(sys.modules, "pysc2", pysc2)
+    with pytest.raises(ConfigError, match=r"env_args.game_version: 1.2: Unknown game version"):
+        SC2Env("5m_vs_6m", game_version="1.2")
+    with pytest.raises(ConfigError, match=r"belong into env_args.replay_dir"):
+        SC2Env("5m_vs_6m", replay_prefix="a/b")
 
 
 def test_a_game_that_is_not_there_stops_the_online_run(monkeypatch, tmp_path, capsys):

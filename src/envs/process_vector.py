@@ -8,6 +8,7 @@ import multiprocessing as mp
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -167,6 +168,7 @@ def _detach(output: Path) -> None:
 
 
 def _end_group() -> None:
+    """End this process and whatever it started; only after `_detach`."""
     os.killpg(0, signal.SIGKILL)
 
 
@@ -178,8 +180,16 @@ def _end_with_parent() -> None:
 
 def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
     """Body of a worker: answers (method, *arguments) with (what became of it, result)."""
+    _detach(output)
     try:
-        _detach(output)
+        _answer(pipe, make)
+    finally:
+        sys.stdout.flush()
+        _end_group()  # an exit would leave a game to whoever is still there to end it
+
+
+def _answer(pipe: Connection, make: EnvFactory) -> None:
+    try:
         env = make()
         while True:
             method, *arguments = pipe.recv()
@@ -192,10 +202,13 @@ def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
                 return
     except EOFError:
         return  # the parent has closed the pipe
+    except EnvironmentFailure as error:
+        answer = ("failed", (str(error), ""))
     except UserError as error:
         answer = ("refused", error)
-    except BaseException:
-        answer = ("failed", traceback.format_exc())
+    except BaseException as error:
+        why = traceback.format_exception_only(error)[-1].strip()
+        answer = ("failed", (why, traceback.format_exc()))
     with contextlib.suppress(OSError):  # the parent is gone too
         pipe.send(answer)
 
@@ -253,8 +266,8 @@ class ProcessVectorEnv(SerialVectorEnv):
     A process that dies, fails, or does not answer within `timeout` seconds is killed with
     everything that it started, and its episode is `lost`. The next reset starts it anew, after a
     pause that grows. After `max_failures` failures of one environment without a whole episode in
-    between, EnvironmentFailure shows what the process printed. A UserError of the environment is
-    no failure: it is raised as it is.
+    between, EnvironmentFailure shows what the process printed. Any other UserError of the
+    environment is no failure: it is raised as it is.
     """
 
     def __init__(self, makers: list[EnvFactory], timeout: float = 300.0, max_failures: int = 5):
@@ -302,7 +315,8 @@ class ProcessVectorEnv(SerialVectorEnv):
         if outcome == "refused":
             raise result
         if outcome == "failed":
-            raise _Lost(f"failed: {result.splitlines()[-1]}", result)
+            why, detail = result
+            raise _Lost(f"failed: {why}", detail)
         return result
 
     def _call(self, i: int, method: str):

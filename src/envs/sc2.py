@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
-from utils.errors import ConfigError, nearest
+from utils.errors import ConfigError, EnvironmentFailure, nearest
 
 
 @dataclass(frozen=True)
@@ -215,10 +215,6 @@ def smac_class() -> type:
 # --------------------------------------------------------------------------------- the adapter
 
 
-class GameLost(Exception):
-    """The game has crashed or its connection broke; this environment is of no more use."""
-
-
 class SC2Env(MultiAgentEnv):
     """One game of StarCraft II with one map of SMAC. `smac_args`: `StarCraft2Env`'s arguments.
 
@@ -236,10 +232,27 @@ class SC2Env(MultiAgentEnv):
                 f"sc2: the installed SMAC has no argument {', '.join(sorted(unknown))}; install "
                 "the one of requirements-sc2.txt."
             )
+        self._check_arguments()
         self._launched = False
         self._make(seed)
         self.n_agents = self._game.n_agents
         self.episode_limit = self._game.episode_limit
+
+    def _check_arguments(self) -> None:
+        """What SMAC and pysc2 would say only when the game is launched, or its replay written."""
+        version, prefix = self._args.get("game_version"), self._args.get("replay_prefix", "")
+        if version is not None:
+            from pysc2 import run_configs
+
+            try:
+                run_configs.get(version=version)
+            except Exception as error:
+                raise ConfigError(f"env_args.game_version: {version}: {error}") from error
+        if os.sep in prefix:
+            raise ConfigError(
+                f"env_args.replay_prefix: expected a name, found the path {prefix}; folders "
+                "belong into env_args.replay_dir."
+            )
 
     def _make(self, seed: int | None) -> None:
         self._game = self._class(**{**self._args, "seed": seed})
@@ -301,4 +314,6 @@ class SC2Env(MultiAgentEnv):
 
 
 def _break_off() -> None:
-    raise GameLost("the game has crashed, or its connection broke")
+    raise EnvironmentFailure(
+        "the game has crashed, or its connection broke (runner=parallel starts it anew)"
+    )

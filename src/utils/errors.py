@@ -27,7 +27,7 @@ class CheckpointError(UserError):
 
 
 class EnvironmentFailure(UserError):
-    """An environment that failed again and again: its process died, hung, or raised."""
+    """An environment that broke, or whose process failed again and again."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
