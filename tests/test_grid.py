@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,93 @@ def test_differences():
     (text,) = differences(before, {**now, "dataset": {"path": "/new/other.h5"}}, set())
     assert "dataset.path" in text
     assert differences({"env_args": {"a": 1}}, {"env_args": {}}, set()) == []
+
+
+def test_more_tests_along_the_way_are_as_good():
+    """Greedy tests leave training's stream alone: the run is the one asked for."""
+
+    def told(before, now, **others):
+        asked = {"test_greedy": True, "test_epsilon": 0.0, **others}
+        return differences(
+            {**asked, "test_nepisode": before}, {**asked, "test_nepisode": now}, set()
+        )
+
+    assert told(96, 32) == told(32, 32) == []
+    assert told(32, 96) == ["test_nepisode was 32 and is 96"]
+    assert told(96, 0) and told(0, 32)
+    assert told(96, 32, test_greedy=False) and told(96, 32, test_epsilon=0.1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "missing"),
+    [
+        (None, "t_env, updates"),
+        ({"t_env": 5, "updates": 1, "final": {"py/id": "x"}}, "final"),
+        ({"t_env": 5, "updates": "1", "tests": [{"a": [1]}]}, "updates, tests"),
+    ],
+)
+def test_a_record_of_another_version_is_told(data, tmp_path, outcome, missing):
+    home = tmp_path / "bc/seed0/sacred/bc/xor_b/1"
+    home.mkdir(parents=True)
+    (home / "run.json").write_text(json.dumps({"status": "COMPLETED", "result": outcome}))
+    (home / "config.json").write_text(json.dumps(cell(data).config().values))
+    with pytest.raises(
+        UserError, match=rf"another version of this program.* no readable {missing}"
+    ):
+        read_result(tmp_path, cell(data))
+
+
+class Replayed:
+    """A launcher without processes: what each `poll` says, by the name of the cell's folder."""
+
+    def __init__(self, slots, **polls):
+        self.slots, self.polls, self.started = slots, polls, []
+
+    def start(self, command, home):
+        self.started.append(home.name)
+        job = Replayed(0)
+        job.answers = list(self.polls[home.name])
+        return job
+
+    def poll(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def kill(self):
+        raise AssertionError("a job was left over")
+
+
+def test_a_lost_job_stops_no_other(data, tmp_path):
+    launcher = Replayed(1, a=[None, UserError("its node ended")], b=[None, 7])
+    report = run_grid([cell(data, "a"), cell(data, "b")], launcher, tmp_path, progress=False)
+    assert launcher.started == ["a", "b"]
+    assert (report.failed["a"].status, report.failed["a"].words) == (None, "its node ended")
+    assert (report.failed["b"].status, report.failed["b"].words) == (7, "it said nothing")
+
+
+def test_what_another_grid_finished_meanwhile_is_not_run(data, tmp_path, ran):
+    folder, cells, _, _ = ran
+    finished = cells[0]
+    launcher = Replayed(1, first=[None, None, 1])
+    first = cell(data, "first")
+    start = launcher.start
+
+    def start_and_copy(command, home):
+        shutil.copytree(folder / finished.id, tmp_path / finished.id)
+        return start(command, home)
+
+    launcher.start = start_and_copy
+    report = run_grid([first, finished], launcher, tmp_path, progress=False)
+    assert report.reused == [finished.id] and launcher.started == ["first"]
+
+
+def test_paths_among_the_overrides_are_absolute_for_the_process(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = grid.command_of(cell(data, datasets_dir="here"), tmp_path, Path("/model"))
+    assert f"datasets_dir={tmp_path / 'here'}" in words
+    assert words[-2:] == [f"local_results_path={tmp_path / 'bc/seed0'}", "resume=/model"]
 
 
 def test_last_lines_and_progress():
