@@ -174,19 +174,23 @@ def version_of(package: str) -> str | None:
 
 
 def git_commit(root: Path) -> str | None:
-    """The commit of the checkout, `-dirty` where tracked files differ. Outside of git, as in the
-    Docker image, what the environment says in INSPO_COMMIT, or None."""
+    """The commit of the checkout, `-dirty` where tracked files differ, those in results/ apart:
+    tables rewritten after a run change nothing of the next one. Outside of git, as in the Docker
+    image, what the environment says in INSPO_COMMIT, or None."""
     unknown = os.environ.get("INSPO_COMMIT") or None
+    status = ["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results"]
     try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
+        head, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
+            )
+            for words in (["rev-parse", "--verify", "HEAD"], status)
         )
     except (OSError, subprocess.TimeoutExpired):
         return unknown
-    return described.stdout.strip() if described.returncode == 0 else unknown
+    if head.returncode or changes.returncode:
+        return unknown
+    return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
 if __name__ == "__main__":

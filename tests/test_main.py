@@ -268,3 +268,27 @@ def test_without_the_right_python_the_user_hears_what_was_tried(tmp_path):
     assert "python3.11: not found" in done.stderr
     assert "python3: 3.8" in done.stderr
     assert not (tmp_path / "project/.venv").exists()
+
+
+def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp_path):
+    def git(*words):
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words],
+            check=True,
+            capture_output=True,
+        )
+
+    assert program.git_commit(tmp_path) is None
+    git("init")
+    for name in ("src/a.py", "results/paper/table.md"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("old")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = program.git_commit(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "results/paper/table.md").write_text("new")
+    (tmp_path / "untracked").write_text("new")
+    assert program.git_commit(tmp_path) == clean
+    (tmp_path / "src/a.py").write_text("new")
+    assert program.git_commit(tmp_path) == f"{clean}-dirty"
