@@ -26,7 +26,7 @@ from evaluation.comparison import write as write_comparison
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
 from evaluation.gridfile import is_offline
 from evaluation.jobs import BACKENDS, check_options, make_launcher
-from evaluation.preflight import check_algorithms, check_data
+from evaluation.preflight import check_algorithms, check_data, check_game
 from evaluation.statistics import bootstrap, normal_interval, wilson
 from evaluation.tables import (
     fixed,
@@ -256,7 +256,7 @@ def starcraft_table(number: int, always_on: str | None = None) -> Callable[[Opti
                     options.results / on.key,
                     wanted_data,
                     table.cells,
-                    prepare=lambda cells: prepare_starcraft(on, cells),
+                    prepare=lambda cells: prepare_starcraft(on, options, cells),
                     accept=starcraft.check_tested_in_the_game if on.is_the_game else None,
                 )
             )
@@ -278,11 +278,12 @@ def check_qualities(asked: Sequence[str] | None, known: Iterable[str]) -> None:
             )
 
 
-def prepare_starcraft(on: starcraft.Simulator, cells: Sequence[Cell]) -> None:
+def prepare_starcraft(on: starcraft.Simulator, options: Options, cells: Sequence[Cell]) -> None:
     """What must be here before anything runs: the game, where it is that, and the data."""
     check_algorithms(cells)
+    if options.backend == "local":
+        check_game(cells)
     if on.is_the_game:
-        starcraft.require_the_game(dict.fromkeys(c.overrides["map_name"] for c in cells))
         starcraft.download_data(cells, say=print)
     check_data(cells)
 
@@ -297,7 +298,7 @@ def table7(options: Options) -> bool:
     results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
     missing = [cell for key, cell in cells.items() if key not in results]
     if missing:
-        prepare_starcraft(on, missing)
+        prepare_starcraft(on, options, missing)
     report = run(missing, options, folder, "table7")
     results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
     if on.is_the_game:

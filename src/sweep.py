@@ -13,7 +13,7 @@ from typing import Any
 from evaluation.grid import Cell, GridReport, command_of, read_result, run_grid
 from evaluation.gridfile import FORMAT, Grid, read_grid, select
 from evaluation.jobs import BACKENDS, check_options, make_launcher
-from evaluation.preflight import check_algorithms, check_data
+from evaluation.preflight import check_algorithms, check_data, check_game
 from evaluation.tables import fixed, public_command, text_table, write_json
 from utils.config import PROJECT_ROOT
 from utils.errors import ConfigError, UserError, nearest
@@ -54,6 +54,8 @@ def sweep(options: Options) -> bool:
         statuses = {cell.id: status(folder, cell, GridReport()) for cell in asked.cells}
         print(text_table(["cell", "status"], [list(item) for item in statuses.items()]))
         return True
+    if options.backend == "local":  # the nodes of a cluster are not ours to look at
+        check_game(asked.cells)
     check_data(asked.cells)
     print(f"{len(asked.cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
     report = GridReport()

@@ -162,6 +162,18 @@ def test_nothing_runs_if_something_cannot(tmp_path, content, options, kind, word
     assert not (tmp_path / "results").exists()
 
 
+def test_starcraft_without_the_game_is_one_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "smac", None)
+    sc2 = small(environments="sc2_offline", maps="5m_vs_6m", qualities="medium", seeds=3)
+    words = ["--results", str(tmp_path / "results")]
+    assert sweep.main([str(grid_file(tmp_path, sc2)), *words]) == 2
+    assert "SMAC cannot be imported" in capsys.readouterr().err
+    # Training alone needs no game; it is the data that are missing then.
+    sc2 |= {"overrides": {"test_nepisode": 0, "datasets_dir": str(tmp_path)}}
+    assert sweep.main([str(grid_file(tmp_path, sc2)), *words]) == 2
+    assert "download cfcql/5m_vs_6m" in capsys.readouterr().err
+
+
 def test_the_committed_grids_can_be_read():
     paths = sorted((PROJECT_ROOT / "sweeps").glob("*.yaml"))
     assert paths

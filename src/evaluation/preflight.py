@@ -40,3 +40,18 @@ def check_data(cells: Iterable[Cell]) -> None:
             check_obtainable(args)
         elif not path.exists():
             raise DatasetError(f"dataset.path: there is no such file or folder: {path}")
+
+
+def check_game(cells: Iterable[Cell]) -> None:
+    """ConfigError if cells are to be tested in StarCraft II, and it is not on this machine."""
+    from envs import sc2
+
+    maps = {}
+    for cell in cells:
+        values = cell.config().values
+        if values["env"] == "sc2" and (values["test_nepisode"] or not values["offline"]):
+            maps[values["map_name"]] = None
+    if maps:
+        sc2.smac_class()
+    for name in maps:
+        sc2.require_game(name)

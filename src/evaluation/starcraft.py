@@ -424,15 +424,6 @@ def check_maps(on: Simulator, number: int, maps: Sequence[str] | None) -> list[s
     return [name for name in known if maps is None or name in maps]
 
 
-def require_the_game(maps: Iterable[str]) -> None:
-    """ConfigError unless SMAC can be imported and the game and the maps are here."""
-    from envs import sc2
-
-    sc2.smac_class()
-    for name in maps:
-        sc2.require_game(name)
-
-
 def check_tested_in_the_game(results: Iterable[Result]) -> None:
     """UserError if a result that is to be called StarCraft II's was not made there."""
     for result in results:
