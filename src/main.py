@@ -21,7 +21,7 @@ from utils.interrupts import exit_status
 from utils.quiet import silence_third_parties
 
 # What the record of a run names with its version.
-PACKAGES = ("torch", "numpy", "sacred", "jax", "jaxlib", "jaxmarl", "h5py")
+PACKAGES = ("torch", "numpy", "sacred", "jax", "jaxlib", "jaxmarl", "h5py", "pysc2", "smac")
 
 
 def main(argv: list[str]) -> int:
