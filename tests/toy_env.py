@@ -41,7 +41,7 @@ class ToyEnv(MultiAgentEnv):
         self.played, self.steps = 0, 0
         if child:
             game = subprocess.Popen(["sleep", "600"])
-            print("the game says hello", flush=True)
+            print("the game says hello")
             (self.log_dir / f"{os.getpid()}.pids").write_text(f"{os.getpid()} {game.pid}")
 
     def reset(self, seed=None):

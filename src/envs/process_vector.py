@@ -162,6 +162,7 @@ def _detach(output: Path) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # it may be killed at any time
     os.environ["TMPDIR"] = str(output.parent)  # removed by the parent, even if a game is killed
     tempfile.tempdir = None
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -184,7 +185,6 @@ def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
     try:
         _answer(pipe, make)
     finally:
-        sys.stdout.flush()
         _end_group()  # an exit would leave a game to whoever is still there to end it
 
 
@@ -192,7 +192,10 @@ def _answer(pipe: Connection, make: EnvFactory) -> None:
     try:
         env = make()
         while True:
-            method, *arguments = pipe.recv()
+            try:
+                method, *arguments = pipe.recv()
+            except EOFError:
+                return  # the parent has closed the pipe
             if method in ("reset", "step"):
                 result = _advance(env, method, *arguments)
             else:
@@ -200,8 +203,6 @@ def _answer(pipe: Connection, make: EnvFactory) -> None:
             pipe.send(("done", result))
             if method == "close":
                 return
-    except EOFError:
-        return  # the parent has closed the pipe
     except EnvironmentFailure as error:
         answer = ("failed", (str(error), ""))
     except UserError as error:
