@@ -115,6 +115,7 @@ def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
     assert cell.missing == [3] and cell.mean == pytest.approx(6 / 8)  # of the three
     assert not cell.best and not found.cells["OMIGA", "2s3z_medium"].best  # nothing to compare
     assert found.cells["InSPO", "2s3z_mixed"].best
+    assert report_pages.cell_text(cell, 2) == "0.75 ± 0.12 (3 of 4 seeds)"
     assert sorted(set(found.used.values())) == ["", "not finished"]
     enough = sorted_of(tmp_path, min_seeds=3)
     assert enough.cells["InSPO", "2s3z_medium"].best
@@ -437,7 +438,7 @@ def test_the_whole_report(tmp_path, capsys):
 def test_marl_evals_format(tmp_path):
     """environment -> task -> algorithm -> run -> step_K and absolute_metrics, all runs alike."""
     for seed in range(2):
-        write_record(tmp_path, "bc", seed=seed, won=3, steps=(0, 20, 40, 60))
+        write_record(tmp_path, "bc", seed=seed, won=3, steps=(0, 20, 40))
         write_record(tmp_path, "inspo", seed=seed, won=5, steps=(0, 50))
     argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
     assert report.main(argv) == 0
