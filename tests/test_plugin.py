@@ -204,6 +204,7 @@ def test_remove_leaves_the_tree_as_it_was(checkout, ending, capsys):
             % ((what.encode(),) * 2),
             content[len(before[path]) :],
         )
+        assert content.count(b"\n") == before[path].count(b"\n") + 1
         assert content.replace(b"\r\n", b"").count(b"\n") == (
             0 if ending == b"\r\n" else content.count(b"\n")
         )
