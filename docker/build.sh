@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds the image inspo:sc2-VERSION:
 #
-#   docker/build.sh --accept-licence [--sc2 4.10|4.6.2] [--cpu] [--tag NAME] [-- ARGS OF docker build]
+#   docker/build.sh --accept-licence [--sc2 4.10|4.6.2] [--torch-index URL]
+#                   [--tag NAME] [-- ARGS OF docker build]
 #
 #   --accept-licence  you have read Blizzard's AI and Machine Learning License and accept it
 #   --sc2 VERSION     the game: 4.10 (the default) or 4.6.2, whose win rates are not comparable
-#   --cpu             torch without CUDA: an image smaller by several GB, for machines without a GPU
+#   --torch-index URL the package index that torch comes from: PyTorch's own one of CPU builds (its
+#                     page "Get started" says where) makes an image that is several GB smaller
 #   --tag NAME        the image's name (default: inspo:sc2-VERSION; run.sh takes INSPO_IMAGE=NAME)
 #
 # What follows -- goes to docker build: -- --build-arg SC2_URL=http://…/SC2.4.10.zip --network host
@@ -25,11 +27,14 @@ accepted=no version=4.10 torch_index="" tag=""
 while [ $# -gt 0 ]; do
     case $1 in
         --accept-licence | --accept-license) accepted=yes ;;
-        --sc2 | --tag)
+        --sc2 | --tag | --torch-index)
             [ $# -gt 1 ] || fail "$1 needs a value"
-            if [ "$1" = --sc2 ]; then version=$2; else tag=$2; fi
+            case $1 in
+                --sc2) version=$2 ;;
+                --tag) tag=$2 ;;
+                --torch-index) torch_index=$2 ;;
+            esac
             shift ;;
-        --cpu) torch_index=https://download.pytorch.org/whl/cpu ;;
         --help | -h)
             usage
             exit 0 ;;

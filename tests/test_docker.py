@@ -266,7 +266,7 @@ def test_run_without_an_image_says_how_to_get_one(machine):
 
 
 def test_build_needs_the_licence(machine):
-    for args in ([], ["--cpu"], ["--sc2", "4.10"]):
+    for args in ([], ["--torch-index", "http://x/cpu"], ["--sc2", "4.10"]):
         done, asked = machine("build.sh", *args)
         assert done.returncode == 2 and asked is None
         assert "--accept-licence" in done.stderr and "License" in done.stderr
@@ -280,11 +280,12 @@ def test_build_asks_for_what_was_said(machine):
     assert {"ACCEPT_BLIZZARD_LICENCE=yes", "SC2_VERSION=4.10", "TORCH_INDEX="} <= set(asked)
 
     done, asked = machine(
-        "build.sh", "--accept-licence", "--sc2", "4.6.2", "--cpu", "--", "--build-arg", "SC2_URL=u"
+        *("build.sh", "--accept-licence", "--sc2", "4.6.2", "--torch-index", "http://x/cpu"),
+        *("--", "--build-arg", "SC2_URL=u"),
     )
     assert "not comparable" in done.stderr
     assert {"SC2_VERSION=4.6.2", "SC2_URL=u", "inspo:sc2-4.6.2"} <= set(asked)
-    assert any(re.fullmatch(r"TORCH_INDEX=https://\S+/cpu", word) for word in asked)
+    assert "TORCH_INDEX=http://x/cpu" in asked
 
 
 @pytest.mark.parametrize("args", [["--sc2", "5.0"], ["--sc2"], ["--acept-licence"], ["4.10"]])

@@ -194,8 +194,8 @@ def require_game(map_name: str) -> None:
     path = folder / "Maps" / "SMAC_Maps" / f"{map_name}.SC2Map"
     if not path.is_file():
         raise ConfigError(
-            f"sc2: the map is not here: expected the file {path}. Unpack SMAC_Maps.zip of SMAC's "
-            f"releases into {folder / 'Maps'}. {WITHOUT_GAME}"
+            f"sc2: the map is not here: expected the file {path}. SMAC's maps come by "
+            f"docker/install_maps.sh {path.parent}. {WITHOUT_GAME}"
         )
 
 
