@@ -603,7 +603,7 @@ def bridge(options: Options) -> bool:
         if failures(report):
             return False
         for episode in one_of_each_mode(read_result(folder, cell)):
-            words = f"agent {episode['first'] + 1} crosses first, return {episode['return']:.2f}"
+            words = f"agent {episode['first'] + 1} first, return {episode['return']:.2f}"
             print(f"seed {seed}: {words}, {episode['share']:.0%} of {episode['played']} episodes")
             if episode["share"] >= COMMON:
                 shown.setdefault(episode["first"], (f"seed {seed}: {words}", episode))
