@@ -323,8 +323,9 @@ JOINT_KL = Method(
     only=("xor_a",),
 )
 EXACT = (
-    "Expected return of the last policies, computed exactly from their probabilities "
-    "(`test_expected_return`; sampled play, no argmax), for every algorithm alike."
+    "Expected return of the last policies, computed exactly from the probabilities they act with "
+    "(`test_expected_return`; policies are sampled, no argmax; CFCQL and MACQL, "
+    "which have values and no policy, take the action of largest value)."
 )
 
 
@@ -345,7 +346,8 @@ def paper_comparison(name: str, options: Options) -> Comparison:
             [game_data("bridge", q, q) for q in ("optimal", "mixed")],
             "Table 3: Bridge",
             "Mean return of the final test of the last policies, 320 episodes with actions "
-            "drawn from the policies (not greedy), episode limit 20. Datasets: optimal, 500 "
+            "drawn from the policies (not greedy; CFCQL, which has none, plays the action of "
+            "largest value), episode limit 20. Datasets: optimal, 500 "
             "episodes of the two optimal orders of crossing; mixed, 500 uniformly random ones "
             "besides.",
         ),
@@ -362,6 +364,39 @@ def paper_comparison(name: str, options: Options) -> Comparison:
         unit="return",
         data_row=with_data,
     )
+
+
+RELAXED = Method(
+    "omiga_relaxed",
+    "omiga",
+    "OMIGA (relaxed)",
+    {"alpha": 0.1},
+    'the paper\'s "more relaxed behaviour policy constraint": the smallest temperature that it '
+    "says it tried.",
+)
+
+
+def figure3(options: Options) -> bool:
+    """The final joint policies on XOR (b), all methods, and OMIGA with a small temperature."""
+    from evaluation import games
+
+    methods = paper_methods(options, joint_kl=False)
+    place = next((k for k, m in enumerate(methods) if m.key == "omiga"), len(methods) - 1)
+    methods.insert(place + 1, RELAXED)
+    comparison = Comparison(
+        name="figure3",
+        title="Figure 3: final joint policies on XOR, dataset (b)",
+        caption=f"{EXACT} Data: AA, AB and BA, in equal parts; the joint policies are in the "
+        "picture and, as `test_joint_*`, in the JSON file.",
+        datasets=[game_data("xor", "b", "(b)")],
+        methods=methods,
+        seeds=range(options.seeds or 5),
+        metric="test_expected_return",
+        unit="return",
+        picture=games.draw_figure3,
+    )
+    folder = options.results / "runs" / "paper"
+    return run_comparison(comparison, options, folder, options.results / "paper")
 
 
 def game_data(map_name: str, quality: str, label: str) -> Data:
@@ -627,7 +662,7 @@ def everything(options: Options) -> bool:
     """All of the paper's games, then SMAX. Goes on to the next command where runs failed."""
     steps = [paper_table(name) for name in ("table1", "table2", "table3")]
     smax = starcraft_table(4, always_on="smax")
-    return all([step(options) for step in (*steps, figure5, paths, bridge, smax)])
+    return all([step(options) for step in (*steps, figure3, figure5, paths, bridge, smax)])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -708,16 +743,17 @@ COMMANDS: dict[str, tuple[Callable[[Options], bool], str]] = {
     "table6": (starcraft_table(6), "InSPO by the order of the agents, there"),
     "table7": (table7, "training time of CFCQL and InSPO, there"),
     "smax": (starcraft_table(4, always_on="smax"), "the same as table4 --on smax"),
+    "figure3": (figure3, "the final joint policies on XOR (b), all methods"),
     "figure5": (figure5, "the ablations: without entropy, without sequential updates"),
     "paths": (paths, "pictures: the joint policy over training, closed form and network"),
     "bridge": (bridge, "pictures: a GIF of the policy learnt on Bridge, both orders of crossing"),
-    "all": (everything, "tables 1 to 3, figure5, paths, bridge, and smax at the end"),
+    "all": (everything, "tables 1 to 3, figures 3, 5, paths, bridge, and smax at the end"),
 }
 
 EPILOG = """\
 what they write (under results/, or --results DIR):
   main_job   main_job/learning_curve.png, main_job/table.json
-  table1 to table3, figure5   paper/NAME.md .csv .json .png
+  table1 to table3, figure3, figure5   paper/NAME.md .csv .json .png
   table4 to table7            sc2/NAME.md .csv .json .png
     with --on smax            smax/MAP.md .csv .json .png (table4), smax/NAME.md ... (the others)
   paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png

@@ -290,7 +290,14 @@ def test_pictures_are_written(tmp_path):
     curve = plots.Curve("InSPO", "inspo", [0, 1], [0.1, 0.5], (0.5, (0.4, 0.6)))
     panel = plots.Panel("Win rate", "%", [curve], ("data", 0.3), percent=True)
     plots.learning_curves(tmp_path / "curve.png", "T", [panel])
-    for name in ("paths", "figure5", "curve"):
+    method = Method("inspo", "inspo", "InSPO")
+    absent = Method("omar", "omar", "OMAR")
+    figure3 = Comparison(
+        "figure3", "T", "", [Data("xor_b", "(b)", "matrix_offline", {})], [absent, method],
+        range(2), "test_expected_return", "return", picture=games.draw_figure3,
+    )  # fmt: skip
+    write(figure3, {("xor_b", "inspo", 0): run}, tmp_path)
+    for name in ("paths", "figure5", "figure3", "curve"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 

@@ -6,8 +6,9 @@ A comparison may be written at any time: what is missing is named and never aver
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Comparison:
     limits: tuple[float, float] | None = None
     datasets_down: bool = False  # many datasets: they stand in the rows, the methods across
     published_average: Mapping[str, float] | None = None  # method -> over all datasets, as printed
+    picture: Callable[[Sequence[Entry], Path], Path] | None = None  # draws it; None: bars
 
 
 Key = tuple[str, str, int]  # dataset, method, seed
@@ -193,7 +195,8 @@ def write(comparison: Comparison, results: Mapping[Key, Result], folder: Path) -
         write_json(f"{stem}.json", to_record(comparison, entries)),
     ]
     if any(entry.values for entry in entries):
-        paths.append(draw(comparison, entries, Path(f"{stem}.png")))
+        picture = comparison.picture or partial(draw, comparison)
+        paths.append(picture(entries, Path(f"{stem}.png")))
     return paths
 
 

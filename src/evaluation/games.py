@@ -15,7 +15,7 @@ import numpy as np
 
 from components.schedules import hold_decay
 from evaluation import paper
-from evaluation.comparison import Data, Method
+from evaluation.comparison import Data, Entry, Method
 from evaluation.grid import Result
 from evaluation.statistics import mean_std
 from evaluation.tables import fixed, markdown_table, mean_pm_std
@@ -320,6 +320,30 @@ def draw_figure5(
         blocks,
         note="Down: action of agent 1; across: action of agent 2. Below each map: the expected "
         "return; networks: the first seed's map, mean ± std of all. Every seed: figure5.md.",
+    )
+
+
+def draw_figure3(entries: Sequence[Entry], path: Path) -> Path:
+    """Heat maps of the final joint policies on XOR (b): the paper's above ours."""
+    from evaluation import plots
+
+    printed: list[plots.Map | None] = []
+    ours: list[plots.Map | None] = []
+    for entry in entries:
+        joint = paper.FIGURE_3.get(entry.method.key)
+        value = joint and float((np.array(joint) * PAYOFF["xor"]).sum())
+        printed.append(joint and plots.Map(np.array(joint), f"return {fixed(value)}"))
+        spread = f"{mean_pm_std(entry.mean, entry.std)}, n = {len(entry.values)}"
+        first = next(iter(entry.runs.values()), None)
+        ours.append(first and plots.Map(joint_of(first.final), spread))
+    columns = [_broken(entry.method.label) for entry in entries]
+    rows = {"the\npaper": printed, "ours": ours}
+    return plots.joint_blocks(
+        path,
+        "Figure 3: final joint policies on XOR, dataset (b)",
+        [plots.Block("", columns, rows)],
+        note="Down: action of agent 1; across: action of agent 2. Below each map: the expected "
+        "return; ours: the first seed's map, mean ± std of all. Every seed: figure3.md.",
     )
 
 

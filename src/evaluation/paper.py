@@ -169,6 +169,12 @@ HOURS = {
 
 # Final joint policies as the figures print them. Rows are agent 2's actions, columns agent 1's;
 # here, as everywhere in the program, [a_1][a_2].
+FIGURE_3 = {  # XOR (b), by the method's key
+    "omar": [[0.0, 0.0], [0.0, 1.0]],
+    "omiga": [[0.36, 0.29], [0.20, 0.15]],
+    "omiga_relaxed": [[0.0, 0.0], [0.0, 1.0]],
+    "inspo": [[0.0, 0.0], [1.0, 0.0]],
+}
 FIGURE_5A = [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]  # InSPO w/o entropy, M-NE imb.
 FIGURE_5B = [[0.44, 0.21], [0.23, 0.12]]  # InSPO w/o SPO, XOR (b)
 # The numbers of Figure 5b, all non-zero, sum to 1 and factorise: it is a joint policy of two
