@@ -250,6 +250,17 @@ def test_a_record_of_another_version_is_told(data, tmp_path, outcome, missing):
         read_result(tmp_path, cell(data))
 
 
+def test_a_reference_to_the_final_test_is_the_final_test(data, tmp_path):
+    home = tmp_path / "bc/seed0/sacred/bc/xor_b/1"
+    home.mkdir(parents=True)
+    final = {"t_env": 5, "test_return_mean": 0.5}
+    tests = [{"t_env": 0, "test_return_mean": 0.1}, {"py/id": 16}]
+    outcome = {"t_env": 5, "updates": 1, "final": final, "tests": tests}
+    (home / "run.json").write_text(json.dumps({"status": "COMPLETED", "result": outcome}))
+    (home / "config.json").write_text(json.dumps(cell(data).config().values))
+    assert read_result(tmp_path, cell(data)).tests == [tests[0], final]
+
+
 class Replayed:
     """A launcher without processes: what each `poll` says, by the name of the cell's folder."""
 
