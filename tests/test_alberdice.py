@@ -20,17 +20,13 @@ from components.episode_batch import EpisodeBatch
 from components.packed import PackedEpisodes
 from learners import alberdice_learner
 from learners.alberdice_learner import (
-    AbsorbingTransitions,
-    absorbing_rows,
     between,
     gradient_penalty,
     others_ratio,
     resample,
 )
-from modules.autoregressive import AutoregressivePolicy
 from modules.critics import StateActionCritic
 from modules.mlp import mlp
-from offline.behaviour import Behaviour
 from offline.games import joint_actions
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
@@ -45,52 +41,41 @@ def make_alberdice(**overrides):
     args = make_args("alberdice", **(defaults | overrides))
     th.manual_seed(0)
     learner, logger = make_learner(args)
-    others = AutoregressivePolicy(args.state_shape, args.n_agents, args.n_actions, 8)
-    with th.no_grad():  # a net that has been fitted, and policies that are not uniform
-        for p in (*others.parameters(), *learner.mac.parameters()):
-            p.add_(0.3 * th.randn(p.shape))
-    learner.start_from(Behaviour(learner.mac.agent.state_dict(), others, None, None, {}))
+    with th.no_grad():  # policies that are not uniform, and none the same as another
+        for network in (learner.mac.agent, learner.data_policies, learner.others):
+            for p in network.parameters():
+                p.add_(0.3 * th.randn(p.shape))
     return learner, logger, args
 
 
 # The pure functions
 
 
-def test_absorbing_rows_by_loop():
-    args = make_args("alberdice")
-    for pad in (0, 3):
-        batch = random_batch(LENGTHS, args, terminated=[True, False, True, True, True], pad=pad)
-        packed = PackedEpisodes(batch["filled"])
-        ended = packed.pack(batch["terminated"]).squeeze(-1)[packed.transitions].float()
-        # 9 - 4, none, 9 - 6, 9 - 3, and one at least for the episode as long as the limit
-        assert absorbing_rows(packed, ended, args.episode_limit).item() == 5 + 0 + 3 + 6 + 1
-
-
 def test_ratio_by_hand():
-    log_pi = th.log(th.tensor([[0.5, 0.2, 0.4], [0.5, 0.9, 0.9]]))
-    log_mu_others = th.log(th.tensor([0.1, 0.01]))
-    found = others_ratio(log_pi, log_mu_others, 1, 30.0)
+    log_pi = th.log(th.tensor([[0.5, 0.4], [0.5, 0.9]]))
+    log_mu = th.log(th.tensor([[0.2, 0.5], [0.1, 0.1]]))
+    found = others_ratio(log_pi, log_mu, 30.0)
     assert found.tolist() == pytest.approx([0.5 * 0.4 / 0.1, 30.0])
-    assert others_ratio(log_pi, log_mu_others, 1, 100.0)[1].item() == pytest.approx(45.0)
-    hopeless = others_ratio(th.tensor([[-300.0, -1e10]]), th.tensor([-0.1]), 0, 100.0)
+    assert others_ratio(log_pi, log_mu, 100.0)[1].item() == pytest.approx(45.0)
+    hopeless = others_ratio(th.tensor([[-1e10]]), th.tensor([[-0.1]]), 100.0)
     assert 0 < hopeless.item() < 1e-29
+    assert others_ratio(th.zeros(3, 0), th.zeros(3, 0), 100.0).tolist() == [1, 1, 1]
 
 
 def test_resampling_counts_in_proportion_to_the_ratio():
     th.manual_seed(0)
-    ratio, n_absorbing = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001]), th.tensor(6.0)
+    ratio, n_still = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001]), th.tensor(6.0)
     total, parts = th.zeros(5), set()
     for _ in range(4000):
-        rows, weight, absorbing = resample(ratio, n_absorbing)
-        assert absorbing.item() == pytest.approx(6 / 10.0001)
-        assert weight.sum().item() + absorbing.item() == pytest.approx(1)
+        rows, weight, still = resample(ratio, n_still)
+        assert still.item() == pytest.approx(1 / 10.0001)
+        assert weight.sum().item() + 6 * still.item() == pytest.approx(1)
         assert len(set(rows.tolist())) == len(rows)
         parts |= {round(x, 3) for x in (weight / weight.sum()).tolist()}
         total[rows] += weight
     assert parts <= {0.2, 0.4, 0.6, 0.8, 1.0}  # whole draws out of five
     assert th.allclose(total / 4000, ratio / 10.0001, atol=0.005)
-    _, weight, absorbing = resample(ratio, th.tensor(0.0))
-    assert (weight.sum().item(), absorbing.item()) == (pytest.approx(1), 0)
+    assert resample(ratio, th.tensor(0.0))[1].sum().item() == pytest.approx(1)
 
 
 def test_points_between_pairs_lie_on_their_lines():
@@ -107,11 +92,11 @@ def test_points_between_pairs_lie_on_their_lines():
 
 
 def test_the_gradient_penalty_of_a_linear_map_is_its_squared_norm():
-    network = th.nn.Linear(3, 1)
+    network = th.nn.Sequential(th.nn.Linear(3, 1))
     penalty = gradient_penalty(network, th.randn(5, 3))
-    assert penalty.item() == pytest.approx(network.weight.square().sum().item())
+    assert penalty.item() == pytest.approx(network[0].weight.square().sum().item())
     penalty.backward()
-    assert th.allclose(network.weight.grad, 2 * network.weight)
+    assert th.allclose(network[0].weight.grad, 2 * network[0].weight)
 
 
 def test_gradient_penalty_by_differences():
@@ -141,53 +126,25 @@ def test_the_critic_of_state_and_action_is_a_network_on_both():
             assert found[m, a].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_others_kl_by_loop():
-    """Two agents: exact. Three: over every draw of the predecessors, in the mean."""
-    for n in (2, 3):
-        th.manual_seed(n)
-        others = AutoregressivePolicy(5, n, 3, 8)
-        with th.no_grad():
-            for p in others.parameters():
-                p.add_(0.5 * th.randn(p.shape))
-        avail = th.ones(1, n, 3, dtype=th.int)
-        avail[0, n - 1, 1] = 0
-        log_mu = th.randn(1, n, 3).masked_fill(avail == 0, -1e10).log_softmax(-1)
-        log_pi = (2 * th.randn(1, n, 3)).masked_fill(avail == 0, -1e10).log_softmax(-1)
-        state = th.randn(1, 5)
-        for i in range(n):
-            own, expected = 2 * (i == 0), 0.0  # an available action of agent i
-            for joint in np.ndindex(*[3] * n):
-                if joint[i] != own or not all(avail[0, j, joint[j]] for j in range(n)):
-                    continue
-                actions = th.tensor([joint])
-                p = math.prod(log_pi[0, j, joint[j]].exp().item() for j in range(n) if j != i)
-                log_p = sum(log_pi[0, j, joint[j]].item() for j in range(n) if j != i)
-                expected += p * (log_p - others(i, state, log_mu, avail, actions).item())
-            many = 1 if n == 2 else 20000
-            rows = [x.expand(many, *x.shape[1:]) for x in (state, log_mu, avail)]
-            data = th.full((many, n), own)
-            found = others.others_kl(i, *rows, data, log_pi.expand(many, n, 3))
-            assert (data == own).all()  # the caller's actions are left alone
-            tolerance = 1e-5 if n == 2 else 0.03
-            assert found.mean().item() == pytest.approx(expected, abs=tolerance)
-
-
 # One whole call of train, literally
 
 
 class Literal:
     """One call on one batch with loops, in double precision, on copies of the networks.
 
-    Chances are taken from the learner: weights of the draws, points of the penalty and the KL of
-    the others, one of each for every agent in turn; they have tests of their own above.
+    Chances are taken from the learner: the weights of the draws and the points of the penalty, one
+    of each for every agent in turn; they have tests of their own above.
     """
 
     def __init__(self, learner, batch, lr):
         self.args, self.batch, self.lr = learner.args, batch, lr
         self.cells = transitions_of(batch)
         self.agents = copy.deepcopy(learner.mac.agent.agents).double()
+        self.data_policies = copy.deepcopy(learner.data_policies.agents).double()
+        self.others = copy.deepcopy(learner.others).double()
         self.values = copy.deepcopy(learner.values).double()
         self.advantages = copy.deepcopy(learner.advantages).double()
+        self.ratios = []
 
     def descend(self, network, loss):
         parameters = list(network.parameters())
@@ -196,9 +153,9 @@ class Literal:
             for p, g in zip(parameters, gradients):
                 p -= self.lr * (0.0 if g is None else g)
 
-    def log_policy(self, i):
-        """(e, t) -> log pi_i `[A]`."""
-        outputs = play_agent(self.agents[i], self.batch, self.args, i)
+    def log_policy(self, networks, i):
+        """(e, t) -> log-probabilities `[A]` of agent i."""
+        outputs = play_agent(networks[i], self.batch, self.args, i)
         avail = self.batch["avail_actions"]
         return {at: log_softmax_loop(out, avail[at][i]) for at, out in outputs.items()}
 
@@ -211,185 +168,180 @@ class Literal:
             state[:-1] = self.batch["state"][at].double()
         return self.values[i](state)[0]
 
-    def rows(self):
-        """Every row that begins a transition: a cell, or None for one of the absorbing state."""
-        rows = list(self.cells)
+    def conditional(self, i, at):
+        """j -> log mu(. | s, a_i, a_<j)."""
+        rows = (self.batch[key][at].unsqueeze(0) for key in ("state", "avail_actions", "actions"))
+        state, avail, actions = rows
+        found = self.others[i](state.double(), avail, actions.squeeze(-1))[0]
+        return dict(zip([j for j in range(self.args.n_agents) if j != i], found))
+
+    def still_rows(self):
+        """(from, to) of every step after an end; None: the absorbing state."""
+        rows = []
         for e in range(self.batch.batch_size):
             length = int(self.batch["filled"][e].sum()) - 1
+            place = (e, length)
             if self.batch["terminated"][e, length - 1, 0]:
-                t = length
-                rows.append(None)
-                while t + 1 < self.args.episode_limit:
-                    rows.append(None)
-                    t += 1
+                for _ in range(length, self.args.episode_limit):
+                    rows.append((place, None))
+                    place = None
         return rows
 
-    def ratio(self, i, at):
-        product = 1.0
-        for j in range(self.args.n_agents):
-            if j != i:
-                product *= self.policies[j][at][self.batch["actions"][at][j, 0]].exp().item()
-        product /= math.exp(self.batch["behaviour_log_prob_others"][at][i].item())
-        return min(product, self.args.ratio_max)
+    def sweep(self, alpha, weights, points):
+        """weights[i]: cell -> weight of the draw. Returns the losses of each agent."""
+        a, batch, n = self.args, self.batch, self.args.n_agents
+        action = {(at, j): int(batch["actions"][at][j, 0]) for at in self.cells for j in range(n)}
+        avail = {
+            (at, j): [b for b in range(a.n_actions) if batch["avail_actions"][at][j, b]]
+            for at in self.cells
+            for j in range(n)
+        }
+        losses = {key: [] for key in ("nu_loss", "e_loss", "policy_loss", "others_loss")}
+        mu, data_loss = [self.log_policy(self.data_policies, j) for j in range(n)], 0.0
+        for at in self.cells:
+            for j in range(n):
+                data_loss = data_loss - mu[j][at][action[at, j]] / (n * len(self.cells))
+        self.descend(self.data_policies, data_loss)
+        mu = [{at: row.detach() for at, row in of.items()} for of in mu]
 
-    def sweep(self, alpha, weights, absorbing_weights, points, others_kl):
-        """weights[i] and others_kl[i]: cell -> number. Returns the losses of each agent."""
-        a, batch = self.args, self.batch
-        losses = {"nu_loss": [], "e_loss": [], "policy_loss": []}
-        self.policies = {j: self.log_policy(j) for j in range(a.n_agents)}
-        for i in range(a.n_agents):
-            rows = self.rows()
-            n, e = len(rows), {}
+        policies = [self.log_policy(self.agents, j) for j in range(n)]
+        still = self.still_rows()
+        n_rows = len(self.cells) + len(still)
+        for i in range(n):
+            others_loss, e, ratio = 0.0, {}, {}
             for at in self.cells:
-                ended = bool(batch["terminated"][at][0])
-                after = self.value(i, None if ended else (at[0], at[1] + 1))
+                kl, product = 0.0, 1.0
+                for j, log_mu in self.conditional(i, at).items():
+                    taken = log_mu[action[at, j]]
+                    others_loss = others_loss - taken / ((n - 1) * len(self.cells))
+                    product *= (policies[j][at][action[at, j]] - taken).exp().item()
+                    for b in avail[at, j]:
+                        log_pi = policies[j][at][b].item()
+                        kl += math.exp(log_pi) * (log_pi - max(log_mu[b].item(), -23.0))
+                ratio[at] = min(product, a.ratio_max)
+                after = self.value(i, (at[0], at[1] + 1))
                 r = batch["reward"][at][0].double()
-                e[at] = r - alpha * others_kl[i][at] + a.gamma * after - self.value(i, at)
-            still = a.gamma * self.value(i, None) - self.value(i, None)
-            mean_ratio = sum(1.0 if at is None else self.ratio(i, at) for at in rows) / n
-            inside = absorbing_weights[i] * th.exp(still / alpha)
+                e[at] = r - alpha * kl + a.gamma * after - self.value(i, at)
+            self.ratios.append(ratio)
+            total = sum(ratio.values()) + len(still)
+            inside, initial = 0.0, 0.0
             for at in self.cells:
                 inside = inside + weights[i][at] * th.exp(e[at] / alpha)
-            initial = sum(self.value(i, at) for at in rows) / n
+                initial = initial + self.value(i, at) / n_rows
+            for place, following in still:
+                step = a.gamma * self.value(i, following) - self.value(i, place)
+                inside = inside + th.exp(step / alpha) / total
+                initial = initial + self.value(i, place) / n_rows
             slopes = 0.0
             for x in points[i]:
                 x = x.double().detach().requires_grad_()
                 (slope,) = th.autograd.grad(self.values[i](x)[0], x, create_graph=True)
                 slopes = slopes + (slope**2).sum() / len(points[i])
-            nu_loss = alpha * th.log(mean_ratio * inside) + (1 - a.gamma) * initial
+            nu_loss = alpha * th.log(total / n_rows * inside) + (1 - a.gamma) * initial
             nu_loss = nu_loss + a.nu_grad_penalty_coeff * slopes
 
             e_loss, policy_loss = 0.0, 0.0
-            log_pi = self.log_policy(i)
             for at in self.cells:
-                state, weight = batch["state"][at].double(), weights[i][at]
-                of_action = []
+                state, weight, of_action = batch["state"][at].double(), weights[i][at], []
                 for b in range(a.n_actions):
-                    onehot = th.eye(a.n_actions, dtype=th.double)[b]
-                    x = th.cat([state, onehot])
-                    net = self.advantages[i]
-                    out = net.out(net.hidden(net.first(x).relu()).relu())
-                    of_action.append(out[0])
-                possible = [b for b in range(a.n_actions) if batch["avail_actions"][at][i, b]]
-                log_mu = batch["behaviour_log_probs"][at][i].double()
-                cql = th.log(sum(th.exp(of_action[b]) for b in possible))
-                cql = cql - sum(log_mu[b].exp() * of_action[b] for b in possible)
-                error = of_action[batch["actions"][at][i, 0]] - e[at].detach()
+                    net, onehot = self.advantages[i], th.eye(a.n_actions, dtype=th.double)[b]
+                    hidden = net.first(th.cat([state, onehot])).relu()
+                    of_action.append(net.out(net.hidden(hidden).relu())[0])
+                cql = th.log(sum(th.exp(of_action[b]) for b in avail[at, i]))
+                for b in avail[at, i]:
+                    cql = cql - mu[i][at][b].exp() * of_action[b]
+                    log_pi, gain = policies[i][at][b], of_action[b].detach()
+                    kl = log_pi - mu[i][at][b]
+                    policy_loss = policy_loss + weight * log_pi.exp() * (alpha * kl - gain)
+                error = of_action[action[at, i]] - e[at].detach()
                 e_loss = e_loss + weight * (error**2 + a.cql_coeff * cql)
-                for b in possible:
-                    kl = log_pi[at][b] - log_mu[b]
-                    gain = of_action[b].detach()
-                    policy_loss = policy_loss + weight * log_pi[at][b].exp() * (alpha * kl - gain)
+            self.descend(self.others[i], others_loss)
             self.descend(self.values[i], nu_loss)
             self.descend(self.advantages[i], e_loss)
             self.descend(self.agents[i], policy_loss)
-            self.policies[i] = self.log_policy(i)
-            for key, loss in zip(losses, (nu_loss, e_loss, policy_loss)):
+            policies[i] = self.log_policy(self.agents, i)
+            for key, loss in zip(losses, (nu_loss, e_loss, policy_loss, others_loss)):
                 losses[key].append(loss.item())
-        return losses
+        return losses | {"data_loss": [data_loss.item()]}
 
 
 @pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])
 def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
     learner, logger, args = make_alberdice(agent=agent)
-    batch = random_batch(LENGTHS, args, pad=2)
+    batch = random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
     descend_plainly(learner, 0.05)
-    literal = Literal(learner, batch, 0.05)
-    start = copy.deepcopy(learner.networks)
-    seen = {"resample": [], "between": [], "others_kl": []}
+    literal, start = Literal(learner, batch, 0.05), copy.deepcopy(learner)
+    seen = {"resample": [], "between": []}
 
-    def spy(place, name):
-        real = getattr(place, name)
+    def spy(name):
+        real = getattr(alberdice_learner, name)
 
         def call(*inputs):
             out = real(*inputs)
-            kept = [x.clone() if isinstance(x, th.Tensor) else x for x in inputs]
-            seen[name].append((kept, out))
+            seen[name].append((inputs, out))
             return out
 
-        monkeypatch.setattr(place, name, call)
+        monkeypatch.setattr(alberdice_learner, name, call)
 
-    spy(alberdice_learner, "resample")
-    spy(alberdice_learner, "between")
-    spy(learner.others, "others_kl")
+    spy("resample")
+    spy("between")
     learner.train(batch, 50, 8)
 
     packed = PackedEpisodes(batch["filled"])
     order = [divmod(k, batch.max_seq_length) for k in packed.index[packed.transitions].tolist()]
-    weights, absorbing = [], []
-    for _, (drawn, weight, share) in seen["resample"]:
+    weights = []
+    for _, (drawn, weight, _) in seen["resample"]:
         weights.append(dict.fromkeys(order, 0.0))
         weights[-1].update(zip([order[k] for k in drawn.tolist()], weight.double().tolist()))
-        absorbing.append(share.double().item())
-    points = [out for _, out in seen["between"]]
-    others_kl = [dict(zip(order, out.double().tolist())) for _, out in seen["others_kl"]]
     alpha = math.sqrt(2.0 * 0.5)  # half of the schedule, geometrically
-    losses = literal.sweep(alpha, weights, absorbing, points, others_kl)
+    losses = literal.sweep(alpha, weights, [out for _, out in seen["between"]])
 
     assert logger.stats["alpha"] == [pytest.approx(alpha)]
     for key, values in losses.items():
-        assert logger.stats[key] == [pytest.approx(sum(values) / 3, rel=1e-4)], key
-    pairs = (
-        (learner.values, literal.values, start["values"]),
-        (learner.advantages, literal.advantages, start["advantages"]),
-        (learner.mac.agent.agents, literal.agents, start["agent"].agents),
-    )
-    for found, expected, before in pairs:
+        assert logger.stats[key] == [pytest.approx(sum(values) / len(values), rel=1e-4)], key
+    for name, expected in (
+        ("values", literal.values),
+        ("advantages", literal.advantages),
+        ("others", literal.others),
+        ("data_policies", literal.data_policies),
+        ("agent", literal.agents),
+    ):
+        networks = (learner.networks[name], expected, start.networks[name])
         moved = False
-        for p, q, old in zip(
-            found.parameters(), expected.parameters(), before.parameters(), strict=True
-        ):
-            assert th.allclose(p.double(), q, atol=2e-5)
+        for p, q, old in zip(*(network.parameters() for network in networks), strict=True):
+            assert th.allclose(p.double(), q, atol=2e-5), name
             moved |= bool((p - old).abs().max() > 1e-3)
-        assert moved
+        assert moved, name
 
-    # What the chances were made from: the ratio with the policies of the moment, and the counts.
-    n_rows = len(literal.rows())
-    count = n_rows - len(order)
-    assert count == 8 + 6
-    for i, ((ratio, n_absorbing), _) in enumerate(seen["resample"]):
-        assert n_absorbing.item() == count
-        fresh = Literal(learner, batch, 0.0)  # new policies of the agents before i, old of the rest
-        fresh.agents = copy.deepcopy(start["agent"].agents).double()
-        for j in range(i):
-            fresh.agents[j] = copy.deepcopy(learner.mac.agent.agents[j]).double()
-        fresh.policies = {j: fresh.log_policy(j) for j in range(3)}
-        expected = [fresh.ratio(i, at) for at in order]
-        assert ratio.tolist() == pytest.approx(expected, rel=1e-4)
-        log_pi = seen["others_kl"][i][0][-1]
-        told = [[fresh.policies[j][at].tolist() for j in range(3)] for at in order]
-        assert th.allclose(log_pi.exp(), th.tensor(told).exp(), atol=1e-4)
-    assert logger.stats["absorbing_share"] == [pytest.approx(count / n_rows)]
+    # What the chances were made from. After the ends of 1, 3 and 9 transitions: 8, 6 and no steps.
+    for ((ratio, n_still), _), expected in zip(seen["resample"], literal.ratios, strict=True):
+        assert n_still.item() == len(literal.still_rows()) == 8 + 6
+        assert ratio.tolist() == pytest.approx([expected[at] for at in order], rel=1e-4)
+    assert logger.stats["still_share"] == [pytest.approx(14 / (len(order) + 14))]
+    for (states, n_absorbing), _ in seen["between"]:
+        assert n_absorbing.item() == 7 + 5
+        assert states.shape == (len(order) + 2 + 1, args.state_shape + 1)
+        assert states[-1].tolist() == [0.0] * args.state_shape + [1.0]
+        assert (states[:-1, -1] == 0).all()
+        ends = th.stack([batch["state"][1, 1], batch["state"][3, 3]])
+        assert {tuple(x.tolist()) for x in states[len(order) : -1, :-1]} == {
+            tuple(x.tolist()) for x in ends
+        }
 
 
-def test_the_absorbing_state_is_a_flag_and_ended_episodes_lead_to_it():
-    learner, _, args = make_alberdice()
-    batch = random_batch(LENGTHS, args)
-    data = AbsorbingTransitions(batch, learner.mac, args.episode_limit)
-    assert data.points.shape == (sum(LENGTHS) + 5 + 1, args.state_shape + 1)
-    assert data.points[-1].tolist() == [0.0] * args.state_shape + [1.0]
-    assert (data.points[:-1, -1] == 0).all()
-    absorbed = data.next == len(data.points) - 1
-    assert th.equal(absorbed, data.terminated > 0)
-    assert absorbed.sum() == 2
-    assert th.equal(data.next[~absorbed], data.then[~absorbed])
-
-
-def test_padding_and_the_terminal_observation_of_ended_episodes_change_nothing():
+def test_padding_changes_nothing():
     outcomes = []
-    for change in (None, "pad", "terminal"):
+    for pad in (0, 4):
         learner, logger, args = make_alberdice()
-        batch = random_batch(LENGTHS, args, pad=4 if change == "pad" else 0)
-        if change == "terminal":
-            batch["state"][1, LENGTHS[1]] = 77.0
+        batch = random_batch(LENGTHS, args, pad=pad)
         th.manual_seed(1)
         learner.train(batch, 10, 8)
-        outcomes.append((logger.stats, [p.clone() for p in learner.values.parameters()]))
-    for stats, parameters in outcomes[1:]:
-        for key, value in outcomes[0][0].items():
-            assert stats[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
-        for p, q in zip(parameters, outcomes[0][1]):
-            assert th.allclose(p, q, atol=1e-5)
+        outcomes.append((logger.stats, list(learner.values.parameters())))
+    (stats, parameters), (others, other_parameters) = outcomes
+    for key, value in stats.items():
+        assert others[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+    for p, q in zip(parameters, other_parameters):
+        assert th.allclose(p, q, atol=1e-5)
 
 
 def test_an_agent_without_a_choice_learns_nothing_and_gives_no_mass_away():
@@ -397,7 +349,6 @@ def test_an_agent_without_a_choice_learns_nothing_and_gives_no_mass_away():
     batch = random_batch([5, 7], args)
     batch["avail_actions"][:, :, 2] = th.tensor([0, 1, 0, 0])
     batch["actions"][:, :, 2] = 1
-    batch["behaviour_log_probs"][:, :, 2] = th.tensor([-1e10, 0.0, -1e10, -1e10])
     before = [p.clone() for p in learner.mac.agent_parameters(2)]
     for k in range(5):
         learner.train(batch, k, 8)
@@ -409,66 +360,47 @@ def test_an_agent_without_a_choice_learns_nothing_and_gives_no_mass_away():
     assert all(math.isfinite(x) for values in logger.stats.values() for x in values)
 
 
-def test_policies_start_near_uniform():
+def test_policies_start_near_uniform_and_so_do_those_of_the_data():
     args = make_args("alberdice", hidden_dim=128)
     th.manual_seed(0)
     learner, _ = make_learner(args)
-    for network in learner.mac.agent.agents:
-        assert network.fc2.weight.abs().max() <= 1e-3
-        assert network.fc1.weight.abs().max() > 1e-3
+    for agents in (learner.mac.agent.agents, learner.data_policies.agents):
+        for network in agents:
+            assert network.fc2.weight.abs().max() <= 1e-3
+            assert network.fc1.weight.abs().max() > 1e-3
+    assert not th.equal(*(agent.fc1.weight for agent in learner.mac.agent.agents[:2]))
 
 
 # What it comes to on the matrix games
 
 
-class ExactOthers(AutoregressivePolicy):
-    """mu(a_j | a_i) of two agents from the shares of the joint actions `[A, A]`."""
-
-    def __init__(self, shares):
-        super().__init__(1, 2, len(shares), 4)
-        self.shares = shares
-
-    def log_policies(self, i, state, log_mu, avail, actions):
-        given = self.shares if i == 0 else self.shares.T  # [a_i][a_j]
-        rows = given[actions[:, i]]
-        rows = rows / rows.sum(-1, keepdim=True)
-        return rows.clamp(min=1e-10).log().unsqueeze(1).expand(-1, 2, -1)
-
-
-def play_matrix(map_name, quality, updates=400, **settings) -> tuple[th.Tensor, float]:
-    """Joint policy `[A, A]` and expected return after a short run on a game's whole dataset."""
+def play_matrix(map_name, quality, updates=400) -> tuple[th.Tensor, float]:
+    """Joint policy `[A, A]` and expected return after a short run on 180 episodes of a game."""
     payoff = th.tensor(PAYOFFS[map_name])
-    n_actions = len(payoff)
     joint = th.from_numpy(joint_actions(map_name, quality, np.random.default_rng(0)))[:180, 0]
-    shares = th.zeros_like(payoff)
-    shares.index_put_(tuple(joint.T), th.tensor(1.0 / len(joint)), accumulate=True)
     args = make_args(
         "alberdice", agent="mlp_ns", obs_last_action=False, hidden_dim=32, critic_hidden_dim=32,
-        lr=0.002, nu_lr=0.002, t_max=updates, log_interval=10**9, **settings,
+        lr=0.002, nu_lr=0.002, t_max=updates, alpha_end=0.02, log_interval=10**9,
     )  # fmt: skip
-    vars(args).update(n_agents=2, n_actions=n_actions, state_shape=1, obs_shape=1, episode_limit=1)
+    vars(args).update(
+        n_agents=2, n_actions=len(payoff), state_shape=1, obs_shape=1, episode_limit=1
+    )
     th.manual_seed(0)
     learner, _ = make_learner(args)
-    learner.start_from(Behaviour({}, ExactOthers(shares), None, None, {}))
 
     def twice(row):  # the step and the terminal observation, `[E, 2, ...]`
         return th.stack([row, row], dim=1)
 
     e = len(joint)
-    first, second = shares.sum(1).log(), shares.sum(0).log()
-    of_others = [(shares / shares.sum(1, keepdim=True)), (shares / shares.sum(0))]
-    log_others = th.stack([of[tuple(joint.T)].log() for of in of_others], dim=-1)
     batch = EpisodeBatch(
         {
             "state": th.ones(e, 2, 1),
             "obs": th.ones(e, 2, 2, 1),
             "actions": twice(joint.unsqueeze(-1)),
-            "avail_actions": th.ones(e, 2, 2, n_actions, dtype=th.int),
+            "avail_actions": th.ones(e, 2, 2, len(payoff), dtype=th.int),
             "reward": twice(payoff[tuple(joint.T)].unsqueeze(-1)),
             "terminated": th.tensor([1, 0], dtype=th.uint8).view(1, 2, 1).expand(e, 2, 1),
             "filled": th.ones(e, 2, 1, dtype=th.long),
-            "behaviour_log_probs": th.stack([first, second]).expand(e, 2, 2, n_actions),
-            "behaviour_log_prob_others": twice(log_others),
         }
     )
     for k in range(updates):
@@ -482,8 +414,8 @@ def play_matrix(map_name, quality, updates=400, **settings) -> tuple[th.Tensor, 
 @pytest.mark.parametrize("quality", ["a", "b", "c"])
 def test_xor_is_solved_from_all_its_datasets(quality):
     policy, expected = play_matrix("xor", quality)
-    assert expected > 0.95
-    assert max(policy[0, 1], policy[1, 0]) > 0.95  # one of the two conventions, no mixture
+    assert expected > 0.9  # some mass stays on what is not drawn, while alpha is 0.02
+    assert max(policy[0, 1], policy[1, 0]) > 0.9  # one of the two conventions, no mixture
 
 
 def test_m_ne_depends_on_where_alpha_starts():

@@ -28,8 +28,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "s
 TINY = {
     "inspo": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
               "behaviour.others_updates=4", "critic_hidden_dim=8"],
-    "alberdice": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
-                  "behaviour.others_updates=4", "critic_hidden_dim=8"],
+    "alberdice": ["batch_size=8", "critic_hidden_dim=8"],
     "bc": ["batch_size=8"],
     "icq": ["batch_size=8", "critic_hidden_dim=8"],
     "omar": ["batch_size=8", "critic_hidden_dim=8"],

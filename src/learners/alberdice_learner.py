@@ -2,100 +2,105 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from components.packed import PackedEpisodes
 from components.transitions import Transitions
 from learners.learner import Learner, optimise
-from modules.autoregressive import LOG_FLOOR
+from modules.autoregressive import LOG_FLOOR, ConditionalPolicy
 from modules.critics import StateActionCritic
 from modules.mlp import mlp
-from utils.rl_utils import entropy, gather_actions, kl_divergence, masked_logsumexp
+from utils.rl_utils import (
+    entropy,
+    gather_actions,
+    kl_divergence,
+    masked_log_softmax,
+    masked_logsumexp,
+)
 
 SMALLEST_RATIO = 1e-30  # there is something to draw from, whatever the policies
-INITIAL_WEIGHTS = 1e-3  # of the policies' last layers, uniform: they start near uniform play
+INITIAL_WEIGHTS = 1e-3  # of the policies' last layers: they, and the data's, start near uniform
 
 
-def absorbing_rows(packed: PackedEpisodes, terminated: th.Tensor, limit: int) -> th.Tensor:
-    """How many rows of the absorbing state the ended episodes of a batch have, a 0-d tensor.
-
-    Each is filled up to `limit` transitions, and has one such row at least. Episodes that were cut
-    have none. terminated `[M]`.
-    """
-    left = limit - packed.time[packed.transitions] - 1
-    return (terminated * left.clamp(min=1)).sum()
-
-
-def others_ratio(log_pi: th.Tensor, log_mu_others: th.Tensor, i: int, largest: float) -> th.Tensor:
+def others_ratio(log_pi: th.Tensor, log_mu: th.Tensor, largest: float) -> th.Tensor:
     """rho_i = pi^{-i}(a^{-i} | s) / mu^{-i}(a^{-i} | s, a^i), at most `largest`. `[M]`.
 
-    log_pi `[M, n]`: log pi_j(a_j) of the actions in the data; log_mu_others `[M]`.
+    log_pi and log_mu `[M, n - 1]`, of the other agents' actions in the data.
     """
-    log_ratio = log_pi.sum(-1) - log_pi[:, i] - log_mu_others
+    log_ratio = (log_pi - log_mu).sum(-1)
     return log_ratio.clamp(math.log(SMALLEST_RATIO), math.log(largest)).exp()
 
 
-def resample(ratio: th.Tensor, n_absorbing: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+def resample(ratio: th.Tensor, n_still: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """M transitions drawn from the batch with replacement, in proportion to rho.
 
-    ratio `[M]`; rho is 1 in the n_absorbing rows, which take their share without being drawn.
+    ratio `[M]`; rho is 1 in n_still further rows, which take their share without being drawn.
     Returns: which transitions were drawn, long `[D]`, each once and in order; their weights `[D]`,
-    in proportion to how often; the weight of the absorbing state, 0-d. All weights sum to 1.
+    in proportion to how often; the weight of each of the further rows, 0-d. All sum to 1.
     """
     drawn = th.multinomial(ratio, len(ratio), replacement=True)
     # What was not drawn is not computed: worth a third of an update, and D a look at the device.
     rows, counts = drawn.unique(return_counts=True)
-    total = ratio.sum() + n_absorbing
-    return rows, counts / len(ratio) * (ratio.sum() / total), n_absorbing / total
+    total = ratio.sum() + n_still
+    return rows, counts / len(ratio) * (ratio.sum() / total), 1 / total
 
 
 def between(states: th.Tensor, n_absorbing: th.Tensor) -> th.Tensor:
     """Points on the lines between random pairs of rows, for the gradient penalty.
 
-    states `[M + 1, S]`, of which the last is the absorbing one and counts n_absorbing times.
-    Returns `[ceil(M / 2), S]`.
+    states `[N + 1, S]`, of which the last is the absorbing one and counts n_absorbing times.
+    Returns `[ceil(N / 2), S]`.
     """
-    m = len(states) - 1
-    pairs = (th.rand(2, (m + 1) // 2, device=states.device) * (m + n_absorbing)).long()
-    first, second = states[pairs.clamp(max=m)]
+    n = len(states) - 1
+    pairs = (th.rand(2, (n + 1) // 2, device=states.device) * (n + n_absorbing)).long()
+    first, second = states[pairs.clamp(max=n)]
     return th.lerp(first, second, th.rand(len(first), 1, device=states.device))
 
 
-def gradient_penalty(network: nn.Module, points: th.Tensor) -> th.Tensor:
-    """E |d network / d input|^2 at `points` `[K, S]`, differentiable in the weights. 0-d."""
-    points = points.requires_grad_()
-    (slope,) = th.autograd.grad(network(points).sum(), points, create_graph=True)
+def gradient_penalty(network: nn.Sequential, points: th.Tensor) -> th.Tensor:
+    """E |d network / d input|^2 at `points` `[K, S]`, differentiable in the weights. 0-d.
+
+    network: linear layers with ReLU between them and one output. Which units are active does not
+    change with the weights, but for a null set, so their masks need no gradient.
+    """
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    active, x = [], points
+    with th.no_grad():
+        for layer in linear[:-1]:
+            x = layer(x).relu_()
+            active.append((x > 0).to(x.dtype))
+    slope = linear[-1].weight.expand(len(points), -1)
+    for layer, mask in zip(reversed(linear[:-1]), reversed(active)):
+        slope = (slope * mask) @ layer.weight
     return slope.square().sum(-1).mean()
 
 
 class AbsorbingTransitions(Transitions):
-    """Transitions whose ended episodes go on in the absorbing state.
+    """Transitions whose ended episodes go on, up to `limit` transitions in all.
+
+    From the terminal observation they go to the absorbing state, and stay there.
 
     Further attributes:
         now_state: `[M, S]`; now_avail: `[M, n, A]`.
-        log_mu: `[M, n, A]`, the individual behaviour policies.
-        log_mu_others: `[M, n]`, log mu^{-i}(a^{-i} | s, a^i).
         points: `[R + 1, S + 1]`, states with the flag of the absorbing one, which is the last.
-        next: long `[M]`, the row of `points` that each transition leads to.
-        n_absorbing: 0-d, rows of the absorbing state.
-        n_rows: 0-d, transitions and rows of the absorbing state.
+        ends: long `[N]`, the rows of terminal observations from which an episode goes on.
+        n_absorbing: 0-d, rows in which an episode is in the absorbing state.
+        n_still: 0-d, rows in which nothing can be chosen: N + n_absorbing.
     """
 
     def __init__(self, batch, mac, limit: int):
         super().__init__(batch, mac)
         self.now_state, self.now_avail = self.state[self.now], self.avail[self.now]
-        self.log_mu = self.packed.pack(batch["behaviour_log_probs"])[self.now]
-        self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
-        points = F.pad(self.state, (0, 1, 0, 1))
-        points[-1, -1] = 1
-        self.points = points
-        self.next = th.where(self.terminated > 0, len(self.state), self.then)
-        self.n_absorbing = absorbing_rows(self.packed, self.terminated, limit)
-        self.n_rows = len(self.now) + self.n_absorbing
+        self.points = F.pad(self.state, (0, 1, 0, 1))
+        self.points[-1, -1] = 1
+        left = limit - self.packed.time[self.then]  # transitions after the last one
+        self.ends = self.then[(self.terminated > 0) & (left > 0)]
+        self.n_absorbing = (self.terminated * (left - 1).clamp(min=0)).sum()
+        self.n_still = len(self.ends) + self.n_absorbing
 
 
 class AlberDICELearner(Learner):
@@ -117,35 +122,33 @@ class AlberDICELearner(Learner):
         L(\pi_i) &= E_{D_\rho} \Big[\alpha KL(\pi_i \| \mu_i)(s)
             - \textstyle\sum_b \pi_i(b|s) e_\theta(s, b)\Big]
 
-    where D_rho are transitions drawn in proportion to rho, the sum of L(nu) is estimated from the
-    same draws, and all states of the batch serve as initial states, as in the public code. Targets
-    and the values in L(pi) are those before this call's steps. The temperature alpha falls
-    geometrically from `alpha_start` to `alpha_end` over t_max. Adam for all, no gradient is
-    clipped. nu and e see the state, the policies their histories.
+    and first the data policies, mu_i once a call and mu^{-i} (j in their order, given the actions
+    of agent i and of those before j) for each agent, take a step up their log-likelihood. All of it
+    is learnt side by side. D_rho are transitions drawn in proportion to rho; the sum of L(nu) is
+    estimated from the same draws, and all states of the batch serve as initial states, as in the
+    public code. What a loss takes from another network is from before this call's steps, but for
+    the policies of the agents before i. The temperature alpha falls geometrically from
+    `alpha_start` to `alpha_end` over t_max. Adam for all, no gradient is clipped. nu and e see the
+    state, the policies their histories.
 
-    Absorbing state: an episode that ended goes on in a state of its own (zeros and a flag) for the
-    rest of `episode_limit`, one row at least; an episode that was cut bootstraps. Nothing can be
-    chosen there: rho = 1, K = 0, e = (gamma - 1) nu, no loss of a policy. All these rows are one
-    and the same, so they enter the sums as one row that counts so many times.
+    Absorbing state: an episode that ended goes on from its terminal observation to a state of its
+    own (zeros and a flag), and stays there for the rest of `episode_limit`. An episode that was
+    cut, or that ended at the limit, bootstraps: a one-step game is one that is played for ever, as
+    the published matrix games are. Nothing can be chosen after the end: rho = 1, K = 0, r = 0, no
+    loss of a policy. All rows of the absorbing state are one and the same, with
+    e = (gamma - 1) nu, so they enter the sums as one row that counts so many times.
 
     Otherwise than in the public code:
-    - The absorbing state follows on the last transition at once; there, the terminal observation
-      was one more state in which a step of the past was played again, and actions copied from
-      random steps trained policies in the absorbing state.
-    - mu_i and mu^{-i} are fitted beforehand to the same likelihood (offline.behaviour), not by one
-      step a call beside the rest, and one network per agent, not one shared, gives mu_i.
-    - K_i is an expectation over the actions of each other agent, not a mean of 16 samples, and the
-      predecessors are drawn from the policies, not taken from the data (the same for two agents).
+    - Nothing is learnt from what is played after the end; there, actions copied from random steps
+      are.
+    - Policies and mu_i may be recurrent; mu_i has a network for each agent, not one for all.
+    - K_i is an expectation over each other agent's actions, not a mean of 16 samples. Its
+      predecessors are those in the data, which D_rho draws as the policies would.
+    - No loss counts the padding of episodes that were cut.
     - Unavailable actions are left out of the CQL term.
     - The absorbing rows' share of D_rho is exact, and the penalty takes as many pairs of rows as
       are there without them: the same expectations.
-
-    The batch must carry, beside EPyMARL's keys,
-        behaviour_log_probs `[B, T, n, A]`: log mu_i, from `offline.behaviour`;
-        behaviour_log_prob_others `[B, T, n]`: log mu^{-i}(a^{-i} | s, a^i).
     """
-
-    needs_behaviour = True
 
     def __init__(self, mac, scheme, logger, args):
         super().__init__(mac, scheme, logger, args)
@@ -156,22 +159,27 @@ class AlberDICELearner(Learner):
         self.advantages = nn.ModuleList(
             StateActionCritic(width, args.n_actions, hidden) for _ in range(args.n_agents)
         )
-        self.networks |= {"values": self.values, "advantages": self.advantages}
-        for i, network in enumerate(mac.agent.agents):
+        for network in mac.agent.agents:
             last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
             nn.init.uniform_(last.weight, -INITIAL_WEIGHTS, INITIAL_WEIGHTS)
-            groups = {
-                "value": (self.values[i].parameters(), args.nu_lr),
-                "advantage": (self.advantages[i].parameters(), args.nu_lr),
-                "policy": (mac.agent_parameters(i), args.lr),
-            }
-            for name, (parameters, rate) in groups.items():
-                self.optimisers[f"{name}_{i}"] = th.optim.Adam(parameters, lr=rate)
-        self.others = None  # the autoregressive behaviour policy, from `start_from`
-
-    def start_from(self, behaviour) -> None:
-        """behaviour: an `offline.behaviour.Behaviour`."""
-        self.others = behaviour.others
+        self.data_policies = copy.deepcopy(mac.agent)
+        self.others = nn.ModuleList(
+            ConditionalPolicy(i, width, args.n_agents, args.n_actions, hidden)
+            for i in range(args.n_agents)
+        )
+        self.networks |= {
+            "values": self.values,
+            "advantages": self.advantages,
+            "data_policies": self.data_policies,
+            "others": self.others,
+        }
+        self.optimisers["data"] = th.optim.Adam(self.data_policies.parameters(), lr=args.lr)
+        for i in range(args.n_agents):
+            critics = [*self.values[i].parameters(), *self.advantages[i].parameters()]
+            policies = [*mac.agent_parameters(i), *self.others[i].parameters()]
+            self.optimisers[f"agent_{i}"] = th.optim.Adam(
+                [{"params": critics, "lr": args.nu_lr}, {"params": policies, "lr": args.lr}]
+            )
 
     def train(self, batch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""
@@ -182,10 +190,11 @@ class AlberDICELearner(Learner):
         # update: the pass that tells the others what agent i plays is the one differentiated.
         policies = [self._log_policy(i, data) for i in range(self.n_agents)]
         log_pi = th.stack([policy.detach() for policy in policies], dim=1)  # [M, n, A]
+        log_mu, data_loss = self._clone(data)
 
         stats: list[dict[str, th.Tensor]] = []
         for i, policy in enumerate(policies):
-            stats.append(self._improve(i, data, policy, log_pi, alpha))
+            stats.append(self._improve(i, data, policy, log_pi, log_mu, alpha))
             if i + 1 < self.n_agents:  # the agents after it see what it plays now
                 with th.no_grad():
                     log_pi[:, i] = self._log_policy(i, data)
@@ -194,8 +203,9 @@ class AlberDICELearner(Learner):
         if self.log_due(t_env):
             means = {key: th.stack([of[key] for of in stats]).mean() for key in stats[0]}
             means |= {
-                "absorbing_share": data.n_absorbing / data.n_rows,
-                "kl": kl_divergence(log_pi, data.log_mu.clamp(min=LOG_FLOOR)).mean(),
+                "still_share": data.n_still / (len(data) + data.n_still),
+                "kl": kl_divergence(log_pi, log_mu.clamp(min=LOG_FLOOR)).mean(),
+                "data_loss": data_loss,
                 "entropy": entropy(log_pi).mean(),
             }
             self.logger.log_stats(means | {"alpha": alpha, "updates": self.updates}, t_env)
@@ -204,68 +214,91 @@ class AlberDICELearner(Learner):
         """log pi_i in every transition, `[M, A]`."""
         return self.mac.log_policy(i, data.inputs, data.avail, data.packed)[data.now]
 
+    def _clone(self, data: AbsorbingTransitions) -> tuple[th.Tensor, th.Tensor]:
+        """A step of the data policies. Returns log mu `[M, n, A]` before it, and the loss."""
+        logits = self.data_policies.unroll(data.inputs, data.packed)[data.now]
+        log_mu = masked_log_softmax(logits, data.now_avail)
+        loss = -gather_actions(log_mu, data.actions).mean()
+        optimise(loss, self.optimisers["data"], math.inf)
+        return log_mu.detach(), loss.detach()
+
     def _improve(
         self,
         i: int,
         data: AbsorbingTransitions,
         policy: th.Tensor,
         log_pi: th.Tensor,
+        log_mu: th.Tensor,
         alpha: float,
     ) -> dict[str, th.Tensor]:
-        """A step of nu_i, e_i and pi_i each.
+        """A step of mu^{-i}, nu_i, e_i and pi_i each.
 
-        policy `[M, A]`: log pi_i with its graph; log_pi `[M, n, A]`: of all agents, without.
+        policy `[M, A]`: log pi_i with its graph; log_pi and log_mu `[M, n, A]`: of all agents,
+        without.
         """
         a = self.args
-        others_kl = self.others.others_kl(
-            i, data.now_state, data.log_mu, data.now_avail, data.actions, log_pi
-        )
-        taken = gather_actions(log_pi, data.actions)
-        ratio = others_ratio(taken, data.log_mu_others[:, i], i, a.ratio_max)
-        drawn, weight, absorbing_weight = resample(ratio, data.n_absorbing)
+        # mu^-i, and what the others do that the data do not
+        log_mu_others = self.others[i](data.now_state, data.now_avail, data.actions)
+        others = self.others[i].others
+        others_kl = kl_divergence(
+            log_pi[:, others], log_mu_others.detach().clamp(min=LOG_FLOOR)
+        ).sum(-1)
+        log_mu_taken = gather_actions(log_mu_others, data.actions[:, others])  # [M, n - 1]
+        others_loss = -log_mu_taken.sum() / max(log_mu_taken.numel(), 1)
+        log_pi_taken = gather_actions(log_pi, data.actions)[:, others]
+        ratio = others_ratio(log_pi_taken, log_mu_taken.detach(), a.ratio_max)
+        drawn, weight, still_weight = resample(ratio, data.n_still)
 
         # nu
         nu = self.values[i](data.points).squeeze(-1)  # [R + 1], the last one absorbing
-        now_nu = nu[data.now]
-        e = data.reward - alpha * others_kl + a.gamma * nu[data.next] - now_nu
-        absorbing_e = (a.gamma - 1) * nu[-1:]
-        mean_ratio = (ratio.sum() + data.n_absorbing) / data.n_rows
-        log_weights = th.cat([weight, absorbing_weight.unsqueeze(0)]).log()
-        expected = (log_weights + th.cat([e[drawn], absorbing_e]) / alpha).logsumexp(0)
-        initial = (now_nu.sum() + data.n_absorbing * nu[-1]) / data.n_rows
-        rows = th.cat([data.points[data.now], data.points[-1:]])
+        now_nu, end_nu, absorbing_nu = nu[data.now], nu[data.ends], nu[-1:]
+        e = data.reward - alpha * others_kl + a.gamma * nu[data.then] - now_nu
+        end_e = a.gamma * absorbing_nu - end_nu
+        absorbing_e = (a.gamma - 1) * absorbing_nu
+        n_rows = len(data) + data.n_still
+        mean_ratio = (ratio.sum() + data.n_still) / n_rows
+        all_e = th.cat([e[drawn], end_e, absorbing_e])
+        all_weights = th.cat(
+            [
+                weight,
+                still_weight.expand(len(end_e)),
+                (data.n_absorbing * still_weight).unsqueeze(0),
+            ]
+        )
+        expected = (all_weights.log() + all_e / alpha).logsumexp(0)
+        initial = now_nu.sum() + end_nu.sum() + data.n_absorbing * nu[-1]
+        rows = th.cat([data.points[data.now], data.points[data.ends], data.points[-1:]])
         penalty = gradient_penalty(self.values[i], between(rows, data.n_absorbing))
-        nu_loss = alpha * (mean_ratio.log() + expected) + (1 - a.gamma) * initial
+        nu_loss = alpha * (mean_ratio.log() + expected) + (1 - a.gamma) * initial / n_rows
         nu_loss = nu_loss + a.nu_grad_penalty_coeff * penalty
-        nu_norm = optimise(nu_loss, self.optimisers[f"value_{i}"], math.inf)
 
         # e, on the D transitions drawn
-        log_mu = data.log_mu[drawn, i]  # [D, A]
+        own_mu = log_mu[drawn, i]  # [D, A]
         advantage = self.advantages[i](data.now_state[drawn])  # [D, A]
         error = gather_actions(advantage, data.actions[drawn, i]) - e[drawn].detach()
-        cql = masked_logsumexp(advantage, data.now_avail[drawn, i]) - (
-            log_mu.exp() * advantage
-        ).sum(-1)
+        cql = masked_logsumexp(advantage, data.now_avail[drawn, i])
+        cql = cql - (own_mu.exp() * advantage).sum(-1)
         e_loss = (weight * (error.square() + a.cql_coeff * cql)).sum()
-        optimise(e_loss, self.optimisers[f"advantage_{i}"], math.inf)
 
         # pi, on the same: the I-projection, over all available actions
         policy = policy[drawn]
-        kl = kl_divergence(policy, log_mu.clamp(min=LOG_FLOOR))
+        kl = kl_divergence(policy, own_mu.clamp(min=LOG_FLOOR))
         gain = (policy.exp() * advantage.detach()).sum(-1)
         policy_loss = (weight * (alpha * kl - gain)).sum()
-        policy_norm = optimise(policy_loss, self.optimisers[f"policy_{i}"], math.inf)
 
+        # Each loss has weights of its own, so one step of their sum is a step of each.
+        loss = others_loss + nu_loss + e_loss + policy_loss
+        norm = optimise(loss, self.optimisers[f"agent_{i}"], math.inf)
         return {
             "nu_loss": nu_loss.detach(),
             "nu_grad_penalty": penalty.detach(),
-            "nu_grad_norm": nu_norm,
             "e_loss": e_loss.detach(),
             "e_mean": e.detach().mean(),
             "cql_loss": (weight * cql).sum().detach(),
             "policy_loss": policy_loss.detach(),
-            "policy_grad_norm": policy_norm,
+            "others_loss": others_loss.detach(),
             "others_kl": others_kl.mean(),
+            "grad_norm": norm,
             "ratio_mean": mean_ratio,
             "ess_share": ratio.sum().square() / ratio.square().sum() / len(ratio),
         }

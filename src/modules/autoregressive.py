@@ -1,8 +1,9 @@
-"""The autoregressive behaviour policy of the other agents, InSPO Eq. 22."""
+"""Autoregressive behaviour policies of the other agents: InSPO's Eq. 22, and AlberDICE's."""
 
 from __future__ import annotations
 
 import torch as th
+import torch.nn.functional as F
 from torch import nn
 
 from utils.rl_utils import gather_actions, kl_divergence, masked_log_softmax
@@ -83,3 +84,37 @@ class AutoregressivePolicy(nn.Module):
         conditional = self.log_policies(i, state, log_mu, avail, drawn)
         kl = kl_divergence(log_pi, conditional.clamp(min=LOG_FLOOR))
         return kl.sum(-1) - kl[:, i]
+
+
+class ConditionalPolicy(nn.Module):
+    """mu(a_j | s, a_i, a_<j) of one agent i for all others j, AlberDICE's data policy.
+
+    Three linear layers on the state and, one-hot, on which agent j is, on a_i and on the actions
+    of the others before j; the first layer is written as the sum of its parts. Of the state alone,
+    not of histories.
+    """
+
+    def __init__(self, i: int, state_dim: int, n_agents: int, n_actions: int, hidden_dim: int):
+        super().__init__()
+        self.i, self.n_actions = i, n_actions
+        self.others = [j for j in range(n_agents) if j != i]
+        n_others = len(self.others)
+        self.first = nn.Linear(state_dim + n_others + (1 + n_others) * n_actions, hidden_dim)
+        self.hidden = nn.Linear(hidden_dim, hidden_dim)
+        self.out = nn.Linear(hidden_dim, n_actions)
+
+    def forward(self, state: th.Tensor, avail: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """log mu(. | s, a_i, a_<j) of the other agents in their order.
+
+        state `[M, S]`, avail `[M, n, A]`, actions `[M, n]` -> `[M, n - 1, A]`.
+        """
+        n_others, a = len(self.others), self.n_actions
+        of_state, of_j, of_i, of_before = self.first.weight.split(
+            [state.shape[1], n_others, a, n_others * a], dim=1
+        )
+        places = actions[:, self.others] + a * th.arange(n_others, device=actions.device)
+        played = of_before.T[places]  # [M, n - 1, H]
+        common = F.linear(state, of_state, self.first.bias) + of_i.T[actions[:, self.i]]
+        x = common.unsqueeze(1) + of_j.T + (played.cumsum(1) - played)
+        logits = self.out(self.hidden(x.relu_()).relu_())
+        return masked_log_softmax(logits, avail[:, self.others])
