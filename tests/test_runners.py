@@ -307,11 +307,12 @@ def test_a_worker_that_ends_by_itself_takes_along_what_it_started(make_runner, t
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from functools import partial
 from toy_env import ToyEnv
 from envs.process_vector import ProcessVectorEnv
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     env = ProcessVectorEnv([partial(ToyEnv, log_dir=sys.argv[1], child=True)] * 2)
     env.seed(0)
     env.reset()
