@@ -45,6 +45,7 @@ def make_alberdice(**overrides):
         for network in (learner.mac.agent, learner.data_policies, learner.others):
             for p in network.parameters():
                 p.add_(0.3 * th.randn(p.shape))
+        learner.others[2].out.bias[3] -= 40  # what the data never show costs 23 nats at most
     return learner, logger, args
 
 
