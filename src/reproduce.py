@@ -632,12 +632,17 @@ def bridge(options: Options) -> bool:
     cells = changed(cells_of(comparison), options.changes)
     folder = options.results / "runs" / "paper"
     shown: dict[int, tuple[str, dict[str, Any]]] = {}  # who crosses first -> title, episode
+    record: dict[str, Any] = {}
     for seed in comparison.seeds:
         cell = cells[f"bridge_{quality}", name, seed]
         report = run([cell], options, folder, "bridge")
         if failures(report):
             return False
-        for episode in one_of_each_mode(read_result(folder, cell)):
+        result = read_result(folder, cell)
+        seen = one_of_each_mode(result)
+        orders = [{k: e[k] for k in ("first", "share", "played", "return")} for e in seen]
+        record[cell.id] = provenance(result) | {"orders_of_crossing": orders}
+        for episode in seen:
             words = f"agent {episode['first'] + 1} first, return {episode['return']:.2f}"
             print(f"seed {seed}: {words}, {episode['share']:.0%} of {episode['played']} episodes")
             if episode["share"] >= COMMON:
@@ -654,7 +659,8 @@ def bridge(options: Options) -> bool:
     stem.parent.mkdir(parents=True, exist_ok=True)
     episodes_gif(f"{stem}.gif", states, actions, titles)
     episode_png(f"{stem}.png", states[0], actions[0], title=f"{display(name)}, {titles[0]}")
-    print("written:", f"{stem}.gif", f"{stem}.png", sep="\n  ")
+    numbers = write_json(f"{stem}.json", record)
+    print("written:", f"{stem}.gif", f"{stem}.png", numbers, sep="\n  ")
     return True
 
 
@@ -756,7 +762,7 @@ what they write (under results/, or --results DIR):
   table1 to table3, figure3, figure5   paper/NAME.md .csv .json .png
   table4 to table7            sc2/NAME.md .csv .json .png
     with --on smax            smax/MAP.md .csv .json .png (table4), smax/NAME.md ... (the others)
-  paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png
+  paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png .json
   runs       runs/{smax,sc2,paper}: a folder each with log.txt, Sacred's record, checkpoints
 
 Every command goes on where it was stopped: what is finished is not run again, what was
