@@ -4,8 +4,9 @@
     python benchmarks/learner_speed.py --alg inspo --map 5m_vs_6m --json
 
 Times `learner.train` alone, one thread, past the critics' warm-up, and prints one JSON object with
-the median of `--updates` updates. Episodes' lengths are drawn as in the published data; nothing is
-learnt from them, the values are noise.
+the median of `--updates` updates, and `gflop`, the arithmetic of the products in one of them: what the
+processor can do at best (`matmul_gflop_per_second`, one large product) bounds the time from below.
+Episodes' lengths are drawn as in the published data; nothing is learnt from them, the values are noise.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch as th
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -70,6 +72,16 @@ def synthetic_batch(map_name: str, episodes: int, rng: np.random.Generator) -> E
     return EpisodeBatch(data)
 
 
+def matmul_speed(size: int = 1024, repeats: int = 15) -> float:
+    """GFLOP a second of a product of two square float32 matrices, the median."""
+    x, seconds = th.randn(size, size), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        x @ x
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds) / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,11 +129,15 @@ def main() -> None:
         learner.train(batches[update % len(batches)], t_env, 0)
         wall.append(time.perf_counter() - start[0])
         cpu.append(time.process_time() - start[1])
+    with FlopCounterMode(display=False) as products:
+        learner.train(batches[0], t_env, 0)
     result = {
         "alg": options.alg,
         "map": options.map,
         "seconds_per_update": statistics.median(wall[1:]),
         "cpu_seconds_per_update": statistics.median(cpu[1:]),
+        "gflop": products.get_total_flops() / 1e9,
+        "matmul_gflop_per_second": matmul_speed(),
         "updates": options.updates,
         "batch_size": options.batch_size,
         "T": max(batch.max_seq_length for batch in batches),
