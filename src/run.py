@@ -22,7 +22,7 @@ from controllers import REGISTRY as mac_REGISTRY
 from envs import SHAPES
 from learners import REGISTRY as learner_REGISTRY
 from offline import behaviour as behaviour_policies
-from offline import check_matches, load_dataset
+from offline import check_matches, differing_settings, load_dataset
 from offline.buffer import OfflineBuffer
 from offline.collect import Part, acting_settings, collect, dataset_path, ensure_dataset
 from runners import REGISTRY as runner_REGISTRY
@@ -34,7 +34,7 @@ from utils.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
-from utils.errors import CheckpointError, ConfigError, EnvironmentFailure
+from utils.errors import CheckpointError, ConfigError, DatasetError, EnvironmentFailure
 from utils.interrupts import GracefulExit
 from utils.logging import Logger, progress_bar
 from utils.seeding import spawn_seeds
@@ -90,6 +90,14 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         advise=advise,
     )
     facts = dataset.metadata
+    if differing := "; ".join(differing_settings(facts, args.env_args)):
+        words = f"{path} was collected under other settings: {differing}."
+        if not args.dataset["path"]:  # found by its name, which does not tell
+            raise DatasetError(
+                f"{words} Make data of your own with another datasets_dir, or name this file with "
+                "dataset.path=... to learn from it all the same."
+            )
+        logger.warning(words)
     logger.info(
         f"{path}: {facts.n_episodes} episodes, {facts.n_steps} steps, return "
         f"{facts.return_mean:.2f} ± {facts.return_std:.2f}"

@@ -235,6 +235,18 @@ def test_collect_by_command(tmp_path, capsys):
     words = [f"dataset.path={path}", "batch_size=8", "t_max=40", "test_nepisode=0", "quality=null"]
     assert program.main([*offline, *words]) == 0
 
+    # Of another game, under the name that the default has.
+    other = [*argv, f"checkpoint_path={model}", "quality=mine", "collect.n_episodes=5"]
+    assert program.main([*other, "env_args.payoff=[[1.0, 0.0], [0.0, 1.0]]"]) == 0
+    words = ["batch_size=4", "t_max=8", "test_nepisode=0", "quality=mine"]
+    assert program.main([*offline, *words]) == 2
+    said = capsys.readouterr().err
+    for word in ("xor_mine.h5", "env_args.payoff was [[1.0", "datasets_dir", "dataset.path"):
+        assert word in said
+    named = f"dataset.path={tmp_path / 'matrix/xor_mine.h5'}"
+    assert program.main([*offline, *words, named]) == 0
+    assert "env_args.payoff was" in capsys.readouterr().err
+
     argv[0] = "--config=mappo"
     words = [f"checkpoint_path={model}", "collect.n_episodes=5"]
     assert program.main([*argv, *words]) == 2

@@ -18,7 +18,7 @@ from offline import (
     validate,
 )
 from offline.dataset import FIELDS, FILLED, ContentHash, content_hash
-from offline.validation import ROW_RULES
+from offline.validation import ROW_RULES, differing_settings
 from utils.errors import DatasetError
 
 N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
@@ -36,6 +36,7 @@ def metadata(**changes) -> DatasetMetadata:
         state_shape=S,
         obs_shape=OBS,
         episode_limit=LIMIT,
+        env_args='{"max_steps": 7}',
     )
     return replace(given, **changes)
 
@@ -433,3 +434,20 @@ def test_metadata_names_what_is_computed():
     rebuilt = OfflineDataset.build(data.arrays, data.lengths, given)
     assert rebuilt.metadata == replace(data.metadata, win_rate=None)
     assert {f.name for f in fields(DatasetMetadata)} >= {"n_cut", "notes", "created_by"}
+
+
+def test_settings_of_the_simulator_are_compared_where_both_are_known():
+    given = metadata(env_args='{"max_steps": 7, "reward_scale": 10.0, "replay_dir": "a", "old": 1}')
+    now = {"max_steps": 7, "reward_scale": 1.0, "replay_dir": "b", "new": 2}
+    assert differing_settings(given, now) == ["env_args.reward_scale was 10.0 and is 1.0"]
+    assert differing_settings(metadata(env_args=None), now) == []
+    for damaged in ("{", "3"):
+        with pytest.raises(DatasetError, match="env_args.*JSON"):
+            differing_settings(metadata(env_args=damaged), now)
+
+
+def test_joined_data_keep_settings_that_they_share():
+    same = concatenate([make_dataset(seed=0), make_dataset(seed=1)])
+    other = make_dataset(seed=2, env_args='{"max_steps": 9}')
+    assert same.metadata.env_args == metadata().env_args
+    assert concatenate([same, other]).metadata.env_args is None

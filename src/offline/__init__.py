@@ -4,7 +4,13 @@ from offline.dataset import DatasetMetadata, OfflineDataset, concatenate
 from offline.formats import load_dataset
 from offline.formats.canonical import CanonicalWriter, write_dataset
 from offline.statistics import DatasetStatistics, compute_statistics
-from offline.validation import Violation, check_matches, require_valid, validate
+from offline.validation import (
+    Violation,
+    check_matches,
+    differing_settings,
+    require_valid,
+    validate,
+)
 
 __all__ = [
     "CanonicalWriter",
@@ -13,6 +19,7 @@ __all__ = [
     "OfflineDataset",
     "Violation",
     "check_matches",
+    "differing_settings",
     "compute_statistics",
     "concatenate",
     "load_dataset",

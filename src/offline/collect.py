@@ -208,6 +208,7 @@ def _collect(parts, args, path, seed, progress, check) -> DatasetMetadata:
         quality=args.quality or "",
         simulator=getattr(runner.env, "simulator", args.env),
         source="; ".join(part.source for part in parts),
+        env_args=json.dumps(args.env_args, sort_keys=True),
         **info,
     )
     bar = progress(sum(part.episodes for part in parts))

@@ -46,7 +46,8 @@ class DatasetMetadata:
 
     state_shape, obs_shape: widths S and O, as in `get_env_info`. simulator: name and version.
     source: learner, checkpoint, exploration and command, or what it was converted from. notes: what
-    a reader or converter changed or left out. n_steps: transitions. return_std: of the population.
+    a reader or converter changed or left out. env_args: the simulator's settings under which it was
+    collected, as JSON; None where they are not known. n_steps: transitions. return_std: of the population.
     win_rate: share of episodes won, None where the data does not say. n_cut: episodes that end
     before the limit without a terminal (a crash of the simulator, a foreign file); a learner
     bootstraps from their last row. content_hash: see `ContentHash`.
@@ -64,6 +65,7 @@ class DatasetMetadata:
     episode_limit: int
     created_by: str = ""
     notes: tuple[str, ...] = ()
+    env_args: str | None = None
 
     n_episodes: int = 0
     n_steps: int = 0
@@ -341,6 +343,7 @@ def concatenate(
         quality=quality or "+".join(dict.fromkeys(d.metadata.quality for d in datasets)),
         source=source or " + ".join(f"[{len(d)} of: {d.metadata.source}]" for d in datasets),
         notes=tuple(dict.fromkeys(note for d in datasets for note in d.metadata.notes)),
+        env_args=common_env_args([d.metadata for d in datasets]),
     )
     return OfflineDataset.build(
         {key: np.concatenate([d.arrays[key] for d in datasets]) for key in FIELDS},
@@ -348,6 +351,12 @@ def concatenate(
         metadata,
         np.concatenate([d.battle_won for d in datasets]) if known else None,
     )
+
+
+def common_env_args(parts: Sequence[DatasetMetadata]) -> str | None:
+    """The settings under which all parts were collected; None if they differ, or are not known."""
+    known = {part.env_args for part in parts}
+    return known.pop() if len(known) == 1 else None
 
 
 def differences(first: Any, second: Any, names: Sequence[str]) -> list[str]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from offline.dataset import AGREE, DatasetMetadata, OfflineDataset, differences
+from offline.dataset import (
+    AGREE,
+    DatasetMetadata,
+    OfflineDataset,
+    common_env_args,
+    differences,
+)
 from offline.formats import alberdice, canonical, load_dataset, vault
 from offline.formats.folders import refuse_existing
 from utils.errors import DatasetError, UserError, nearest
@@ -108,7 +114,14 @@ def write_pieces(
         raise UserError(f"{path}: expected a name that ends with .h5; use convert for others.")
     first = pieces[0].dataset.metadata
     notes = dict.fromkeys(note for piece in pieces for note in piece.dataset.metadata.notes)
-    metadata = replace(first, quality=quality, source=source, notes=tuple(notes), created_by="")
+    metadata = replace(
+        first,
+        quality=quality,
+        source=source,
+        notes=tuple(notes),
+        env_args=common_env_args([piece.dataset.metadata for piece in pieces]),
+        created_by="",
+    )
     known = all(piece.dataset.battle_won is not None for piece in pieces)
     cut = any(piece.dataset.metadata.n_cut for piece in pieces)
     with canonical.CanonicalWriter(path, metadata, overwrite=force, allow_cut=cut) as writer:

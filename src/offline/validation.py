@@ -7,6 +7,7 @@ rule the first is located. A new rule on values is one entry in `ROW_RULES`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -466,3 +467,36 @@ def check_matches(
             f"{metadata.map_name}, {metadata.quality}; {metadata.simulator}): "
             f"{'; '.join(differing)}. {advice}"
         )
+
+
+# Settings of a simulator that say nothing of the data: where and how it is watched.
+NOT_OF_THE_DATA = (
+    "map_name",
+    "seed",
+    "game_version",
+    "debug",
+    "replay_dir",
+    "replay_prefix",
+    "window_size_x",
+    "window_size_y",
+)
+
+
+def differing_settings(metadata: DatasetMetadata, env_args: Mapping[str, Any]) -> list[str]:
+    """What the data were collected with and the environment has otherwise, in words.
+
+    Of the settings that both know. Data whose settings are not known differ in none. DatasetError
+    if the metadata are damaged.
+    """
+    try:
+        own = dict(json.loads(metadata.env_args or "{}"))
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"attribute 'env_args': expected a JSON object, found '{metadata.env_args[:60]}'. The "
+            "metadata are damaged: collect or convert again."
+        ) from error
+    return [
+        f"env_args.{key} was {own[key]} and is {env_args[key]}"
+        for key in own
+        if key in env_args and key not in NOT_OF_THE_DATA and own[key] != env_args[key]
+    ]

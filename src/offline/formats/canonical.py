@@ -219,7 +219,7 @@ def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any
             return int(value)
         if kind.startswith("float") and isinstance(value, (float, np.floating)):
             return float(value)
-        if kind == "str" and isinstance(value, str):
+        if kind.startswith("str") and isinstance(value, str):
             return value
         if kind.startswith("tuple") and isinstance(value, str):
             return tuple(line for line in value.split("\n") if line)

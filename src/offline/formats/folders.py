@@ -29,6 +29,7 @@ def describe(dataset: OfflineDataset) -> dict[str, Any]:
     meta = dataset.metadata
     stated: dict[str, Any] = {name: getattr(meta, name) for name in TEXTS}
     stated |= {"episode_limit": meta.episode_limit, "notes": list(meta.notes)}
+    stated |= {} if meta.env_args is None else {"env_args": meta.env_args}
     if dataset.battle_won is not None:
         stated["battle_won"] = np.packbits(dataset.battle_won).tobytes().hex()
     return stated
@@ -60,6 +61,7 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
         or limit < 1
         or not all(isinstance(stated.get(name), str) for name in TEXTS)
         or not all(isinstance(note, str) for note in _list(stated.get("notes")))
+        or not isinstance(stated.get("env_args", ""), str)
     ):
         raise DatasetError(
             f"{file}: '{KEY}': expected the names, notes and limit of the dataset. The file was "
@@ -86,6 +88,7 @@ def with_stated(metadata: DatasetMetadata, stated: dict[str, Any]) -> DatasetMet
         metadata,
         simulator=stated["simulator"] or UNKNOWN,
         source=stated["source"],
+        env_args=stated.get("env_args"),
         notes=tuple(dict.fromkeys((*stated["notes"], *metadata.notes))),
     )
 
