@@ -90,7 +90,7 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         advise=advise,
     )
     facts = dataset.metadata
-    if differing := "; ".join(differing_settings(facts, args.env_args)):
+    if differing := "; ".join(differing_settings(facts, args.env_args, str(path))):
         words = f"{path} was collected under other settings: {differing}."
         if not args.dataset["path"]:  # found by its name, which does not tell
             raise DatasetError(

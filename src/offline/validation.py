@@ -482,19 +482,24 @@ NOT_OF_THE_DATA = (
 )
 
 
-def differing_settings(metadata: DatasetMetadata, env_args: Mapping[str, Any]) -> list[str]:
+def differing_settings(
+    metadata: DatasetMetadata, env_args: Mapping[str, Any], name: str = "The dataset"
+) -> list[str]:
     """What the data were collected with and the environment has otherwise, in words.
 
     Of the settings that both know. Data whose settings are not known differ in none. DatasetError
     if the metadata are damaged.
     """
+    text = metadata.env_args or "{}"
     try:
-        own = dict(json.loads(metadata.env_args or "{}"))
-    except (ValueError, TypeError) as error:
+        own = json.loads(text)
+    except (ValueError, RecursionError):
+        own = None
+    if not isinstance(own, dict):
         raise DatasetError(
-            f"attribute 'env_args': expected a JSON object, found '{metadata.env_args[:60]}'. The "
-            "metadata are damaged: collect or convert again."
-        ) from error
+            f"{name}: attribute 'env_args': expected a JSON object, found '{text[:60]}'. The file "
+            "is damaged or was changed: collect or convert it again."
+        )
     return [
         f"env_args.{key} was {own[key]} and is {env_args[key]}"
         for key in own
