@@ -33,7 +33,8 @@ what is not averaged:
 
 examples:
   python src/report.py results/runs/smax --out results/report_smax
-  python src/report.py results/runs/smax --group-by name advantage_weighting global_cql_alpha softmax_temp
+  python src/report.py results/runs/smax \\
+    --group-by name advantage_weighting global_cql_alpha softmax_temp
   python src/report.py results/runs/paper --metric return_mean --min-seeds 3
   python src/report.py results/sacred other/results/sacred --title "Mine and theirs"
 

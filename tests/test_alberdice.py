@@ -26,7 +26,7 @@ from learners.alberdice_learner import (
     resample,
 )
 from modules.critics import StateActionCritic
-from modules.mlp import mlp
+from modules.mlp import MLP
 from offline.games import joint_actions
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
@@ -102,7 +102,7 @@ def test_the_gradient_penalty_of_a_linear_map_is_its_squared_norm():
 
 def test_gradient_penalty_by_differences():
     th.manual_seed(0)
-    network, points = mlp(3, 8, 1).double(), th.randn(6, 3, dtype=th.double)
+    network, points = MLP(3, 8, 1).double(), th.randn(6, 3, dtype=th.double)
     expected = 0.0
     with th.no_grad():
         for x in points:
@@ -114,7 +114,7 @@ def test_gradient_penalty_by_differences():
 
 def test_the_critic_of_state_and_action_is_a_network_on_both():
     th.manual_seed(0)
-    critic, plain = StateActionCritic(5, 4, 8), mlp(9, 8, 1)
+    critic, plain = StateActionCritic(5, 4, 8), MLP(9, 8, 1)
     layers = (critic.first, critic.hidden, critic.out)
     for mine, theirs in zip(layers, (plain[0], plain[2], plain[4])):
         theirs.load_state_dict(mine.state_dict())

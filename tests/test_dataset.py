@@ -442,7 +442,7 @@ def test_settings_of_the_simulator_are_compared_where_both_are_known():
     assert differing_settings(given, now) == ["env_args.reward_scale was 10.0 and is 1.0"]
     assert differing_settings(metadata(env_args=None), now) == []
     for damaged in ("{", "3", '[["max_steps", 9]]', "[" * 100_000):
-        with pytest.raises(DatasetError, match="x.h5: attribute 'env_args'.*JSON"):
+        with pytest.raises(DatasetError, match=r"x\.h5: attribute 'env_args'.*JSON"):
             differing_settings(metadata(env_args=damaged), now, "x.h5")
 
 

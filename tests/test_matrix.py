@@ -53,14 +53,20 @@ def test_three_agents_with_different_numbers_of_actions():
     payoff = np.arange(12.0).reshape(2, 3, 2)
     env = MatrixVectorEnv("custom", n_envs=2, payoff=payoff.tolist())
     assert env.get_env_info() == {
-        "state_shape": 1, "obs_shape": 1, "n_actions": 3, "n_agents": 3, "episode_limit": 1
+        "state_shape": 1,
+        "obs_shape": 1,
+        "n_actions": 3,
+        "n_agents": 3,
+        "episode_limit": 1,
     }
     env.reset()
     seen = env.observe()
     assert seen["avail_actions"].tolist() == [[[1, 1, 0], [1, 1, 1], [1, 1, 0]]] * 2
     assert seen["state"].shape == (2, 1) and seen["obs"].shape == (2, 3, 1)
     assert [seen[key].dtype.name for key in ("state", "obs", "avail_actions")] == [
-        "float32", "float32", "int32"
+        "float32",
+        "float32",
+        "int32",
     ]
     assert env.step(np.array([[1, 2, 1], [0, 1, 1]])).reward.tolist() == [11, 3]
     env.reset()
@@ -197,11 +203,15 @@ def test_proportions_are_exact():
     assert joint_counts("xor", "b").tolist() == [[400, 400], [400, 0]]
     assert joint_counts("xor", "c").tolist() == [[300, 300], [300, 300]]
     assert joint_counts("m_ne", "imbalanced").tolist() == [
-        [640, 80, 80], [80, 10, 10], [80, 10, 10]
+        [640, 80, 80],
+        [80, 10, 10],
+        [80, 10, 10],
     ]
     # 1,000 is not a multiple of 9
     assert joint_counts("m_ne", "balanced").tolist() == [
-        [112, 111, 111], [111, 111, 111], [111, 111, 111]
+        [112, 111, 111],
+        [111, 111, 111],
+        [111, 111, 111],
     ]
 
 

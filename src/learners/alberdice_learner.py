@@ -13,7 +13,7 @@ from components.transitions import Transitions
 from learners.learner import Learner, optimise
 from modules.autoregressive import LOG_FLOOR, ConditionalPolicy
 from modules.critics import StateActionCritic
-from modules.mlp import mlp
+from modules.mlp import MLP
 from utils.rl_utils import (
     entropy,
     gather_actions,
@@ -153,7 +153,7 @@ class AlberDICELearner(Learner):
     def __init__(self, mac, scheme, logger, args):
         super().__init__(mac, scheme, logger, args)
         width, hidden = scheme["state"]["vshape"], args.critic_hidden_dim
-        self.values = nn.ModuleList(mlp(width + 1, hidden, 1) for _ in range(args.n_agents))
+        self.values = nn.ModuleList(MLP(width + 1, hidden, 1) for _ in range(args.n_agents))
         for network in self.values:  # L(nu) does not depend on a constant
             network[-1] = nn.Linear(hidden, 1, bias=False)
         self.advantages = nn.ModuleList(

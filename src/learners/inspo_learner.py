@@ -12,7 +12,7 @@ from components.schedules import hold_decay
 from components.transitions import Transitions
 from learners.learner import Learner, optimise
 from modules.autoregressive import LOG_FLOOR
-from modules.mlp import mlp
+from modules.mlp import MLP
 from utils.rl_utils import (
     entropy,
     explained_variance,
@@ -156,7 +156,7 @@ class InSPOLearner(Learner):
         super().__init__(mac, scheme, logger, args)
         width = scheme["state"]["vshape"] + mac.input_shape
         self.critics = nn.ModuleList(
-            mlp(width, args.critic_hidden_dim, args.n_actions) for _ in range(args.n_agents)
+            MLP(width, args.critic_hidden_dim, args.n_actions) for _ in range(args.n_agents)
         )
         self.target_critics = copy.deepcopy(self.critics)
         self.temperature = nn.ParameterDict({"log_alpha": th.tensor(math.log(args.alpha))})

@@ -8,7 +8,7 @@ from torch import nn
 
 from components.transitions import Transitions
 from learners.learner import Learner, cosine_rate, optimise
-from modules.mlp import mlp
+from modules.mlp import MLP
 from utils.rl_utils import entropy, gather_actions, masked_log_softmax
 
 
@@ -57,7 +57,7 @@ class MAPPOLearner(Learner):
 
     def __init__(self, mac, scheme, logger, args):
         super().__init__(mac, scheme, logger, args)
-        self.critic = mlp(scheme["state"]["vshape"], args.critic_hidden_dim, 1)
+        self.critic = MLP(scheme["state"]["vshape"], args.critic_hidden_dim, 1)
         self.value_norm = ValueNorm()
         self.networks |= {"critic": self.critic, "value_norm": self.value_norm}
         self.optimisers["actor"] = th.optim.Adam(mac.parameters(), lr=args.lr)

@@ -10,7 +10,7 @@ from components.transitions import Transitions
 from learners.learner import Learner, optimise
 from modules.mixers import REGISTRY as mixer_REGISTRY
 from modules.mixers.linear import LinearWeights
-from modules.mlp import mlp
+from modules.mlp import MLP
 from utils.rl_utils import gather_actions, masked_log_softmax, soft_update
 
 
@@ -52,8 +52,8 @@ class OMIGALearner(Learner):
     def __init__(self, mac, scheme, logger, args):
         super().__init__(mac, scheme, logger, args)
         inputs = args.obs_shape + args.n_agents
-        self.q = mlp(inputs, args.critic_hidden_dim, args.n_actions)
-        self.v = mlp(inputs, args.critic_hidden_dim, 1)
+        self.q = MLP(inputs, args.critic_hidden_dim, args.n_actions)
+        self.v = MLP(inputs, args.critic_hidden_dim, 1)
         self.mixer = mixer_REGISTRY[args.mixer](args)
         self.target_q, self.target_v = copy.deepcopy(self.q), copy.deepcopy(self.v)
         self.target_mixer = copy.deepcopy(self.mixer)

@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from modules.mlp import feed_forward
 from utils.rl_utils import gather_actions, kl_divergence, masked_log_softmax
 
 LOG_FLOOR = -23.0  # log 1e-10: no log-probability counts for less
@@ -52,7 +53,7 @@ class AutoregressivePolicy(nn.Module):
         before = played.cumsum(1) - played  # the sum over k < j, k != i
         common = self.state(state) + self.of_i.weight[i] + self.action_i(actions[:, i])
         x = (common[:, None] + self.of_j.weight + before).relu()
-        return masked_log_softmax(log_mu + self.out(self.hidden(x).relu()), avail)
+        return masked_log_softmax(log_mu + feed_forward(x, self.hidden, self.out), avail)
 
     def forward(
         self, i: int, state: th.Tensor, log_mu: th.Tensor, avail: th.Tensor, actions: th.Tensor
@@ -116,5 +117,5 @@ class ConditionalPolicy(nn.Module):
         played = of_before.T[places]  # [M, n - 1, H]
         common = F.linear(state, of_state, self.first.bias) + of_i.T[actions[:, self.i]]
         x = common.unsqueeze(1) + of_j.T + (played.cumsum(1) - played)
-        logits = self.out(self.hidden(x.relu_()).relu_())
+        logits = feed_forward(x.relu_(), self.hidden, self.out)
         return masked_log_softmax(logits, avail[:, self.others])

@@ -6,6 +6,8 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from modules.mlp import feed_forward
+
 
 class DuelingCritic(nn.Module):
     """Q_i(s, o_i, a) = A(s, o_i, i)(a) + V(s, o_i, i) for all agents and actions, one network.
@@ -28,10 +30,10 @@ class DuelingCritic(nn.Module):
         identity = th.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
         own = self.own(th.cat([obs, identity.expand(len(obs), -1, -1)], dim=-1))
         # The first layer's share of the state is the same for all agents: computed once.
-        x = self.hidden(own.add_(self.state(state).unsqueeze(1)).relu_()).relu_()
-        # A + V is linear in x: the sum of the heads' weights gives it in one product.
+        x = own.add_(self.state(state).unsqueeze(1)).relu_()
+        # A + V is linear in its input: the sum of the heads' weights gives it in one product.
         weight, bias = self.advantage.weight + self.value.weight, self.advantage.bias
-        return F.linear(x, weight, bias + self.value.bias)
+        return feed_forward(x, self.hidden, (weight, bias + self.value.bias))
 
 
 class StateActionCritic(nn.Module):
@@ -54,4 +56,4 @@ class StateActionCritic(nn.Module):
             [self.first.in_features - self.n_actions, self.n_actions], dim=1
         )
         x = F.linear(state, of_state, self.first.bias).unsqueeze(1) + of_action.T  # [M, A, H]
-        return self.out(self.hidden(x.relu_()).relu_()).squeeze(-1)
+        return feed_forward(x.relu_(), self.hidden, self.out).squeeze(-1)

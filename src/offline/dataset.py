@@ -47,10 +47,10 @@ class DatasetMetadata:
     state_shape, obs_shape: widths S and O, as in `get_env_info`. simulator: name and version.
     source: learner, checkpoint, exploration and command, or what it was converted from. notes: what
     a reader or converter changed or left out. env_args: the simulator's settings under which it was
-    collected, as JSON; None where they are not known. n_steps: transitions. return_std: of the population.
-    win_rate: share of episodes won, None where the data does not say. n_cut: episodes that end
-    before the limit without a terminal (a crash of the simulator, a foreign file); a learner
-    bootstraps from their last row. content_hash: see `ContentHash`.
+    collected, as JSON; None where they are not known. n_steps: transitions. return_std: of the
+    population. win_rate: share of episodes won, None where the data does not say. n_cut: episodes
+    that end before the limit without a terminal (a crash of the simulator, a foreign file); a
+    learner bootstraps from their last row. content_hash: see `ContentHash`.
     """
 
     env: str

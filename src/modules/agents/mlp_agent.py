@@ -7,7 +7,7 @@ from torch import nn
 
 from components.packed import PackedEpisodes
 from modules.agents.non_shared import NonSharedAgents
-from modules.mlp import mlp
+from modules.mlp import MLP
 
 
 class MLPAgent(nn.Module):
@@ -15,7 +15,7 @@ class MLPAgent(nn.Module):
 
     def __init__(self, input_shape: int, args):
         super().__init__()
-        self.net = mlp(input_shape, args.hidden_dim, args.n_actions)
+        self.net = MLP(input_shape, args.hidden_dim, args.n_actions)
 
     def init_hidden(self) -> th.Tensor:
         """A placeholder `[1, 1]`: there is nothing to remember."""
