@@ -192,6 +192,17 @@ def test_a_missing_dataset_is_made_once(shipped):
     assert (facts.map_name, facts.quality) == ("duel", "mixed_75_25")
 
 
+def test_a_recipe_says_whether_its_policy_is_sampled(shipped):
+    folder = collect_module.POLICIES / "matrix/duel"
+    entry = {"policy": "weak", "episodes": 400, "greedy": False}
+    (folder / "recipes.yaml").write_text(yaml.safe_dump({"medium_replay": [entry]}))
+    shipped.quality = "medium_replay"
+    data = load_dataset(ensure_dataset(shipped, lambda _: None, Bar))
+    counts = joint_counts(data) / 400  # agent 1 plays (.9, .1), and so does agent 2
+    assert abs(counts[0, 0] - 0.81) < 0.08 and counts[0, 1] > 0.03 and counts[1, 0] > 0.03
+    assert "sampled, epsilon 0.0, 400 episodes" in data.metadata.source
+
+
 def test_what_cannot_be_made_is_one_clear_error(shipped):
     shipped.quality = "perfect"
     with pytest.raises(DatasetError) as caught:

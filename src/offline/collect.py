@@ -70,7 +70,8 @@ def read_policy(folder: Path) -> tuple[dict, dict[str, th.Tensor]]:
 
 
 def recipe(env: str, map_name: str, quality: str) -> list[dict] | None:
-    """The parts of a quality, `{policy, episodes, epsilon}` each; None if there is no recipe.
+    """The parts of a quality, `{policy, episodes}` and perhaps `epsilon` (0) and `greedy` (True)
+    each; None if there is no recipe.
 
     `mixed_X_Y` is X % medium and Y % expert (`mixed` is `mixed_50_50`).
     """
@@ -166,16 +167,16 @@ def ensure_dataset(
 
 def _part(folder: Path, entry: dict) -> Part:
     facts, weights = read_policy(folder / entry["policy"])
-    epsilon = float(entry.get("epsilon", 0.0))
+    epsilon, greedy = float(entry.get("epsilon", 0.0)), bool(entry.get("greedy", True))
     return Part(
         settings={key: facts["settings"][key] for key in ACTING},
         weights=weights,
         episodes=int(entry["episodes"]),
         epsilon=epsilon,
-        greedy=True,
+        greedy=greedy,
         source=f"{entry['policy']} ({facts['algorithm']}, seed {facts['seed']}, "
-        f"t_env {facts['t_env']}, test return {facts['test_return_mean']:.3f}), greedy, "
-        f"epsilon {epsilon}, {entry['episodes']} episodes",
+        f"t_env {facts['t_env']}, test return {facts['test_return_mean']:.3f}), "
+        f"{'greedy' if greedy else 'sampled'}, epsilon {epsilon}, {entry['episodes']} episodes",
     )
 
 
