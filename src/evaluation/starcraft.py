@@ -87,7 +87,7 @@ SIMULATORS = {
         "SMAX",
         "smax_offline",
         seeds=3,
-        maps={5: None, 6: None, 7: None},
+        maps={5: ("2s3z",), 6: ("2s3z",), 7: ("2s3z",)},
         qualities={5: ("medium", "expert", "mixed"), 6: QUALITIES, 7: ("medium",)},
         # The shared configurations have budgets and batches of their own; time is compared at one.
         timing={"batch_size": 128, "t_max": 300_000, "test_nepisode": 0, "log_interval": 25_000},
