@@ -16,6 +16,7 @@ import resource
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,9 +131,11 @@ def main() -> None:
         learner.train(batches[update % len(batches)], t_env, 0)
         wall.append(time.perf_counter() - start[0])
         cpu.append(time.process_time() - start[1])
-    # The counter does not know oneDNN's operations.
-    with th.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as products:
-        learner.train(batches[0], t_env, 0)
+    with warnings.catch_warnings():  # PyTorch's own, about what else the flag sets
+        warnings.simplefilter("ignore")
+        # The counter does not know oneDNN's operations.
+        with th.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as products:
+            learner.train(batches[0], t_env, 0)
     result = {
         "alg": options.alg,
         "map": options.map,

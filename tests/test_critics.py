@@ -4,7 +4,7 @@ import copy
 
 import torch as th
 
-from modules.critics import DuelingCritic
+from modules.critics import BLOCK, DuelingCritic
 
 
 def dueling(critic, state, obs, i: int) -> th.Tensor:
@@ -47,3 +47,13 @@ def test_every_part_is_trained():
     critic = DuelingCritic(state_dim=2, obs_dim=3, n_agents=2, n_actions=4, hidden=8)
     critic(th.randn(5, 2), th.randn(5, 2, 3)).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in critic.parameters())
+
+
+def test_evaluation_in_blocks_is_the_forward_pass_without_a_way_back():
+    th.manual_seed(0)
+    critic = DuelingCritic(state_dim=2, obs_dim=3, n_agents=2, n_actions=4, hidden=8)
+    for n_rows in (0, 1, 2 * BLOCK + 3):
+        state, obs = th.randn(n_rows, 2), th.randn(n_rows, 2, 3)
+        values = critic.evaluate(state, obs)
+        th.testing.assert_close(values, critic(state, obs))
+        assert not values.requires_grad

@@ -30,6 +30,7 @@ def test_equals_its_layers_one_after_the_other(shape, dtype):
         th.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:TF32")  # what else the flag sets
 def test_large_products_and_only_they_are_onednns(monkeypatch):
     calls = []
     to_mkldnn = th.Tensor.to_mkldnn

@@ -117,7 +117,7 @@ class ICQLearner(Learner):
         a = self.args
         packed, then = data.packed, data.then
         state = data.state[then]
-        q = self.target_critic(state, data.obs[then])
+        q = self.target_critic.evaluate(state, data.obs[then])
         taken = gather_actions(q, packed.pack(data.batch["actions"]).squeeze(-1)[then])
         expected = (log_pi[then].exp() * q).sum(-1)
         last = th.ones_like(packed.time, dtype=th.bool).index_fill(0, data.now, False)[then]
@@ -136,9 +136,10 @@ class ICQLearner(Learner):
         losses, norms = [], []
         for _ in range(a.critic_epochs):
             order = th.randperm(len(data), device=state.device)
-            for rows in order.split(a.critic_minibatch):
-                q = gather_actions(self.critic(state[rows], obs[rows]), data.actions[rows])
-                loss = (self.mixer(q, state[rows]) - targets[rows]).square().mean()
+            drawn = (x[order] for x in (state, obs, data.actions, targets))
+            for s, o, actions, y in zip(*(x.split(a.critic_minibatch) for x in drawn)):
+                q = gather_actions(self.critic(s, o), actions)
+                loss = (self.mixer(q, s) - y).square().mean()
                 norms.append(optimise(loss, self.optimisers["critic"], a.grad_norm_clip))
                 losses.append(loss.detach())
         self.critic_steps += len(losses)
@@ -152,7 +153,7 @@ class ICQLearner(Learner):
         a = self.args
         log_pi = log_pi[data.now]
         with th.no_grad():
-            q = self.critic(state, obs)
+            q = self.critic.evaluate(state, obs)
             advantage = gather_actions(q, data.actions) - (log_pi.exp() * q).sum(-1)
             weight = step_weights(
                 advantage / a.policy_temperature,

@@ -103,7 +103,9 @@ class OMARLearner(Learner):
         logits = self.target_mac.agent.unroll(data.inputs, data.packed)[then]
         best = logits.masked_fill(data.avail[then] == 0, UNAVAILABLE).argmax(-1)
         state, obs = data.state[then], data.obs[then]
-        values = [gather_actions(critic(state, obs), best).T for critic in self.target_critics]
+        values = [
+            gather_actions(critic.evaluate(state, obs), best).T for critic in self.target_critics
+        ]
         returns = data.td_lambda(th.stack(values), a.gamma, a.td_lambda)  # [2, n, M]
         return returns.amin(0).T
 
@@ -114,11 +116,11 @@ class OMARLearner(Learner):
         td, cql, norms = [], [], []
         for _ in range(a.critic_epochs):
             order = th.randperm(len(data), device=state.device)
-            for rows in order.split(a.critic_minibatch):
-                actions, y, available = data.actions[rows], targets[rows], avail[rows]
+            drawn = (x[order] for x in (state, obs, avail, data.actions, targets))
+            for s, o, available, actions, y in zip(*(x.split(a.critic_minibatch) for x in drawn)):
                 error, penalty = 0.0, 0.0
                 for critic in self.critics:
-                    q = critic(state[rows], obs[rows])
+                    q = critic(s, o)
                     taken = gather_actions(q, actions)
                     error = error + (taken - y).square().mean()
                     penalty = penalty + (masked_logsumexp(q, available) - taken).mean()
@@ -135,9 +137,8 @@ class OMARLearner(Learner):
     def _improve_policies(self, data, state, obs, avail) -> dict[str, th.Tensor]:
         """One step of the actors. Arguments as in `_improve_critics`."""
         a = self.args
-        with th.no_grad():
-            q = self.critics[0](state, obs)
-            best = q.masked_fill(avail == 0, UNAVAILABLE).argmax(-1)
+        q = self.critics[0].evaluate(state, obs)
+        best = q.masked_fill(avail == 0, UNAVAILABLE).argmax(-1)
         logits = self.mac.agent.unroll(data.inputs, data.packed)[data.now]
         pi = masked_log_softmax(logits, avail).exp()
         pi_taken = gather_actions(pi, data.actions)

@@ -8,6 +8,8 @@ from torch import nn
 
 from modules.mlp import feed_forward
 
+BLOCK = 256  # transitions
+
 
 class DuelingCritic(nn.Module):
     """Q_i(s, o_i, a) = A(s, o_i, i)(a) + V(s, o_i, i) for all agents and actions, one network.
@@ -34,6 +36,12 @@ class DuelingCritic(nn.Module):
         # A + V is linear in its input: the sum of the heads' weights gives it in one product.
         weight, bias = self.advantage.weight + self.value.weight, self.advantage.bias
         return feed_forward(x, self.hidden, (weight, bias + self.value.bias))
+
+    @th.no_grad()
+    def evaluate(self, state: th.Tensor, obs: th.Tensor) -> th.Tensor:
+        """`forward` without a way back: block by block, whose hidden layers stay in the cache."""
+        blocks = zip(state.split(BLOCK), obs.split(BLOCK))
+        return th.cat([self(*block) for block in blocks])
 
 
 class StateActionCritic(nn.Module):
