@@ -329,6 +329,18 @@ def test_presets_apply_in_order_where_they_match(folder):
     assert "it is hard" in loaded.notes[1]
 
 
+def test_presets_of_the_environment_come_before_those_of_the_algorithm(folder):
+    (folder / "presets/toy.yaml").write_text(
+        "- {match: {map_name: easy}, because: c, set: {env_args.limit: 9, lr: 0.7}}"
+    )
+    loaded = load(folder, env="toy_offline")
+    assert (loaded.values["env_args"]["limit"], loaded.values["lr"]) == (9, 0.3)
+    assert [note.split("because ")[1] for note in loaded.notes] == ["c", "toys are small"]
+    assert load(folder, "map_name=hard").values["env_args"]["limit"] == 5
+    assert load(folder, "env_args.limit=6").values["env_args"]["limit"] == 6
+    assert load(folder, "use_presets=False").values["env_args"]["limit"] == 5
+
+
 def test_the_command_line_goes_over_presets(folder):
     loaded = load(folder, "lr=0.9", "label=7")
     assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.9, 8)

@@ -1,8 +1,8 @@
 """From the words of the command line and the YAML files to one checked configuration.
 
 Layers, each over the one before: `default.yaml`, `envs/ENV.yaml`, `algs/ALG.yaml`, the presets that
-match (`presets/ALG.yaml`), the overrides after `with`. A key must be declared in a YAML file before
-anything may override it, and keeps the type of its declaration.
+match (`presets/{env}.yaml`, then `presets/ALG.yaml`), the overrides after `with`. A key must be
+declared in a YAML file before anything may override it, and keeps the type of its declaration.
 
 Three top-level sections of a file describe the configuration and are no part of it:
 
@@ -515,20 +515,26 @@ def _apply_presets(
     _apply(asked, updates, "with", declare=False, texts=texts)
     if not get(asked.values, "use_presets", True):
         return []
-    path = config_dir / "presets" / f"{arguments.algorithm}.yaml"
     notes = []
-    entries = _read_presets(path, asked.values)
-    for entry in matching_presets(entries, asked.values, arguments.environment):
-        settings = dict(flatten(entry["set"]))
-        _apply(layers, settings, str(path), declare=False)
-        effective = [f"{key}={value}" for key, value in settings.items() if key not in updates]
-        given = [key for key in settings if key in updates]
-        match = entry.get("match") or {}
-        note = f"preset for {', '.join(f'{k}={v}' for k, v in match.items()) or 'every run'}: "
-        note += ", ".join(effective) or "nothing"
-        note += f" ({', '.join(given)} given on the command line instead)" if given else ""
-        notes.append(f"{note}, because {entry['because']}")
+    for name in (asked.values["env"], arguments.algorithm):
+        path = config_dir / "presets" / f"{name}.yaml"
+        entries = _read_presets(path, asked.values)
+        for entry in matching_presets(entries, asked.values, arguments.environment):
+            settings = dict(flatten(entry["set"]))
+            _apply(layers, settings, str(path), declare=False)
+            notes.append(_note(entry, settings, updates))
     return notes
+
+
+def _note(entry: Mapping[str, Any], settings: Mapping[str, Any], updates: Mapping[str, Any]) -> str:
+    """What a preset set and why, with what the command line says instead."""
+    effective = [f"{key}={value}" for key, value in settings.items() if key not in updates]
+    given = [key for key in settings if key in updates]
+    match = entry.get("match") or {}
+    note = f"preset for {', '.join(f'{k}={v}' for k, v in match.items()) or 'every run'}: "
+    note += ", ".join(effective) or "nothing"
+    note += f" ({', '.join(given)} given on the command line instead)" if given else ""
+    return f"{note}, because {entry['because']}"
 
 
 # --------------------------------------------------------------------------------------------------
