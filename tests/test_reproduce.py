@@ -13,6 +13,7 @@ from evaluation import comparison, paper, starcraft
 from evaluation.comparison import main_table, to_markdown
 from evaluation.grid import GridReport, Result
 from evaluation.gridfile import offline_algorithms
+from utils.config import load_config
 from utils.errors import ConfigError, UserError
 
 SC2, SMAX = starcraft.SIMULATORS["sc2"], starcraft.SIMULATORS["smax"]
@@ -63,7 +64,9 @@ def test_tables_5_and_6_repeat_table_4():
 
 
 def test_table_4_on_smax_is_the_grid_file():
-    (table,) = starcraft.table4(SMAX, None, None)
+    tables = starcraft.table4(SMAX, None, None)
+    assert [table.comparison.name for table in tables] == ["2s3z", "6h_vs_8z", "3s_vs_5z"]
+    table, *others = tables
     made = table.comparison
     assert (made.name, table.folder, made.with_paper) == ("2s3z", "smax", False)
     assert "SMAX" in made.title and not any(data.published for data in made.datasets)
@@ -93,16 +96,30 @@ def test_table_4_on_smax_is_the_grid_file():
     assert control.config().values["advantage_weighting"] is False
     assert control.id == "2s3z_medium/control/seed0"
 
+    # The other maps: the four qualities of each, and the values published for StarCraft II's.
+    assert [len(table.cells) for table in others] == 2 * [3 * (4 * len(offline) + 4)]
+    for table in others:
+        for (data, method, _), cell in table.cells.items():
+            if method == "cfcql_published":
+                values, words = cell.config().values, cell.overrides
+                game = ["--config=cfcql", "--env-config=sc2_offline", "with"]
+                game += [f"{key}={words[key]}" for key in ("map_name", "quality")]
+                theirs = load_config(game).values
+                for key in ("global_cql_alpha", "softmax_temp"):
+                    assert values[key] == theirs[key], (data, key)
 
-def test_the_configuration_of_an_algorithm_on_smax_is_the_same_for_all_qualities():
-    (table,) = starcraft.table4(SMAX, 1, None)
+
+def test_the_configuration_of_an_algorithm_on_smax_is_the_same_for_all_maps_and_qualities():
+    tables = starcraft.table4(SMAX, 1, None)
+    place = ("quality", "map_name", "env_args")
     for algorithm in offline_algorithms():
         found = [
-            {k: v for k, v in cell.config().values.items() if k != "quality"}
+            {k: v for k, v in cell.config().values.items() if k not in place}
+            for table in tables
             for (_, method, _), cell in table.cells.items()
             if method == algorithm
         ]
-        assert len(found) >= 4 and all(values == found[0] for values in found)
+        assert len(found) >= 12 and all(values == found[0] for values in found)
 
 
 def test_table_4_on_starcraft():
@@ -318,7 +335,7 @@ def test_errors_of_the_options(words, says, tmp_path, capsys):
 
 
 def test_what_algs_asks_for():
-    (table,) = starcraft.table4(SMAX, 1, None)
+    (table,) = starcraft.table4(SMAX, 1, ["2s3z"])
     _, options = reproduce.parse(["smax", "--algs", "inspo"])
     methods = [method.key for method in table.comparison.methods]
 

@@ -47,6 +47,12 @@ class MLP(nn.Sequential):
             nn.Linear(hidden, outputs),
         )
 
+    def __getitem__(self, index):
+        """A layer, or a plain `nn.Sequential` of some."""
+        if isinstance(index, slice):
+            return nn.Sequential(*list(self)[index])
+        return super().__getitem__(index)
+
     def forward(self, x: th.Tensor) -> th.Tensor:
         """`[..., inputs]` -> `[..., outputs]`."""
         return feed_forward(x, self[0], self[2], self[4])
