@@ -203,6 +203,16 @@ def test_a_recipe_says_whether_its_policy_is_sampled(shipped):
     assert "sampled, epsilon 0.0, 400 episodes" in data.metadata.source
 
 
+def test_an_unknown_key_of_a_recipe_is_named(shipped):
+    path = collect_module.POLICIES / "matrix/duel/recipes.yaml"
+    entry = {"policy": "weak", "episodes": 4, "greddy": False}
+    path.write_text(yaml.safe_dump({"medium": [entry]}))
+    shipped.quality = "medium"
+    with pytest.raises(DatasetError, match=r"recipes\.yaml: unknown key 'greddy'.*greedy"):
+        ensure_dataset(shipped, lambda _: None, Bar)
+    assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))
+
+
 def test_what_cannot_be_made_is_one_clear_error(shipped):
     shipped.quality = "perfect"
     with pytest.raises(DatasetError) as caught:

@@ -28,7 +28,7 @@ from offline.games import QUALITIES, generate
 from offline.sources import known_sources
 from runners import REGISTRY as runner_REGISTRY
 from utils.config import PROJECT_ROOT
-from utils.errors import CheckpointError, DatasetError
+from utils.errors import CheckpointError, DatasetError, nearest
 from utils.seeding import spawn_seeds
 
 POLICIES = PROJECT_ROOT / "policies"
@@ -42,6 +42,7 @@ ACTING = (  # the settings that a policy's weights were made with
     "obs_last_action",
     "hidden_dim",
 )
+RECIPE_KEYS = {"policy", "episodes", "epsilon", "greedy"}
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def ensure_dataset(
 
 
 def _part(folder: Path, entry: dict) -> Part:
+    for key in entry.keys() - RECIPE_KEYS:
+        raise DatasetError(
+            f"{folder / 'recipes.yaml'}: unknown key '{key}' in {entry}.{nearest(key, RECIPE_KEYS)}"
+        )
     facts, weights = read_policy(folder / entry["policy"])
     epsilon, greedy = float(entry.get("epsilon", 0.0)), bool(entry.get("greedy", True))
     return Part(
