@@ -481,7 +481,9 @@ class Saver:
     def resume(self) -> None:
         """Continue the run whose model folder is `resume`, in that folder."""
         a = self.args
-        saved = load_checkpoint(a.resume, a.load_step, a.device, {"alg": a.name})
+        # To the CPU: what belongs on the device is moved there, and Adam's counts of steps, which
+        # on a GPU it would have to wait for at every update, stay.
+        saved = load_checkpoint(a.resume, a.load_step, expect={"alg": a.name})
         self._check_config(saved)
         held = find_checkpoint(Path(a.resume) / "resume", saved.step)
         parts = load_checkpoint(held, map_location=a.device)

@@ -256,6 +256,7 @@ def test_a_map_where_there_are_none_is_an_error(folder):
         ("seed=3", "seed", 3),
         ("map_name=5m_vs_6m", "map_name", "5m_vs_6m"),
         ("quality=2", "quality", "2"),
+        ("label=none", "label", "none"),
     ],
 )
 def test_what_converts_without_loss_is_converted(folder, word, key, value):
@@ -422,6 +423,45 @@ def test_every_algorithm_loads_with_every_environment(algorithm, environment):
     loaded = load_config([f"--config={algorithm}", f"--env-config={environment}"])
     assert loaded.values["env"]
     assert loaded.values["name"]
+
+
+def test_on_starcraft_every_offline_algorithm_has_the_same_budget():
+    budgets = {}
+    for algorithm in set(ALGORITHMS) - {"qmix", "mappo"}:
+        values = load_config([f"--config={algorithm}", "--env-config=sc2_offline"]).values
+        budgets[algorithm] = [values[key] for key in ("t_max", "test_interval", "log_interval")]
+    assert budgets == {algorithm: [10_050_000, 500_000, 50_000] for algorithm in budgets}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "word", "part"),
+    [
+        *[(a, "grad_norm_clip=0", "at least 1e-06") for a in ("bc", "omar", "inspo", "qmix")],
+        *[(a, "lr=-1", "at least 0.0") for a in ("bc", "omar", "icq", "omiga", "mappo")],
+        *[(a, "gamma=1.5", "at most 1.0") for a in ("omar", "icq", "omiga", "inspo", "qmix")],
+        *[(a, "mixer=linear", "Known: qmix") for a in ("cfcql", "macql")],
+        *[(a, "action_selector=multinomial", "Known: greedy") for a in ("cfcql", "macql")],
+        *[(a, "agent_output_type=q", "Known: pi_logits") for a in ("omar", "icq", "alberdice")],
+        *[(a, "agent_output_type=pi_logits", "Known: q") for a in ("cfcql", "macql", "qmix")],
+        *[(a, "behaviour.eval_interval=0", "at least 1") for a in ("cfcql", "inspo")],
+        *[(a, "behaviour.updates=0", "at least 1") for a in ("cfcql", "inspo")],
+        *[(a, "weight_clip=100", "at most 80.0") for a in ("omiga", "inspo")],
+        ("icq", "optim_eps=0", "at least 1e-12"),
+        ("alberdice", "ratio_max=0.5", "at least 1.0"),
+        ("inspo", "beta_hold=2", "at most 1.0"),
+        ("bc", "lr_decay=null", "unknown value 'null'"),
+    ],
+)
+def test_values_outside_their_range_are_refused(algorithm, word, part):
+    with pytest.raises(ConfigError) as error:
+        load_config([f"--config={algorithm}", "--env-config=matrix_offline", "with", word])
+    assert word.partition("=")[0] in str(error.value)
+    assert part in str(error.value)
+
+
+def test_a_choice_called_none_can_be_typed():
+    words = ["--config=bc", "--env-config=smax_offline", "with", "lr_decay=none"]
+    assert load_config(words).values["lr_decay"] == "none"
 
 
 @pytest.mark.parametrize(

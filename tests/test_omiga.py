@@ -221,17 +221,24 @@ def test_policies_on_xor_b(alpha):
         assert pi[1].item() == pytest.approx(tilt / (2 + tilt), abs=0.02)
 
 
-def test_unavailable_actions_get_no_mass():
-    args = make_args("omiga", agent="mlp_ns", lr=0.02)
-    batch = random_batch([3] * 20, args)
-    learner, _ = make_learner(args)
-    probe = batch["avail_actions"][:, 0]
-    for k in range(5):
-        learner.train(batch, k, 8)
-    learner.mac.init_hidden(20)
-    probs = learner.mac.forward(batch, 0)
-    assert (probs[probe == 0] == 0).all()
-    assert th.allclose(probs.sum(-1), th.ones(20, 3))
+def test_unavailable_actions_do_not_matter():
+    """The logits of actions that nobody could take are moved: the losses stay what they were."""
+    losses = []
+    for rise in (0.0, 5.0):
+        args = make_args("omiga", agent="mlp_ns")
+        batch = random_batch(LENGTHS, args)
+        batch["avail_actions"][..., 2] = 0
+        batch["actions"][batch["actions"] == 2] = 1
+        batch["avail_actions"].scatter_(-1, batch["actions"], 1)
+        th.manual_seed(0)
+        learner, logger = make_learner(args)
+        with th.no_grad():
+            for agent in learner.mac.agent.agents:
+                agent.net[-1].bias[2] += rise
+        learner.train(batch, 0, 8)
+        losses.append({key: logger.stats[key] for key in logger.stats if key.endswith("loss")})
+    assert losses[0] == losses[1]
+    assert "policy_loss" in losses[0]
 
 
 def test_state_is_saved_whole(tmp_path):

@@ -189,6 +189,10 @@ RESUMED = [
     ("bc", "bridge_offline", ["t_max=600", "agent=rnn", "lr_decay=cosine"]),
     ("cfcql", "bridge_offline", ["t_max=600", "agent=rnn"]),
     ("macql", "matrix_offline", ["t_max=160"]),
+    ("omar", "bridge_offline", ["t_max=600", "agent=rnn", "target_update_interval=3"]),
+    ("icq", "bridge_offline", ["t_max=600", "agent=rnn", "target_update_interval=3"]),
+    ("omiga", "bridge_offline", ["t_max=600", "agent=rnn_ns"]),
+    ("alberdice", "bridge_offline", ["t_max=600", "agent=rnn_ns"]),
     ("qmix", "matrix", ["t_max=320", "epsilon_anneal_time=200"]),
     ("mappo", "bridge", ["t_max=1200"]),
 ]

@@ -70,7 +70,8 @@ class Learner:
         th.save(self.state_dict(), Path(path) / "learner.th")
 
     def load_models(self, path: str | Path) -> None:
-        state = th.load(Path(path) / "learner.th", map_location=self.mac.device, weights_only=True)
+        # On a GPU, Adam would have to wait for its counts of steps at every update.
+        state = th.load(Path(path) / "learner.th", map_location="cpu", weights_only=True)
         self.load_state_dict(state)
 
 

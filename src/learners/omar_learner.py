@@ -53,8 +53,9 @@ class OMARLearner(Learner):
     Mended, against the reference: its second critic ends in the first one's heads; its log-sum-exp
     and its argmax run over actions that are not available; its L_omar counts the padding. Its
     critics take one step per time index, each on what the batch's episodes hold there; ours take
-    as many transitions in a step (one from each of 128 episodes), drawn from all times, so the
-    mean length of the episodes in place of the greatest is the number of steps.
+    `critic_minibatch` transitions in a step, drawn from all times. With the published 128 of both,
+    transitions and episodes, the number of steps is the mean length of the episodes in place of
+    the greatest; with smaller batches (the preset of SMAX) a call has fewer of them.
     """
 
     def __init__(self, mac, scheme, logger, args):

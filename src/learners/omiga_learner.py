@@ -31,8 +31,8 @@ class OMIGALearner(Learner):
 
     :math:`L_V` is least at :math:`V_i = (\alpha / \bar w_i) \log E_\mu \exp(\bar w_i \bar Q_i /
     \alpha)`, and the policy that :math:`L_\pi` leads to is :math:`\mu_i \exp z_i`. The scale
-    :math:`z_{max} = \max(\max z, -1)`, without gradient, keeps :math:`L_V` in range. All three
-    losses come from one pass; their parameters have nothing in common.
+    :math:`z_{max} = \max(\min(\max z, c), -1)`, without gradient, keeps :math:`L_V` in range. All
+    three losses come from one pass; their parameters have nothing in common.
 
     Keys: `alpha` is the temperature (large: behaviour cloning), `weight_clip` is c, `target_tau`
     the soft step. The batch carries EPyMARL's keys and nothing more.

@@ -104,10 +104,9 @@ def obtain(
             say(f"behaviour policies: {path} cannot be read ({error}); fitting them again")
     # A generator of its own would not reach the layers' initialisation: the global state is set
     # for the fit and put back, so that a run that finds the cache full draws the same numbers.
-    before = th.get_rng_state()
-    th.manual_seed(spawn_seeds(args.seed, "behaviour", 1)[0])
-    fitted = _fit(buffer, copy.deepcopy(mac), make_others(), args, say, check)
-    th.set_rng_state(before)
+    with th.random.fork_rng([buffer.device] if buffer.device.type == "cuda" else []):
+        th.manual_seed(spawn_seeds(args.seed, "behaviour", 1)[0])
+        fitted = _fit(buffer, copy.deepcopy(mac), make_others(), args, say, check)
     _save(path, fitted)
     return fitted
 

@@ -303,7 +303,7 @@ def convert(key: str, value: Any, declared: Any, rule: Mapping[str, Any], text: 
 
     Two conversions lose nothing and are made: an int where a float is declared, and a float of
     integral value (1e6) where an int is. Where a string is declared, a number on the command line
-    is meant as its text.
+    is meant as its text, and so is none, unless null is allowed.
     """
     allowed = _allowed_types(declared, rule)
     found = type_name(value)
@@ -312,7 +312,7 @@ def convert(key: str, value: Any, declared: Any, rule: Mapping[str, Any], text: 
             value = float(value)
         elif found == "float" and "int" in allowed and value.is_integer():
             value = int(value)
-        elif found in ("int", "float") and "str" in allowed and text is not None:
+        elif found in ("int", "float", "null") and "str" in allowed and text is not None:
             value = text
         else:
             raise ConfigError(
