@@ -16,6 +16,7 @@ from evaluation.comparison import (
     Key,
     Method,
     cells_of,
+    check_measured,
     compare,
     origin,
     to_markdown,
@@ -24,9 +25,10 @@ from evaluation.comparison import (
 )
 from evaluation.comparison import write as write_comparison
 from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
-from evaluation.gridfile import is_offline
+from evaluation.gridfile import TAKEN, is_offline
 from evaluation.jobs import BACKENDS, check_options, make_launcher
 from evaluation.preflight import check_algorithms, check_data, check_game
+from evaluation.recorded import read_recorded
 from evaluation.statistics import bootstrap, normal_interval, wilson
 from evaluation.tables import (
     fixed,
@@ -61,6 +63,7 @@ class Options:
     backend: str
     address: str | None
     gpus: float
+    fill: bool = False  # leave out the runs that the table's file holds already
 
 
 # --------------------------------------------------------------------------------------------------
@@ -450,33 +453,43 @@ def run_comparison(
 ) -> bool:
     """Run what is missing, of the algorithms and datasets asked for; write after every run.
 
-    The files always show the whole comparison; what is not there is named as missing.
+    The files always show the whole comparison; what is not there is named as missing. Runs that
+    the files hold already stay in them until they are run anew.
     cells: the comparison's, where it does not make them itself. prepare: called with the cells that
     are to be run, before the first. accept: called with results before they are written; UserError
-    for one that has no place in the table.
+    for one that has no place in the table. A result without the table's metric has none either.
     """
+
+    def check(new: Iterable[Result]) -> None:
+        new = list(new)
+        check_measured(comparison, new)
+        if accept:
+            accept(new)
+
     known = {method.key for method in comparison.methods}
     if options.algorithms:
         choose_algorithms(options.algorithms, known)
     cells = changed(cells_of(comparison) if cells is None else cells, options.changes)
-    results = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    finished_runs = {k: r for k, cell in cells.items() if (r := read_result(folder, cell))}
+    recorded = read_recorded(comparison, cells, target, folder)
+    results = recorded | finished_runs
     keys = {cell.id: key for key, cell in cells.items()}
     asked = [
         cell
-        for (data, method, _), cell in cells.items()
-        if (datasets is None or data in datasets) and wanted(method, options, comparison)
+        for (data, method, seed), cell in cells.items()
+        if (datasets is None or data in datasets)
+        and wanted(method, options, comparison)
+        and not (options.fill and (data, method, seed) in recorded)
     ]
-    if accept:
-        accept(results.values())
-    if prepare and (missing := [cell for cell in asked if keys[cell.id] not in results]):
+    check(finished_runs.values())
+    if prepare and (missing := [cell for cell in asked if keys[cell.id] not in finished_runs]):
         prepare(missing)
 
     refused = []
 
     def finished(cell: Cell, result: Result) -> None:
         try:
-            if accept:
-                accept([result])
+            check([result])
         except UserError as error:  # the other runs go on and save
             refused.append(error)
             return
@@ -699,10 +712,13 @@ def failures(report: GridReport) -> bool:
 def changed(cells: Mapping[Any, Cell], changes: Mapping[str, Any]) -> dict[Any, Cell]:
     """The cells with the keys of `--with` set: in each cell that has the key.
 
-    ConfigError for a key that no cell has.
+    ConfigError for a key that no cell has, and for one that tells the cells apart.
     """
     result = dict(cells)
     for key, value in changes.items():
+        if key in TAKEN:
+            option = TAKEN[key] if " " in TAKEN[key] else f"--{TAKEN[key].lstrip('-')}"
+            raise ConfigError(f"--with: '{key}' does not belong there; it is said by {option}")
         having = [name for name, cell in cells.items() if has(cell.config().values, key)]
         if not having:
             raise ConfigError(f"--with: no run of this command has the key '{key}'")
@@ -767,7 +783,8 @@ what they write (under results/, or --results DIR):
 
 Every command goes on where it was stopped: what is finished is not run again, what was
 interrupted resumes from its newest checkpoint, what failed is tried again. Tables are rewritten
-after every run and name what is missing. Ctrl-C saves and leaves.
+after every run and name what is missing. A run that a table holds already stays in it until the
+same run is finished anew; --fill runs only those that it lacks. Ctrl-C saves and leaves.
 
 table4 to table7 are the paper's on StarCraft II: they need the game (docs/starcraft.md), fetch
 CFCQL's data where they are missing, and stand beside the paper's values. With --on smax they are
@@ -782,6 +799,7 @@ examples:
   python src/reproduce.py table5 --on smax --qualities mixed
   python src/reproduce.py table7 --on smax --jobs 1
   python src/reproduce.py table4 --backend ray --address auto
+  python src/reproduce.py smax --maps 3s_vs_5z --fill
   python src/reproduce.py table2 --results /tmp/try --with t_max=20000     a quick look
 
 exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if stopped
@@ -792,6 +810,7 @@ OWN_OPTIONS = {
     "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
     "maps": ("smax", "table4", "table5", "table6", "table7"),
     "on": ("table4", "table5", "table6", "table7"),
+    "fill": ("table1", "table2", "table3", "table4", "table5", "table6", "smax", "figure3"),
 }
 
 
@@ -835,6 +854,12 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         help="table4 to table7: StarCraft II itself (sc2, default), or SMAX",
     )  # fmt: skip
     parser.add_argument(
+        "--fill", action="store_true",
+        help="leave out the runs that the table's file in the results folder holds already (from "
+        "a checkout, or another machine), and run the others; for "
+        f"{', '.join(OWN_OPTIONS['fill'])}",
+    )  # fmt: skip
+    parser.add_argument(
         "--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[],
         help="change keys of every run that has them; use another --results with it",
     )  # fmt: skip
@@ -871,6 +896,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         backend=given.backend,
         address=given.address,
         gpus=given.gpus,
+        fill=given.fill,
     )
 
 

@@ -4,16 +4,19 @@ import csv
 import doctest
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import reproduce
-from evaluation import games, grid, paper, plots, statistics, tables
+from evaluation import games, grid, paper, plots, starcraft, statistics, tables
 from evaluation.comparison import Comparison, Data, Method, cells_of, compare, to_markdown, write
 from evaluation.grid import GridReport, Result
+from evaluation.recorded import read_recorded
 from evaluation.statistics import bootstrap, mean_std, normal_interval, welch_p, wilson
+from utils.config import PROJECT_ROOT
 from utils.errors import ConfigError, UserError
 
 
@@ -410,3 +413,119 @@ def test_a_table_is_written_from_a_grid(tmp_path, monkeypatch, capsys):
     assert "Not finished" in capsys.readouterr().out
     with pytest.raises(ConfigError):
         reproduce.choose_algorithms(["nothing_like_it"])
+
+
+# --------------------------------------------------------------------------------------------------
+# What a table's file holds already
+
+
+def table2(tmp_path, monkeypatch, *words, value=1.0):
+    """`reproduce.py table2 words`; the grid's runs are not made but give `value`. Status, cells."""
+    asked = []
+
+    def run_grid(cells, jobs, folder, on_finished, **_):
+        asked.extend(cells)
+        for cell in cells:
+            config = cell.config().values
+            made = result(cell.overrides["seed"], value)
+            on_finished(cell, replace(made, cell_id=cell.id, config=config))
+        return GridReport(finished=[cell.id for cell in cells])
+
+    monkeypatch.setattr(reproduce, "run_grid", run_grid)
+    return reproduce.main(["table2", "--results", str(tmp_path), *words]), asked
+
+
+def record_of(tmp_path):
+    entries = json.loads((tmp_path / "paper" / "table2.json").read_text())["entries"]
+    return {(e["dataset"], e["method"]): e for e in entries}
+
+
+def test_runs_that_a_table_holds_stay_until_they_are_run_anew(tmp_path, monkeypatch):
+    """The runs' folders are not there, as in a fresh checkout."""
+    assert table2(tmp_path, monkeypatch, "--algs", "bc", "inspo", value=3.0)[0] == 0
+    before = record_of(tmp_path)
+    status, asked = table2(tmp_path, monkeypatch, "--algs", "bc", value=4.0)
+    assert status == 0 and len(asked) == 10
+    after = record_of(tmp_path)
+    assert set(after["m_ne_balanced", "bc"]["values"].values()) == {4.0}
+    kept = "m_ne_balanced", "inspo"
+    assert after[kept]["runs"] == before[kept]["runs"]  # to the last word
+    assert after[kept]["values"] == before[kept]["values"]
+    text = (tmp_path / "paper" / "table2.md").read_text()
+    assert "**4.00 ± 0.00**" in text and "3.00 ± 0.00" in text
+
+
+def test_fill_runs_what_the_table_lacks(tmp_path, monkeypatch):
+    assert table2(tmp_path, monkeypatch, "--algs", "bc")[0] == 0
+    status, asked = table2(tmp_path, monkeypatch, "--algs", "bc", "inspo", "--fill", value=2.0)
+    assert status == 0
+    assert {cell.algorithm for cell in asked} == {"inspo"} and len(asked) == 10
+    assert set(record_of(tmp_path)["m_ne_balanced", "bc"]["values"].values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seeds", "2"], "m_ne_balanced/bc/seed2, which is not among this command's runs"),
+        (["--with", "t_max=2560"], "of another configuration (t_max was 512000 and is 2560)"),
+    ],
+)
+def test_runs_that_would_be_lost_are_named_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys, words, says
+):
+    assert table2(tmp_path, monkeypatch, "--algs", "bc", "--seeds", "3")[0] == 0
+    path = tmp_path / "paper" / "table2.json"
+    before = path.read_bytes()
+    status, asked = table2(tmp_path, monkeypatch, "--algs", "bc", *["--seeds", "3"], *words)
+    assert status == 2 and not asked and path.read_bytes() == before
+    error = capsys.readouterr().err
+    assert says in error and "--results" in error
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"entries": [{}]}', '{"entries": 5}'])
+def test_a_damaged_table_is_not_written_over(tmp_path, monkeypatch, capsys, content):
+    path = tmp_path / "paper" / "table2.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert table2(tmp_path, monkeypatch, "--algs", "bc")[0] == 2
+    assert path.read_text() == content
+    assert "table2.json" in capsys.readouterr().err
+
+
+def test_the_committed_tables_can_be_gone_on_with():
+    """Each run in them is one of its command's, of the configuration that the command has now."""
+    results_folder = PROJECT_ROOT / "results"
+    for name in ("table1", "table2", "table3"):
+        made = reproduce.paper_comparison(name, options(results_folder))
+        kept = read_recorded(made, cells_of(made), results_folder / "paper", Path("nowhere"))
+        assert len(kept) >= 50, name
+    smax = starcraft.SIMULATORS["smax"]
+    for make in (starcraft.table4, starcraft.table5, starcraft.table6):
+        for table in make(smax, None, None):
+            if (results_folder / "smax" / f"{table.comparison.name}.json").exists():
+                target = results_folder / "smax"
+                assert read_recorded(table.comparison, table.cells, target, Path("nowhere"))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_a_result_without_the_number_of_the_table_is_refused(tmp_path, monkeypatch, capsys, value):
+    status, _ = table2(tmp_path, monkeypatch, "--algs", "bc", "--seeds", "1", value=value)
+    assert status == 2
+    assert "test_expected_return" in capsys.readouterr().err
+    assert "missing" in (tmp_path / "paper" / "table2.md").read_text()
+
+
+@pytest.mark.parametrize("word", ["seed=7", "quality=balanced", "resume=x", "evaluate=True"])
+def test_with_cannot_change_what_tells_runs_apart(tmp_path, capsys, word):
+    words = ["table2", "--results", str(tmp_path), "--with", word]
+    assert reproduce.main(words) == 2
+    assert word.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_single_seed_is_not_tested():
+    made = comparison(seeds=range(1), methods=METHODS[:2])
+    text = to_markdown(made, results(bc=[1.0], inspo=[2.0]))
+    assert "**2.00**" in text and "1.00\\*" not in text
+    assert "nothing is tested" in text
+    both = comparison(seeds=range(2), methods=METHODS[:2])
+    assert "nothing is tested" not in to_markdown(both, results(bc=[1.0, 2.0], inspo=[2.0, 1.0]))

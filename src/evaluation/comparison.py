@@ -6,7 +6,7 @@ A comparison may be written at any time: what is missing is named and never aver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
+from utils.errors import UserError
 
 LEVEL = 0.05  # of Welch's test
 NONE = "–"
@@ -169,6 +170,19 @@ def _judge(column: Sequence[Entry], digits: int) -> None:
     for entry in complete:
         entry.best = fixed(entry.mean, digits) == fixed(top.mean, digits)
         entry.p = 1.0 if entry is top else welch_p(entry.values, top.values)
+
+
+def check_measured(comparison: Comparison, results: Iterable[Result]) -> None:
+    """UserError for a result without a number under one of the metrics of the comparison."""
+    for metric in (comparison.metric, *(metric for metric, _ in comparison.further)):
+        for result in results:
+            value = result.final.get(metric)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(
+                    f"{result.run_folder}: expected a number under {metric} in the final test of "
+                    f"{result.cell_id}, found {value}. Was it run without tests "
+                    "(final_test_nepisode=0)? Move its folder away to run it anew"
+                )
 
 
 def data_mean(comparison: Comparison, entries: Sequence[Entry], key: str, metric: str):
@@ -318,6 +332,8 @@ def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
         f"Mean ± standard deviation (n − 1) over seeds {_range(comparison.seeds)}. Bold: the best "
         "mean of ours. An asterisk: Welch's t-test at 5 % finds no difference from the best."
     ]
+    if any(len(entry.values) == 1 and entry.complete for entry in entries):
+        lines.append("Where there is a single seed nothing is tested, and nothing has an asterisk.")
     if comparison.share and not comparison.datasets_down:
         lines.append(
             "In brackets Wilson's 95 % interval over the final test episodes of all seeds "

@@ -182,7 +182,12 @@ def public_command(words: Sequence[str]) -> str:
 
 
 def machine(host: Mapping[str, Any]) -> str:
-    """`AMD EPYC, 2 cores`: the CPU by Sacred's record, the cores of the machine that asks."""
+    """`AMD EPYC, 2 cores`: the CPU by Sacred's record, the cores of the machine that asks.
+
+    In results that come from a table's own record these words stand as `machine`.
+    """
+    if "machine" in host:
+        return host["machine"]
     return f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, {os.cpu_count()} cores"
 
 
