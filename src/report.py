@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config import PROJECT_ROOT
+from utils.errors import UserError
 from utils.interrupts import exit_status
 
 EPILOG = """\
@@ -27,9 +28,10 @@ what it writes into DIR:
 what is not averaged:
   runs of one method, task and seed group that differ in a key, the data or the simulator: the
   report says in which, and the --group-by that tells them apart
-  runs that are not finished or failed; cells with fewer seeds than others of their task are shown
-  but not compared (--min-seeds says how many are enough)
-  methods on one task that were tested differently are shown, but not compared
+  runs that are not finished or failed, or whose final test has no number under the metric; cells
+  with fewer seeds than others of their task are shown but not compared (--min-seeds says how many
+  are enough), and none of one seed is
+  methods on one task that were tested differently are shown, but neither compared nor aggregated
 
 examples:
   python src/report.py results/runs/smax --out results/report_smax
@@ -92,18 +94,29 @@ def positive(text: str) -> int:
     return value
 
 
+def expanded(path: Path) -> Path:
+    """The path with `~` and `~name` replaced by the home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: expected a folder, found `{path.parts[0]}`, which is no user's home folder "
+            "on this machine. Write the path in full, or `./~...` if that is its name"
+        ) from error
+
+
 def report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
     from evaluation import report_pages, report_records, report_statistics
 
-    roots = [root.expanduser() for root in options.results]
+    roots = [expanded(root) for root in options.results]
+    out = expanded(options.out)
     records = report_records.read_records(roots)
     found = report_records.sort_runs(
         records, options.group_by, options.metric, options.min_seeds, options.digits
     )
     aggregates = report_statistics.aggregate(found, options.normalise, options.reps)
     bands = report_statistics.curves(found, options.reps)
-    out = options.out.expanduser()
     paths = report_pages.write_report(
         out, options.title, roots, records, found, aggregates, bands, options.digits
     )

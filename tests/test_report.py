@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import random
 
 import numpy as np
@@ -68,6 +69,23 @@ def write_grid(root, without=()):
                     write_record(root, name, quality, seed, won)
 
 
+def edit(folder, change, file="run"):
+    """Change a record's file in place: `change` alters its content."""
+    path = folder / f"{file}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def put(**values):
+    """A change of a file's top level; `put_result`: of the result in run.json."""
+    return lambda content: content.update(values)
+
+
+def put_result(**values):
+    return lambda run: run["result"].update(values)
+
+
 def sorted_of(root, **options):
     return sort_runs(read_records([root]), **options)
 
@@ -119,7 +137,10 @@ def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
     assert sorted(set(found.used.values())) == ["", "not finished"]
     enough = sorted_of(tmp_path, min_seeds=3)
     assert enough.cells["InSPO", "2s3z_medium"].best
-    assert not [note for note in enough.notes if "of 4 seeds" in note]
+    note = said(enough, "InSPO on 2s3z_medium", "3 of 4 seeds")
+    assert "missing: 3; enough (--min-seeds 3)" in note
+    words = report_pages.cell_text(enough.cells["InSPO", "2s3z_medium"], 2)
+    assert words == "**0.75 ± 0.12** (3 of 4 seeds)"
 
 
 def test_a_seed_that_no_method_finished_is_expected_all_the_same(tmp_path):
@@ -208,6 +229,149 @@ def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
     assert found.cells["InSPO", "2s3z_medium"].averaged
 
 
+def on_other_data(folder):
+    edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
+
+
+def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_path):
+    write_grid(tmp_path)
+    for seed in range(4):
+        on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
+    found = sorted_of(tmp_path)
+    assert list(found.incomparable) == ["2s3z_medium"]
+    result = report_statistics.aggregate(found, "auto", 20)
+    assert result.tasks == ["2s3z_mixed"]
+    (note,) = result.notes
+    assert "2s3z_medium, the dataset's hash (abc and xxxxxxxxxxxx)" in note
+    content = report_pages.marl_eval(found, result)
+    assert list(content["smax"]) == ["2s3z_mixed"]
+    for seed in range(4):
+        on_other_data(tmp_path / f"sacred/inspo/2s3z_mixed_{seed}/1")
+    assert not report_statistics.aggregate(sorted_of(tmp_path), "auto", 20).scores
+
+
+def test_an_unequal_cell_hides_no_difference_between_the_others_and_makes_none(tmp_path):
+    for seed in range(3):
+        write_record(tmp_path, "omiga", seed=seed, won=seed, test_greedy=seed == 0)
+        write_record(tmp_path, "bc", seed=seed, won=seed)
+        write_record(tmp_path, "inspo", seed=seed, won=5 + seed)
+    alike = sorted_of(tmp_path)
+    assert not alike.incomparable and alike.cells["InSPO", "2s3z_medium"].best
+    for seed in range(3):
+        on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
+    differing = sorted_of(tmp_path)
+    said(differing, "2s3z_medium: methods not compared", "the dataset's hash")
+    assert not any(cell.best for cell in differing.cells.values())
+
+
+def test_simulators_that_differ_late_in_their_names_differ(tmp_path):
+    for name, version in (("bc", "4.10.0"), ("inspo", "4.6.2")):
+        for seed in range(2):
+            folder = write_record(tmp_path, name, seed=seed)
+            edit(folder, put_result(simulator=f"StarCraft II {version}, SMAC"))
+    note = said(sorted_of(tmp_path), "methods not compared")
+    assert "(StarCraft II 4.10.0, SMAC and StarCraft II 4.6.2, SMAC)" in note
+
+
+def test_an_explicit_null_is_a_value_and_an_unrecorded_fact_is_none(tmp_path):
+    for seed in range(3):
+        payoff = [[5, 0], [0, 5]] if seed == 1 else None
+        write_record(tmp_path, seed=seed, env_args={"map_name": "2s3z", "payoff": payoff})
+    note = said(sorted_of(tmp_path), "not averaged")
+    assert "env_args.payoff is None and [[5, 0], [0, 5]]" in note
+    for seed in range(3):
+        other = tmp_path / "other"
+        folder = write_record(other, seed=seed, dataset={"path": "x/d.h5" if seed else None})
+        if seed == 2:
+            edit(folder, put_result(dataset={"hash": None}, simulator=None))
+    assert not sorted_of(other).notes
+
+
+def test_the_advice_names_nested_keys(tmp_path):
+    for seed, lr in ((0, 0.1), (1, 0.9)):
+        write_record(tmp_path, seed=seed, behaviour={"lr": lr})
+    assert "--group-by name label behaviour.lr tells" in said(sorted_of(tmp_path), "not averaged")
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(math.nan, "nan"), (math.inf, "inf"), (None, "null"), ("high", "high")]
+)
+def test_a_final_test_without_a_number_counts_as_missing_and_is_named(tmp_path, value, word):
+    write_grid(tmp_path)
+    metric = "test_battle_won_mean"
+    folder = tmp_path / "sacred/inspo/2s3z_medium_0/1"
+    edit(folder, lambda run: run["result"]["final"].update({metric: value}))
+    found = sorted_of(tmp_path)
+    note = said(found, "InSPO on 2s3z_medium", f"seed 0: {metric} is {word} ")
+    assert "sacred/inspo/2s3z_medium_0/1" in note
+    cell = found.cells["InSPO", "2s3z_medium"]
+    assert cell.missing == [0] and cell.mean == pytest.approx(19 / 24) and not cell.best
+    assert found.share and f"{metric} is {word}" in found.used.values()
+    result = report_statistics.aggregate(found, "auto", 20)
+    assert result.tasks == ["2s3z_mixed"] and np.isfinite(result.table["InSPO"]["IQM"]).all()
+    # A second run of the seed takes its place, and the first is named all the same.
+    write_record(tmp_path, "inspo", "medium", 0, won=6, number=2)
+    again = sorted_of(tmp_path)
+    assert again.cells["InSPO", "2s3z_medium"].values[0] == 6 / 8
+    assert said(again, f"seed 0: {metric} is {word} ") and len(again.notes) == 1
+
+
+def test_a_task_without_any_number_has_no_result(tmp_path):
+    folder = write_record(tmp_path)
+    edit(folder, lambda run: run["result"]["final"].update(test_battle_won_mean=None))
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "no result" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_earlier_tests_without_a_number_are_left_out_of_the_curve_and_named(tmp_path):
+    for seed in range(2):
+        folder = write_record(tmp_path, seed=seed, steps=(0, 50))
+    edit(folder, lambda run: run["result"]["tests"][1].update(test_battle_won_mean=None))
+    found = sorted_of(tmp_path)
+    assert "in 1 of its tests" in said(found, "seed 1")
+    band = report_statistics.curves(found, 20)["2s3z_medium"]["BC"]
+    assert band.updates == pytest.approx([0, 10]) and np.isfinite(band.mean).all()
+
+
+def test_one_seed_is_neither_tested_nor_beaten(tmp_path):
+    for seed in range(3):
+        write_record(tmp_path, "bc", seed=seed, won=2 + seed)
+    write_record(tmp_path, "inspo", seed=0, won=8)
+    found = sorted_of(tmp_path, min_seeds=1)
+    assert not any(cell.best for cell in found.cells.values())
+    cell = found.cells["InSPO", "2s3z_medium"]
+    assert report_pages.cell_text(cell, 2) == "1.00 (1 of 3 seeds; not tested: one seed)"
+    note = said(found, "InSPO on 2s3z_medium", "missing: 1, 2")
+    assert "enough (--min-seeds 1); not tested: one seed" in note
+    for seed in range(3):
+        write_record(tmp_path, "omiga", seed=seed, won=4 + seed)
+    found = sorted_of(tmp_path, min_seeds=1)  # the others are tested among themselves
+    assert [c.best for c in found.column("2s3z_medium")] == [False, True, False]
+    assert math.isnan(found.cells["InSPO", "2s3z_medium"].p)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    write_record(tmp_path, "bc", won=2)
+    write_record(tmp_path, "inspo", won=8)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert page.count("(not tested: one seed)") == 2 and "**" not in page
+    for name in ("cells", "curves"):
+        with open(tmp_path / "out" / f"{name}.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert rows and all(r["mean"] and r["low"] == r["high"] == "" for r in rows)
+
+
+def test_returns_of_zeros_and_ones_are_no_shares(tmp_path):
+    for seed in range(2):
+        folder = write_record(tmp_path, seed=seed)
+        edit(folder, put_result(returns=[0.0, 1.0], lengths=[1, 1]))
+        edit(folder, lambda run: run["result"]["final"].update(test_ep_length_mean=1.0))
+    assert not sorted_of(tmp_path, metric="return").share
+    assert not sorted_of(tmp_path, metric="ep_length").share
+    assert sorted_of(tmp_path, metric="battle_won").share
+
+
 def test_metrics_by_short_names_and_unknown_ones(tmp_path):
     write_record(tmp_path)
     write_record(tmp_path, seed=1)
@@ -270,6 +434,101 @@ def test_records_cut_by_a_kill_and_evaluations_are_set_aside(tmp_path):
     records = read_records([tmp_path, tmp_path / "sacred"])  # overlapping folders: once each
     assert len(records.runs) == 2 and records.others == 1
     assert "2s3z_medium_2" in said(sort_runs(records), "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("info", "[]", "info.json is list"),
+        ("info", "null", "info.json is null"),
+        ("config", "null", "config.json is null"),
+        ("run", "[]", "run.json is list"),
+        ("run", "[" * 100_000, "RecursionError"),
+        ("run", "\udcff", "UnicodeDecodeError"),
+        ("config", put(dataset=None), "config.json: dataset is null, expected dict"),
+        ("config", put(dataset={"path": 5}), "dataset.path is int, expected str or null"),
+        ("config", put(collect=None), "collect is null"),
+        ("config", put(seed="0"), "seed is str, expected int"),
+        ("config", put(t_max="a"), "t_max is str"),
+        ("config", put(name=[]), "name is list"),
+        ("run", put(start_time=3), "run.json: start_time is int"),
+        ("run", put(status=[]), "status is list"),
+        ("run", put_result(dataset=None), "result.dataset is null"),
+        ("run", put_result(tests=5), "result.tests is int"),
+    ],
+)
+def test_odd_records_are_named_and_the_others_read(tmp_path, capsys, file, change, words):
+    for seed in range(2):
+        write_record(tmp_path, seed=seed)
+    folder = write_record(tmp_path, seed=2)
+    if isinstance(change, str):
+        (folder / f"{file}.json").write_text(change, errors="surrogateescape")
+    else:
+        edit(folder, change, file)
+    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
+    assert report.main(argv) == 0
+    note = said(sorted_of(tmp_path), "unreadable", "2s3z_medium_2/1")
+    assert words in note and note in capsys.readouterr().out
+
+
+def test_a_configuration_nested_too_deeply_is_named(tmp_path, monkeypatch):
+    write_record(tmp_path)
+    folder = write_record(tmp_path, seed=1)
+    deep = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    load = report_records._load
+
+    def load_deep(path):  # some versions of Python read JSON deeper than they walk through it
+        content = load(path)
+        return content | {"env_args": deep} if path == folder / "config.json" else content
+
+    monkeypatch.setattr(report_records, "_load", load_deep)
+    assert "RecursionError" in said(sorted_of(tmp_path), "unreadable")
+
+
+def test_odd_lists_of_episodes_are_as_good_as_none(tmp_path):
+    for seed, odd in enumerate((None, 5, ["a"], [[1]])):
+        folder = write_record(tmp_path, seed=seed)
+        edit(folder, put_result(returns=odd, battle_won=odd))
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]) == 0
+
+
+def test_links_are_followed_once(tmp_path):
+    write_record(tmp_path / "real" / "a")
+    write_record(tmp_path / "real" / "b", seed=1)
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    (shown / "a").symlink_to(tmp_path / "real" / "a")
+    (shown / "b").symlink_to(tmp_path / "real" / "b")
+    (shown / "again").symlink_to(shown)
+    (tmp_path / "real" / "a" / "up").symlink_to(tmp_path / "real")
+    for roots in ([shown], [shown, tmp_path / "real"]):
+        records = read_records(roots)
+        assert [run.seed for run in records.runs] == [0, 1] and not records.unreadable
+        assert not [run for run in records.runs if ".." in records.place(run)]
+
+
+def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_record(tmp_path)
+    write_record(tmp_path, seed=1)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("2s3z_medium_1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    records = read_records([tmp_path])
+    assert len(records.runs) == 1
+    assert records.unreadable == [
+        "gone (a link to nothing)",
+        "sacred/bc/2s3z_medium_1 (PermissionError)",
+    ]
+    with pytest.raises(UserError, match=r"unreadable: \. \(PermissionError\)"):
+        read_records([tmp_path / "sacred/bc/2s3z_medium_1"])
 
 
 def test_the_last_test_may_be_sacreds_reference(tmp_path):
@@ -453,6 +712,43 @@ def test_marl_evals_format(tmp_path):
         assert all(len(run["step_1"][key]) == 1 for key in ("battle_won", "return"))
         assert len(run["absolute_metrics"]["return"]) == N_EPISODES
     assert sum(runs["BC"]["seed_0"]["absolute_metrics"]["battle_won"]) == 3
+
+
+def test_a_report_leaves_no_files_of_an_earlier_one(tmp_path):
+    write_grid(tmp_path / "many")
+    write_record(tmp_path / "one")
+    out = tmp_path / "out"
+    assert report.main([str(tmp_path / "many"), "--out", str(out), "--reps", "20"]) == 0
+    assert (out / "marl_eval.json").exists()
+    (out / "mine.txt").write_text("kept")
+    assert report.main([str(tmp_path / "one"), "--out", str(out), "--reps", "20"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cells.csv", "curves.csv", "learning_curves.pdf", "learning_curves.png", "mine.txt",
+        "report.md", "runs.csv",
+    ]  # fmt: skip
+
+
+def test_a_file_that_cannot_be_removed_is_one_clear_error(tmp_path, capsys):
+    write_record(tmp_path)
+    (tmp_path / "out" / "aggregates.csv").mkdir(parents=True)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "aggregates.csv, which is not of this report's runs" in capsys.readouterr().err
+
+
+def test_titles_and_methods_may_hold_dollars(tmp_path):
+    for seed in range(2):
+        write_record(tmp_path, seed=seed)
+        write_record(tmp_path, seed=seed, number=2, label=r"$\bad$")
+    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
+    assert report.main([*argv, "--title", r"$\bad$"]) == 0
+    assert r"BC (label=$\bad$)" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("argv", [["~nosuchuser/x"], [".", "--out", "~nosuchuser/x"]])
+def test_a_home_of_nobody_is_one_clear_error(argv, capsys):
+    assert report.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ~nosuchuser/x: expected a folder") and "in full" in error
 
 
 def test_errors_end_with_a_line_and_status_2(tmp_path, capsys):

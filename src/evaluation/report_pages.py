@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,16 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
+from utils.errors import UserError
 
 NONE = "–"
+# What only some reports have.
+OPTIONAL_FILES = (
+    "aggregates.csv", "marl_eval.json",
+    "learning_curves.png", "learning_curves.pdf",
+    "performance_profiles.png", "performance_profiles.pdf",
+)  # fmt: skip
+TEXT_AS_IT_IS = {"text.parse_math": False}  # titles and methods may hold dollars
 
 
 def write_report(
@@ -49,8 +57,23 @@ def write_report(
         paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
         paths.append(write_json(out / "marl_eval.json", marl_eval(found, aggregates)))
         pictures += draw_profiles(out / "performance_profiles", title, found, aggregates)
+    remove_others(out, {*paths, *pictures})
     page = markdown(title, roots, records, found, aggregates, digits, pictures)
     return [write_text(out / "report.md", page), *paths, *pictures]
+
+
+def remove_others(out: Path, written: Container[Path]) -> None:
+    """Remove what an earlier report of other runs left in the folder and this one does not have."""
+    for name in OPTIONAL_FILES:
+        path = out / name
+        try:
+            if path not in written:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot remove {path}, which is not of this report's runs: {error.strerror}. "
+                "Remove it yourself, or name another folder with --out"
+            ) from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -66,15 +89,16 @@ def markdown(title, roots, records, found, aggregates, digits, pictures) -> str:
         "each, never the best. " + commits(records, found),
         main_table(found, digits),
         "Mean ± standard deviation (n − 1) over seeds. Bold: the best mean of the task. An "
-        "asterisk: Welch's t-test at 5 % finds no difference from the best. Only cells with all "
-        "of their seeds are compared.",
+        "asterisk: Welch's t-test at 5 % finds no difference from the best. Compared are cells "
+        "with all of their task's seeds, or as many as --min-seeds asks for, and at least two: one "
+        "seed cannot be tested, and where a cell has only one, bold is the best of the others.",
         attention(found, records),
         "## Aggregates over tasks",
         *aggregate_parts(found, aggregates),
         "## Figures",
         "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
-        "Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves), of the "
-        "share of runs (performance profiles).",
+        "Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves; none for one "
+        "seed), of the share of runs (performance profiles).",
         "## Files",
         "[runs.csv](runs.csv): every run, and whether it counts. [cells.csv](cells.csv): every "
         "mean. [curves.csv](curves.csv): the learning curves."
@@ -106,13 +130,18 @@ def cell_text(cell, digits: int) -> str:
     if cell.unequal:
         return "unequal runs"
     if not cell.values:
-        return "not finished"
+        return "no result"
     text = mean_pm_std(cell.mean, cell.std, digits)
-    if not cell.enough:
-        return f"{text} ({len(cell.values)} of {len(cell.values) + len(cell.missing)} seeds)"
     if cell.best:
-        return f"**{text}**"
-    return text + ("\\*" if cell.as_good else "")
+        text = f"**{text}**"
+    elif cell.as_good:
+        text += "\\*"
+    remarks = []
+    if cell.missing or not cell.enough:
+        remarks.append(f"{len(cell.values)} of {len(cell.values) + len(cell.missing)} seeds")
+    if cell.untested:
+        remarks.append("not tested: one seed")
+    return text + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def attention(found: Sorted, records: Records) -> str:
@@ -189,7 +218,7 @@ def run_rows(records: Records, found: Sorted) -> list[dict[str, Any]]:
                 "seed": run.seed,
                 "counts": "yes" if not found.used[run.folder] else found.used[run.folder],
                 found.metric: run.final.get(found.metric, ""),
-                "test_episodes": len(run.result.get("returns", [])) or "",
+                "test_episodes": len(run.raw("test_return_mean") or []) or "",
                 "status": run.status,
                 "updates": run.result.get("updates", ""),
                 "t_env": run.result.get("t_env", ""),
@@ -206,7 +235,8 @@ def cell_rows(found: Sorted) -> list[dict[str, Any]]:
     rows = []
     for task in found.tasks:
         for cell in found.column(task):
-            low, high = bootstrap(cell.sorted_values()) if cell.averaged else ("", "")
+            known = cell.averaged and len(cell.values) > 1
+            low, high = bootstrap(cell.sorted_values()) if known else ("", "")
             rows.append(
                 {
                     "task": task,
@@ -229,7 +259,8 @@ def cell_rows(found: Sorted) -> list[dict[str, Any]]:
 def curve_rows(bands: Mapping[str, Mapping[str, Band]]) -> list[dict[str, Any]]:
     return [
         {"task": task, "method": method, "updates": round(float(u), 1), "mean": float(m),
-         "low": float(low), "high": float(high)}
+         "low": "" if math.isnan(low) else float(low),
+         "high": "" if math.isnan(high) else float(high)}
         for task, of_task in bands.items()
         for method, band in of_task.items()
         for u, m, low, high in zip(band.updates, band.mean, band.low, band.high)
@@ -334,7 +365,7 @@ def draw_curves(
     name = found.metric.removeprefix("test_").removesuffix("_mean").replace("_", " ")
     across = min(3, len(bands))
     down = math.ceil(len(bands) / across)
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | TEXT_AS_IT_IS):
         figure, axes = plt.subplots(
             down, across, figsize=(4.6 * across + 1, 3.5 * down + 0.8), squeeze=False
         )
@@ -360,7 +391,7 @@ def draw_curves(
 
 
 def draw_profiles(stem: Path, title: str, found: Sorted, aggregates: Aggregates) -> list[Path]:
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | TEXT_AS_IT_IS):
         figure, ax = plt.subplots(figsize=(6.6, 4.4))
         handles = {}
         for method, (profile, (low, high)) in aggregates.profiles.items():

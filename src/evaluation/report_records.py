@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,17 +20,29 @@ from evaluation import paper
 from evaluation.grid import HARMLESS
 from evaluation.statistics import mean_std, welch_p
 from evaluation.tables import fixed
-from utils.config import PATH_KEYS, flatten, map_label
+from utils.config import PATH_KEYS, flatten, get, map_label, type_name
 from utils.errors import ConfigError, UserError, nearest
 
+RECORD_FILES = ("run", "config", "info")
 SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them
 NEEDED_KEYS = ("name", "seed", "env", "map_name", "t_max", "final_test_nepisode")
+# Of what type values must be, where they are there at all.
+CONFIG_TYPES = {
+    "name": "str", "seed": "int", "env": "str", "t_max": "int", "dataset": "dict",
+    "dataset.path": "str or null", "collect": "dict",
+}  # fmt: skip
+RUN_TYPES = {
+    "status": "str", "start_time": "str or null", "result.dataset": "dict", "result.tests": "list",
+}  # fmt: skip
 # In which runs must agree before their methods are compared with each other.
 PROTOCOL = ("final_test_nepisode", "test_greedy", "test_epsilon")
 LEVEL = 0.05  # of Welch's test
 # The first that all finished runs have is reported, unless --metric names one.
 METRICS = ("test_battle_won_mean", "test_expected_return", "test_return_mean")
 RETURN_METRICS = METRICS[1:]
+# Whose episodes are recorded under another name: never shares, though each episode may be 0 or 1.
+EPISODES = {"return": "returns", "ep_length": "lengths"}
+HASH = "the dataset's hash"
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,8 @@ class Run:
         """Dotted key -> value of all that decides about numbers, the seed left out."""
         settings = {}
         for key, value in flatten(self.config):
-            if key == "dataset.path":
-                value = Path(value).name if value else value
+            if key == "dataset.path" and value:  # none: found by map and quality
+                value = Path(value).name
             elif key in PATH_KEYS or key in HARMLESS or key == "seed":
                 continue
             settings[key] = value
@@ -82,17 +95,28 @@ class Run:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What methods on one task must have in common to be compared."""
+        """What methods on one task must have in common to be compared.
+
+        A fact that was not recorded is left out; a key that is null is not: it says something.
+        """
         keys = {k: v for k, v in self.settings.items() if k in PROTOCOL or k[:9] == "env_args."}
-        return keys | {
-            "the dataset's hash": self.dataset_hash,
-            "the simulator": self.result.get("simulator"),
-        }
+        facts = {HASH: self.dataset_hash, "the simulator": self.result.get("simulator")}
+        return keys | {name: fact for name, fact in facts.items() if fact is not None}
 
     def raw(self, metric: str) -> list[float] | None:
         """What the metric is the mean of: a value for each final test episode; None if unknown."""
-        name = metric.removeprefix("test_").removesuffix("_mean")
-        return self.result.get({"return": "returns", "ep_length": "lengths"}.get(name, name))
+        name = short_name(metric)
+        values = self.result.get(EPISODES.get(name, name))
+        return values if isinstance(values, list) and all(map(is_number, values)) else None
+
+
+def short_name(metric: str) -> str:
+    return metric.removeprefix("test_").removesuffix("_mean")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one to compute with: finite, and no larger than a float can be."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 # --------------------------------------------------------------------------------------------------
@@ -112,41 +136,71 @@ class Records:
         """Where a run's record lies, below `base`: reports are for other machines too."""
         return os.path.relpath(run.folder, self.base)
 
+    def set_aside(self, path: str | Path, why: str) -> None:
+        self.unreadable.append(f"{os.path.relpath(path, self.base)} ({why})")
+
 
 def read_records(roots: Sequence[Path]) -> Records:
     """All records under the folders, each once. UserError: none there, or of another version."""
-    base = Path(os.path.commonpath([root.resolve() for root in roots]))
-    found = Records(base, [], [], 0)
-    folders = list(dict.fromkeys(f.resolve() for root in roots for f in record_folders(root)))
+    for root in roots:
+        if not os.path.isdir(root):
+            raise UserError(f"{root}: expected a folder with results, found none")
+    tops = [os.path.realpath(root) for root in roots]
+    found = Records(Path(os.path.commonpath(tops)), [], [], 0)
+    visited: set[str] = set()
+    folders = [folder for top in tops for folder in record_folders(top, visited, found)]
     for folder in folders:
         try:
-            files = [_load(folder / f"{name}.json") for name in ("run", "config", "info")]
-        except (OSError, ValueError) as error:
-            found.unreadable.append(f"{os.path.relpath(folder, base)} ({type(error).__name__})")
+            files = [_load(folder / f"{name}.json") for name in RECORD_FILES]
+            odd = _odd(*files)
+            if odd:
+                found.set_aside(folder, odd)
+                continue
+            run = _run(folder, *files)
+            str(run.settings)  # nested too deeply to be compared: found here, not in the middle
+        except (OSError, ValueError, RecursionError) as error:
+            found.set_aside(folder, type(error).__name__)
             continue
-        run = _run(folder, *files)
         if run.config.get("evaluate") or run.config.get("collect", {}).get("n_episodes"):
             found.others += 1
         else:
             found.runs.append(run)
     if not found.runs:
+        unreadable = "".join(f"; unreadable: {words}" for words in found.unreadable)
         raise UserError(
             f"{', '.join(map(str, roots))}: expected folders with run.json and config.json, as "
             f"training writes them under results/sacred; found {len(folders)}, and no training "
-            "run among them. Name the folder that local_results_path or --results named."
+            f"run among them{unreadable}. Name the folder that local_results_path or --results "
+            "named."
         )
     found.runs.sort(key=lambda run: (run.started, str(run.folder)))
     return found
 
 
-def record_folders(root: Path) -> Iterable[Path]:
-    """Folders of records at or below `root`, in order of their names."""
-    if not root.is_dir():
-        raise UserError(f"{root}: expected a folder with results, found none")
-    for folder, children, files in os.walk(root):
+def record_folders(top: str, visited: set[str], found: Records) -> Iterable[Path]:
+    """Folders of records at or below `top`, in order of their names; what cannot be listed is set
+    aside in `found`.
+
+    Links are followed. visited: the real paths of folders that were walked through, so that links
+    in a circle end and every folder is read once.
+    """
+
+    def unlisted(error: OSError) -> None:
+        found.set_aside(error.filename, type(error).__name__)
+
+    for folder, children, files in os.walk(top, onerror=unlisted, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            children.clear()
+            continue
+        visited.add(real)
         children[:] = sorted(name for name in children if name not in SKIPPED_FOLDERS)
         if "run.json" in files:
             yield Path(folder)
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if name != "run.json" and os.path.islink(path) and not os.path.exists(path):
+                found.set_aside(path, "a link to nothing")
 
 
 def _load(path: Path) -> Any:
@@ -155,11 +209,29 @@ def _load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _run(folder: Path, run: Any, config: Any, info: Any) -> Run:
+def _odd(run: Any, config: Any, info: Any) -> str:
+    """In words: what is there, but of a type that no version of this program writes."""
+    files = {"run.json": run, "config.json": config, "info.json": info}
+    odd = [f"{name} is {type_name(c)}" for name, c in files.items() if not isinstance(c, dict)]
+    if not odd:
+        odd = [*_mistyped("run.json", run, RUN_TYPES)]
+        odd += _mistyped("config.json", config, CONFIG_TYPES)
+    return "; ".join(odd)
+
+
+def _mistyped(name: str, content: dict[str, Any], types: Mapping[str, str]) -> Iterable[str]:
+    absent = object()
+    for key, expected in types.items():
+        value = get(content, key, absent)
+        if value is not absent and type_name(value) not in expected.split(" or "):
+            yield f"{name}: {key} is {type_name(value)}, expected {expected}"
+
+
+def _run(folder: Path, run: dict[str, Any], config: dict[str, Any], info: dict[str, Any]) -> Run:
     """One checked record; UserError if another version, or another program, wrote it."""
     wrong = []
-    if not isinstance(config, dict) or not isinstance(run, dict) or "status" not in run:
-        wrong = ["status", "configuration"]
+    if "status" not in run:
+        wrong = ["run.json: status"]
     else:
         wrong += [f"config.json: {key}" for key in NEEDED_KEYS if key not in config]
         result = run.get("result") if run["status"] == "COMPLETED" else {}
@@ -181,7 +253,7 @@ def _missing_of(result: Any) -> list[str]:
     missing = [k for k in ("t_env", "updates") if not isinstance(result.get(k), int)]
     if "final" in result:
         tests = [result["final"], *(result.get("tests") or [None, None])[:-1]]
-        if not all(isinstance(t, dict) and "t_env" in t for t in tests):
+        if not all(isinstance(t, dict) and is_number(t.get("t_env")) for t in tests):
             missing.append("final, tests")
     return [f"run.json: {key}" for key in missing]
 
@@ -222,6 +294,11 @@ class Cell:
         """Not the best, and no difference from it found."""
         return not self.best and self.p >= LEVEL
 
+    @property
+    def untested(self) -> bool:
+        """It would be compared, but no test is possible with one seed."""
+        return self.complete and len(self.values) < 2
+
     def sorted_values(self) -> list[float]:
         return [self.values[seed] for seed in sorted(self.values)]
 
@@ -239,6 +316,7 @@ class Sorted:
     notes: list[str]  # everything that a reader must know before believing the tables
     used: dict[Path, str]
     share: bool  # the metric is a share of episodes, between 0 and 1
+    incomparable: dict[str, str] = field(default_factory=dict)  # task -> in what methods differ
 
     def column(self, task: str) -> list[Cell]:
         return [self.cells[m, task] for m in self.methods if (m, task) in self.cells]
@@ -290,22 +368,24 @@ def sort_runs(
         expected = sorted({run.seed for run in runs if tasks[run.folder] == task})
         for cell in column:
             cell.missing = [seed for seed in expected if seed not in cell.values]
-            few = len(cell.values) < (min_seeds or len(expected))
-            cell.enough = not few
-            if few and cell.averaged:
-                wanted = f"{min_seeds} asked for" if min_seeds else f"{len(expected)}"
-                notes.append(
-                    f"{cell.method} on {task}: {len(cell.values)} of {wanted} seeds are finished; "
-                    "not compared"
-                )
-        differing = differing_keys([run.protocol for c in column for run in c.runs.values()])
+            cell.enough = len(cell.values) >= (min_seeds or len(expected))
+            if cell.missing or not cell.enough:
+                notes.append(seeds_words(cell, len(expected), min_seeds))
+        # Runs that are not averaged are not compared either: they keep no others from it.
+        counted = [run.protocol for c in column if c.averaged for run in c.runs.values()]
+        differing = differing_values(counted)
         steps = {c.method: {f"{run.config['t_max']:,}" for run in c.runs.values()} for c in column}
         if len({tuple(sorted(found)) for found in steps.values() if found}) > 1:
             words = ", ".join(f"{m} {' and '.join(sorted(f))}" for m, f in steps.items() if f)
             budgets.setdefault(words, []).append(task)
-        if differing and not any(cell.unequal for cell in column):
-            notes.append(f"{task}: methods not compared, their runs differ in {differing}")
-        if not differing:
+        if differing:
+            result.incomparable[task] = "; ".join(
+                f"{key} ({both})" for key, both in differing.items()
+            )
+            notes.append(
+                f"{task}: methods not compared, their runs differ in {result.incomparable[task]}"
+            )
+        else:
             judge(column, digits)
     for words, places in budgets.items():
         notes.append(f"different budgets (t_max) on {', '.join(places)}: {words}")
@@ -325,31 +405,40 @@ def make_cell(
     """The runs of a method on a task that count (oldest first in `runs`), the others named."""
     cell = Cell(method, task)
     where = f"{method} on {task}"
-    again = []  # seeds with several finished runs
+    again = []  # seeds with several runs that may count
     for seed in sorted({run.seed for run in runs}):
         own = [run for run in runs if run.seed == seed]
-        finished = [run for run in own if run.finished]
-        tested = [run for run in finished if metric in run.final]
-        if not finished:
+        reasons = {run.folder: unusable(run, metric) for run in own}
+        usable = [run for run in own if not reasons[run.folder]]
+        if not any(run.finished for run in own):
             states = ", ".join(f"{run.status}: {records.place(run)}" for run in own)
             notes.append(f"{where}: seed {seed} is not finished ({states})")
-        elif not tested:
+        elif not any(metric in run.final for run in own):
             notes.append(f"{where}: seed {seed} has no {metric} in its final test")
-        else:
-            cell.runs[seed] = tested[-1]
-            again += [str(seed)] if len(tested) > 1 else []
+        notes += [
+            f"{where}: seed {seed}: {reasons[run.folder]} in the final test; the run counts as "
+            f"missing ({records.place(run)})"
+            for run in own
+            if metric in run.final and reasons[run.folder]
+        ]
+        if usable:
+            cell.runs[seed] = usable[-1]
+            again += [str(seed)] if len(usable) > 1 else []
+            n_odd = sum(metric in t and not is_number(t[metric]) for t in usable[-1].tests)
+            if n_odd:
+                notes.append(
+                    f"{where}: seed {seed}: {metric} is no number in {n_odd} of its tests, which "
+                    f"the learning curve leaves out ({records.place(usable[-1])})"
+                )
         for run in own:
-            used[run.folder] = "" if run is cell.runs.get(seed) else "older"
-            if not run.finished:
-                used[run.folder] = "not finished"
-            elif run not in tested:
-                used[run.folder] = f"no {metric}"
-    same = [run for run in runs if run.finished and metric in run.final]
-    differing = differing_settings(same)
+            used[run.folder] = reasons[run.folder] or ("" if run is usable[-1] else "older")
+    same = [run for run in runs if not unusable(run, metric)]
+    differing = differing_values([run.settings | run.protocol for run in same])
     if differing:
-        keys = [key for key in differing if key in same[0].config]
+        known = {key for run in same for key, _ in flatten(run.config)}
+        keys = [key for key in differing if key in known]
         cell.unequal = "runs of different configurations: " + "; ".join(
-            f"{key} is {' and '.join(sorted(values))}" for key, values in differing.items()
+            f"{key} is {both}" for key, both in differing.items()
         )
         advice = f"; --group-by {' '.join([*group_by, *keys])} tells them apart" if keys else ""
         notes.append(f"{where}: not averaged, {cell.unequal}{advice}")
@@ -364,38 +453,55 @@ def make_cell(
     return cell
 
 
-def differing_settings(runs: Sequence[Run]) -> dict[str, set[str]]:
-    """Key -> values, of what should be one for all runs and is not.
+def unusable(run: Run, metric: str) -> str:
+    """Why the run cannot count; empty if it can."""
+    if not run.finished:
+        return "not finished"
+    if metric not in run.final:
+        return f"no {metric}"
+    value = run.final[metric]
+    return "" if is_number(value) else f"{metric} is {'null' if value is None else value}"
 
-    A key that a run's version did not know counts as equal: a new key's default does what was done
-    before it.
+
+def seeds_words(cell: Cell, expected: int, min_seeds: int | None) -> str:
+    """Which of a task's seeds a cell lacks, and what follows from it."""
+    words = f"{cell.method} on {cell.task}: {len(cell.values)} of {expected} seeds have a result"
+    if cell.missing:
+        words += f", missing: {', '.join(map(str, cell.missing))}"
+    if cell.averaged:
+        words += "; enough" if cell.enough else "; not compared"
+        words += f" (--min-seeds {min_seeds})" if min_seeds else ""
+        words += "; not tested: one seed" if cell.untested else ""
+    return words
+
+
+def differing_values(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Key -> its values in words, of what should be one for all records and is not.
+
+    A key that a record lacks counts as equal: its version did not know it, and a new key's default
+    does what was done before it. A null is a value.
     """
     values: dict[str, set[str]] = {}
-    for run in runs:
-        for key, value in (run.settings | run.protocol).items():
-            if value is not None:
-                values.setdefault(key, set()).add(str(value))
-    return {key: found for key, found in values.items() if len(found) > 1}
-
-
-def differing_keys(protocols: Sequence[Mapping[str, Any]]) -> str:
-    """In words: what differs between the protocols, `None` (not recorded) aside."""
-    values: dict[str, set[str]] = {}
-    for protocol in protocols:
-        for key, value in protocol.items():
-            if value is not None:
-                values.setdefault(key, set()).add(str(value)[:12])
-    differing = {key: found for key, found in values.items() if len(found) > 1}
-    return "; ".join(f"{k} ({' and '.join(sorted(v))})" for k, v in differing.items())
+    for record in records:
+        for key, value in record.items():
+            values.setdefault(key, set()).add(str(value))
+    return {
+        key: " and ".join(value[:12] if key == HASH else value for value in sorted(found))
+        for key, found in values.items()
+        if len(found) > 1
+    }
 
 
 def judge(column: Sequence[Cell], digits: int) -> None:
-    """Mark the best of a task (all that print the same mean) and test the others against it."""
-    complete = [cell for cell in column if cell.complete]
-    if len(complete) < 2:
+    """Mark the best of a task (all that print the same mean) and test the others against it.
+
+    Cells of one seed take no part: nothing tells whether the best is better than they are.
+    """
+    tested = [cell for cell in column if cell.complete and not cell.untested]
+    if len(tested) < 2:
         return
-    top = max(complete, key=lambda cell: cell.mean)
-    for cell in complete:
+    top = max(tested, key=lambda cell: cell.mean)
+    for cell in tested:
         cell.best = fixed(cell.mean, digits) == fixed(top.mean, digits)
         cell.p = 1.0 if cell is top else welch_p(cell.sorted_values(), top.sorted_values())
 
@@ -479,6 +585,8 @@ def choose_metric(runs: Sequence[Run], asked: str | None) -> str:
 
 
 def is_share(runs: Sequence[Run], metric: str) -> bool:
-    """Whether the metric is a mean of zeros and ones."""
-    raw = [run.raw(metric) for run in runs if run.finished and metric in run.final]
+    """Whether the metric is a mean of zeros and ones, and not by chance."""
+    if short_name(metric) in EPISODES:
+        return False
+    raw = [run.raw(metric) for run in runs if not unusable(run, metric)]
     return all(values and set(values) <= {0, 1} for values in raw) and metric.endswith("_mean")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.report_records import RETURN_METRICS, Cell, Sorted
+from evaluation.report_records import RETURN_METRICS, Cell, Sorted, is_number
 from utils.quiet import silence_third_parties
 
 STATISTICS = ("IQM", "median", "mean", "optimality gap")
@@ -97,8 +97,12 @@ def comparable(found: Sorted, normalise: str) -> Aggregates:
     def whole(task: str) -> bool:
         return all(found.cells[m, task].complete for m in methods)
 
-    result.tasks = [task for task in found.tasks if methods and whole(task)]
-    unfinished = [task for task in found.tasks if task not in result.tasks]
+    differing = [f"{task}, {keys}" for task, keys in found.incomparable.items()]
+    if differing:
+        result.notes.append(f"left out, as the methods' runs differ there: {' | '.join(differing)}")
+    alike = [task for task in found.tasks if task not in found.incomparable]
+    result.tasks = [task for task in alike if methods and whole(task)]
+    unfinished = [task for task in alike if task not in result.tasks]
     if unfinished:
         result.notes.append(
             "left out, as not every method has averaged values of all seeds there: "
@@ -170,7 +174,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Band:
-    """A learning curve: mean over seeds with its 95 % bootstrap interval, all `[K]`."""
+    """A learning curve: mean over seeds with its 95 % bootstrap interval, all `[K]`.
+
+    The interval of one seed is not known: nan.
+    """
 
     updates: np.ndarray
     mean: np.ndarray
@@ -179,16 +186,22 @@ class Band:
 
 
 def learning_curve(cell: Cell, metric: str, reps: int) -> Band:
-    """Over gradient updates, at the tests of the run with the fewest; others are interpolated."""
+    """Over gradient updates, at the tests of the run with the fewest; others are interpolated.
+
+    Tests in which the metric is no number are left out (the report names them).
+    """
     curves = []
     for seed in sorted(cell.runs):
         run = cell.runs[seed]
-        tests = [test for test in run.tests if metric in test]
+        tests = [test for test in run.tests if is_number(test.get(metric))]
         per_step = run.result["updates"] / max(run.result["t_env"], 1)
         updates = np.array([test["t_env"] * per_step for test in tests])
         curves.append((updates, np.array([test[metric] for test in tests], dtype=float)))
     grid = min((updates for updates, _ in curves), key=len)
     values = np.stack([np.interp(grid, updates, values) for updates, values in curves])  # [n, K]
+    if len(values) < 2:
+        unknown = np.full(len(grid), np.nan)
+        return Band(grid, values[0], unknown, unknown)
     drawn = np.random.default_rng(0).integers(len(values), size=(reps, len(values)))
     means = values[drawn].mean(axis=1)  # [reps, K]
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
