@@ -39,7 +39,10 @@ class DuelingCritic(nn.Module):
 
     @th.no_grad()
     def evaluate(self, state: th.Tensor, obs: th.Tensor) -> th.Tensor:
-        """`forward` without a way back: block by block, whose hidden layers stay in the cache."""
+        """`forward` without a way back; on a CPU block by block, so that the hidden layers of one
+        stay in the cache."""
+        if state.device.type != "cpu":
+            return self(state, obs)
         blocks = zip(state.split(BLOCK), obs.split(BLOCK))
         return th.cat([self(*block) for block in blocks])
 
