@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.config import PROJECT_ROOT
-from utils.errors import UserError
+from utils.config import PROJECT_ROOT, expand_user
 from utils.interrupts import exit_status
 
 EPILOG = """\
@@ -94,23 +93,12 @@ def positive(text: str) -> int:
     return value
 
 
-def expanded(path: Path) -> Path:
-    """The path with `~` and `~name` replaced by the home folder."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: expected a folder, found `{path.parts[0]}`, which is no user's home folder "
-            "on this machine. Write the path in full, or `./~...` if that is its name"
-        ) from error
-
-
 def report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
     from evaluation import report_pages, report_records, report_statistics
 
-    roots = [expanded(root) for root in options.results]
-    out = expanded(options.out)
+    roots = [expand_user(root, "RESULTS") for root in options.results]
+    out = expand_user(options.out, "--out")
     records = report_records.read_records(roots)
     found = report_records.sort_runs(
         records, options.group_by, options.metric, options.min_seeds, options.digits

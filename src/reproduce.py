@@ -39,7 +39,15 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
-from utils.config import CONFIG_DIR, PROJECT_ROOT, has, load_config, names, parse_value
+from utils.config import (
+    CONFIG_DIR,
+    PROJECT_ROOT,
+    expand_user,
+    has,
+    load_config,
+    names,
+    parse_value,
+)
 from utils.errors import ConfigError, UserError, nearest
 from utils.interrupts import exit_status
 
@@ -457,7 +465,8 @@ def run_comparison(
     the files hold already stay in them until they are run anew.
     cells: the comparison's, where it does not make them itself. prepare: called with the cells that
     are to be run, before the first. accept: called with results before they are written; UserError
-    for one that has no place in the table. A result without the table's metric has none either.
+    for one that has no place in the table, which is then a failed run. A result without the table's
+    metric has none either.
     """
 
     def check(new: Iterable[Result]) -> None:
@@ -485,14 +494,8 @@ def run_comparison(
     if prepare and (missing := [cell for cell in asked if keys[cell.id] not in finished_runs]):
         prepare(missing)
 
-    refused = []
-
     def finished(cell: Cell, result: Result) -> None:
-        try:
-            check([result])
-        except UserError as error:  # the other runs go on and save
-            refused.append(error)
-            return
+        check([result])
         results[keys[cell.id]] = result
         write_comparison(comparison, results, target)
 
@@ -502,8 +505,6 @@ def run_comparison(
     print(to_markdown(comparison, results).split("\n## Every seed")[0])
     print("written:", *paths, sep="\n  ")
     print(f"runs, with their logs: {folder}")
-    if refused:
-        raise refused[0]
     return not failures(report)
 
 
@@ -888,7 +889,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[[Options], bool], Options]:
         algorithms=given.algs,
         seeds=given.seeds,
         jobs=given.jobs,
-        results=given.results.expanduser().resolve(),
+        results=expand_user(given.results, "--results").resolve(),
         qualities=given.qualities,
         changes=changes,
         on=given.on or "sc2",

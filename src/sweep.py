@@ -15,7 +15,7 @@ from evaluation.gridfile import FORMAT, Grid, read_grid, select
 from evaluation.jobs import BACKENDS, check_options, make_launcher
 from evaluation.preflight import check_algorithms, check_data, check_game
 from evaluation.tables import fixed, public_command, text_table, write_json
-from utils.config import PROJECT_ROOT
+from utils.config import PROJECT_ROOT, expand_user
 from utils.errors import ConfigError, UserError, nearest
 from utils.interrupts import Interrupted, exit_status
 
@@ -45,7 +45,10 @@ def sweep(options: Options) -> bool:
     """Run what is missing of the grid; whether all that was asked for is finished."""
     grid, folder = options.grid, options.results / "runs" / options.grid.folder
     asked = chosen(grid, options.only)
-    check_algorithms(asked.cells)
+    try:
+        check_algorithms(asked.cells)
+    except ConfigError as error:
+        raise ConfigError(f"{grid.path}: {error}") from None
     if options.show == "dry_run":
         for cell in asked.cells:
             print(public_command(command_of(cell, folder)[2:]))
@@ -70,9 +73,10 @@ def sweep(options: Options) -> bool:
     index = write_index(grid, folder, report)
     print(closing_table(index))
     print(f"index: {index_path(grid, folder)}")
-    for failure in report.failed.values():
+    failed = [report.failed[entry["cell"]] for entry in index if entry["status"] == "failed"]
+    for failure in failed:
         print(f"failed: {failure.cell.id}, see {failure.log}", file=sys.stderr)
-    return not report.failed
+    return not failed
 
 
 def chosen(grid: Grid, only: Sequence[str]) -> Grid:
@@ -98,14 +102,13 @@ def chosen(grid: Grid, only: Sequence[str]) -> Grid:
 
 
 def status(folder: Path, cell: Cell, report: GridReport) -> str:
-    if cell.id in report.failed:
-        return "failed"
+    words = "started" if (folder / cell.id).exists() else "not started"
     try:
         if read_result(folder, cell) is not None:
-            return "finished"
+            return "finished"  # be it by another grid, after it failed here
     except UserError:
-        return "of another configuration"
-    return "started" if (folder / cell.id).exists() else "not started"
+        words = "of another configuration"
+    return "failed" if cell.id in report.failed else words
 
 
 def index_path(grid: Grid, folder: Path) -> Path:
@@ -118,7 +121,7 @@ def write_index(grid: Grid, folder: Path, report: GridReport) -> list[dict[str, 
     for cell in grid.cells:
         entry = {"cell": cell.id, "status": status(folder, cell, report)}
         entry |= {"command": public_command(cell.arguments())}
-        if cell.id in report.failed:
+        if entry["status"] == "failed":
             entry |= {"error": report.failed[cell.id].words}
         elif entry["status"] == "finished":
             result = read_result(folder, cell)
@@ -155,7 +158,7 @@ Each cell is one run of main.py in results/runs/FOLDER/MAP_QUALITY/METHOD/seedN,
 Sacred's record and checkpoints. What is finished is not run again, what was interrupted resumes
 from its newest checkpoint, what failed is tried again; a failed cell stops no other one. Ctrl-C
 and SIGTERM save what runs, and leave. At the end grid_NAME.json lies beside the runs: every cell,
-how it stands, and the numbers of its final test.
+how it stands, and the numbers of its final test. Cells that another process runs are waited for.
 
 Every unknown key, name and dataset is an error before anything runs.
 """
@@ -220,7 +223,7 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(
         grid=read_grid(given.grid),
         only=given.only,
-        results=given.results.expanduser().resolve(),
+        results=expand_user(given.results, "--results").resolve(),
         show=given.show,
         backend=given.backend,
         jobs=given.jobs,

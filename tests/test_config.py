@@ -308,6 +308,17 @@ def test_unknown_algorithm_and_environment_name_the_nearest(folder):
         ("lr: [1", ["inspo.yaml", "YAML"]),
         ("- a", ["inspo.yaml", "list"]),
         ("lr: 1.0\nlr: 2.0", ["lr", "twice"]),
+        ("lr: 1.0\nhidden: {{ n }}", ["inspo.yaml, line 2", "a name as the key, found a dict"]),
+        ("lr: 1.0\n? [a, b]\n: 2", ["inspo.yaml, line 2", "a name as the key, found a list"]),
+        ("lr: 2020-13-45", ["inspo.yaml, line 1", "'2020-13-45'", "month", "quotation marks"]),
+        ("lr: 0x_", ["inspo.yaml, line 1", "'0x_' cannot be read as int"]),
+        ("lr: !!int abc", ["inspo.yaml, line 1", "'abc' cannot be read as int"]),
+        ("lr: !!bool abc", ["inspo.yaml, line 1", "'abc' cannot be read as bool"]),
+        ("lr: !!timestamp abc", ["inspo.yaml, line 1", "'abc' cannot be read as timestamp"]),
+        ("lr: !!map [1]", ["inspo.yaml", "YAML"]),
+        ("lr: &o {lr: *o}", ["inspo.yaml", "recursive"]),
+        ("lr: &o [*o]", ["inspo.yaml", "recursive"]),
+        ("lr: " + 3000 * "[", ["inspo.yaml", "nested too deep"]),
     ],
 )
 def test_a_broken_file_is_named(folder, content, parts):
@@ -391,6 +402,19 @@ def test_typed_paths_are_relative_to_where_one_stands(folder, tmp_path):
     ).values
     assert values["dataset"]["path"] == str(tmp_path / "b.h5")
     assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
+
+
+def test_the_home_of_nobody_is_an_error_that_names_the_key(folder):
+    message = error_of(folder, "--env-config=toy", "with", "datasets_dir=~nosuch/x")
+    assert message.startswith("datasets_dir: the home folder in '~nosuch/x' is not known")
+    assert configuration.expand_user("~/x", "key") == Path.home() / "x"
+    assert configuration.expand_user("x/~y", "key") == Path("x/~y")
+
+
+def test_an_alias_of_what_stands_before_is_no_circle(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("a: &a {x: [1, 2]}\nb: [*a, *a]")
+    assert configuration.read_yaml(path) == {"a": {"x": [1, 2]}, "b": [{"x": [1, 2]}] * 2}
 
 
 def test_a_name_cannot_leave_the_results_folder(folder):

@@ -1,5 +1,6 @@
 """The engine of grids: small real runs, a failing one, a stopped one, and the pure parts."""
 
+import errno
 import fcntl
 import json
 import os
@@ -17,14 +18,18 @@ import pytest
 from evaluation import grid
 from evaluation.grid import (
     Cell,
+    Failure,
+    GridReport,
     differences,
+    first_share_in,
     last_lines,
     progress_in,
     read_result,
     resumable,
     run_grid,
 )
-from evaluation.jobs import LocalLauncher
+from evaluation.jobs import JobIsBusy, LocalLauncher
+from evaluation.starcraft import training_hours
 from utils.errors import ConfigError, UserError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -173,14 +178,60 @@ def test_checkpoints_of_another_configuration_are_not_resumed(tmp_path):
     assert folder is None and "another configuration (lr)" in why
 
 
-def test_a_cell_that_another_process_runs_is_left_alone(data, tmp_path):
-    busy = cell(data)
+@pytest.fixture
+def soon(monkeypatch):
+    """What runs elsewhere is tried again at once."""
+    monkeypatch.setattr(grid, "BUSY_SECONDS", 0.0)
+
+
+def test_a_cell_that_another_process_runs_is_waited_for(data, tmp_path, soon, ran, capsys):
+    folder, cells, _, _ = ran
+    busy, free = cells[0], cell(data, "free", seed=3)
     (tmp_path / busy.id).mkdir(parents=True)
-    with open(tmp_path / busy.id / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        report = run_grid([busy], LocalLauncher(1), tmp_path, progress=False)
-    assert "another process" in report.failed[busy.id].words
-    assert report.failed[busy.id].status is None
+    lock = open(tmp_path / busy.id / ".lock", "w")  # noqa: SIM115  (held until the other is done)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    class Launcher(Replayed):
+        def start(self, command, home):
+            # The others come first. Now the other process finishes the cell, and leaves.
+            finished = folder / busy.id
+            shutil.copytree(finished, tmp_path / busy.id, dirs_exist_ok=True)
+            lock.close()
+            return super().start(command, home)
+
+    launcher = Launcher(1, free=[None, None, 7])
+    report = run_grid([busy, free], launcher, tmp_path, progress=False)
+    assert (report.reused, list(report.failed)) == ([busy.id], ["free"])
+    assert launcher.started == ["free"]
+    said = capsys.readouterr().err
+    assert said.count(f"{busy.id} runs elsewhere: another process") == 1
+
+
+def test_a_cell_that_was_stopped_elsewhere_is_run_here(data, tmp_path, soon):
+    """Also when a node is the first to know, as on a cluster."""
+    busy = JobIsBusy("another process runs this cell")
+    launcher = Replayed(2, a=[busy], b=[None, 7])
+    start = launcher.start
+
+    def start_and_free(command, home):
+        job = start(command, home)
+        launcher.polls["a"] = [7] if launcher.started.count("a") == 2 else [busy]
+        return job
+
+    launcher.start = start_and_free
+    report = run_grid([cell(data, "a"), cell(data, "b")], launcher, tmp_path, progress=False)
+    assert set(launcher.started[:2]) == {"a", "b"} and launcher.started.count("a") == 3
+    assert {name: failure.status for name, failure in report.failed.items()} == {"a": 7, "b": 7}
+
+
+def test_a_file_system_without_locks_is_an_error_and_not_waited_for(data, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / "a").mkdir()
+    report = run_grid([cell(data, "a")], LocalLauncher(1), tmp_path, progress=False)
+    assert "cannot be locked: Operation not supported" in report.failed["a"].words
 
 
 def test_errors_come_before_anything_is_run(data, tmp_path):
@@ -190,18 +241,71 @@ def test_errors_come_before_anything_is_run(data, tmp_path):
         run_grid([cell(data, algorithm="inspoo")], LocalLauncher(1), tmp_path)
     with pytest.raises(ConfigError, match="unknown key"):
         run_grid([cell(data, no_such_key=1)], LocalLauncher(1), tmp_path)
-    for name in ("../up", "/abs", "a//b", "a b", ""):
+    for name in ("../up", "/abs", "a//b", "a b", "", "a" * 201, f"a/{'ä' * 101}/b"):
         with pytest.raises(UserError, match="name of a cell"):
             Cell(name, "bc", "matrix_offline")
     assert os.listdir(tmp_path) == []
 
 
-def test_an_unreadable_record_is_no_result(data, tmp_path):
-    broken = tmp_path / "bc/seed0/sacred/bc/xor_b/1"
-    broken.mkdir(parents=True)
-    (broken / "run.json").write_text('{"status": "COMPL')
-    (broken / "config.json").write_text("{}")
+def record(data, folder, number="1", **run):
+    """A finished run of `cell(data)` as Sacred writes it down; its folder."""
+    home = folder / "bc/seed0/sacred/bc/xor_b" / number
+    home.mkdir(parents=True)
+    run = {"status": "COMPLETED", "result": {"t_env": 5, "updates": 1}} | run
+    (home / "run.json").write_text(json.dumps(run))
+    (home / "config.json").write_text(json.dumps(cell(data).config().values))
+    return home
+
+
+@pytest.mark.parametrize("name", ["run", "config"])
+@pytest.mark.parametrize("text", ['{"status": "COMPL', "null", "[]", "[" * 100_000])
+def test_an_unreadable_record_is_no_result(data, tmp_path, name, text):
+    (record(data, tmp_path) / f"{name}.json").write_text(text)
     assert read_result(tmp_path, cell(data)) is None
+
+
+@pytest.mark.parametrize("name", ["1_old", "1.bak", "1²"])
+def test_what_a_user_set_aside_is_no_record(data, tmp_path, name):
+    record(data, tmp_path, name)
+    assert read_result(tmp_path, cell(data)) is None
+    home = record(data, tmp_path, "2")
+    assert read_result(tmp_path, cell(data)).run_folder == home
+
+
+def test_odd_but_harmless_records_are_read(data, tmp_path):
+    record(data, tmp_path, "1", start_time="2020-01-01T00:00:00", heartbeat="2020-01-01T00:00Z")
+    home = record(data, tmp_path, "2", start_time=3, host=None)
+    (home / "info.json").write_text("null")
+    result = read_result(tmp_path, cell(data))
+    assert (result.hours, result.host, result.command, result.dataset) == (0.0, {}, [], {})
+    recorded = {"dataset": {"path": 3}, "test_nepisode": "32", "test_greedy": True}
+    asked = {"dataset": {"path": "a.h5"}, "test_nepisode": 32, "test_greedy": True}
+    assert len(differences(recorded, asked, set())) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", *(f'{{"updates_per_second": {x}}}' for x in ("[]", "null", "3"))]
+    + [
+        f'{{"updates_per_second": {{"values": {x}}}}}'
+        for x in ("[]", "null", "3", "[0]", "[0.5, -1]", "[NaN]", '["a"]', "[null]")
+    ],
+)
+def test_training_hours_without_a_pace_are_one_error(data, tmp_path, content):
+    path = record(data, tmp_path) / "metrics.json"
+    result = read_result(tmp_path, cell(data))
+    path.write_text('{"updates_per_second": {"values": [1.0, 0.5]}}')
+    assert training_hours(result, steps=5) == pytest.approx(1.5 / 3600)
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json: expected .*updates_per_second"):
+        training_hours(result)
+
+
+def test_a_run_of_no_steps_has_no_training_hours(data, tmp_path):
+    home = record(data, tmp_path, result={"t_env": 0, "updates": 0})
+    (home / "metrics.json").write_text('{"updates_per_second": {"values": [1.0]}}')
+    with pytest.raises(UserError, match="in a run of 0 steps"):
+        training_hours(read_result(tmp_path, cell(data)))
 
 
 def test_differences():
@@ -237,6 +341,8 @@ def test_more_tests_along_the_way_are_as_good():
         (None, "t_env, updates"),
         ({"t_env": 5, "updates": 1, "final": {"py/id": "x"}}, "final"),
         ({"t_env": 5, "updates": "1", "tests": [{"a": [1]}]}, "updates, tests"),
+        ({"t_env": 5, "updates": 1, "tests": None}, "tests"),
+        ({"t_env": 5, "updates": 1, "tests": 5}, "tests"),
     ],
 )
 def test_a_record_of_another_version_is_told(data, tmp_path, outcome, missing):
@@ -291,6 +397,122 @@ def test_a_lost_job_stops_no_other(data, tmp_path):
     assert (report.failed["b"].status, report.failed["b"].words) == (7, "it said nothing")
 
 
+@pytest.fixture
+def finishes(ran):
+    """A launcher's `start` whose cells end at once, with the result of the finished one."""
+    source, cells, _, _ = ran
+
+    class Launcher(Replayed):
+        def start(self, command, home):
+            shutil.copytree(source / cells[0].id, home)
+            return super().start(command, home)
+
+    return Launcher
+
+
+def test_a_result_that_cannot_be_taken_stops_no_other(data, tmp_path, finishes):
+    def on_finished(done, result):
+        if done.id == "a":
+            raise UserError("cannot write the table: no space left")
+
+    launcher = finishes(1, a=[None, 0], b=[None, 0])
+    both = [cell(data, "a"), cell(data, "b")]
+    report = run_grid(both, launcher, tmp_path, on_finished, progress=False)
+    assert report.finished == ["b"]
+    assert str(report.failed["a"]).startswith("a failed:\n  | cannot write the table")
+
+
+def test_a_damaged_result_stops_no_other(data, tmp_path, finishes):
+    class Launcher(finishes):
+        def start(self, command, home):
+            job = super().start(command, home)
+            if home.name == "a":
+                (path,) = home.glob("sacred/*/*/1/run.json")
+                path.write_text('{"status": "COMPLETED", "result": null}')
+            return job
+
+    launcher = Launcher(1, a=[0], b=[0])
+    both = [cell(data, "a"), cell(data, "b")]
+    report = run_grid(both, launcher, tmp_path, progress=False)
+    assert report.finished == ["b"] and "no readable t_env" in report.failed["a"].words
+
+
+def test_a_fault_of_the_program_lets_the_others_save(data, tmp_path, finishes):
+    """Each is asked once: a second SIGTERM would make it leave without saving."""
+    asked = []
+
+    class Launcher(finishes):
+        def start(self, command, home):
+            job = super().start(command, home)
+            job.terminate = lambda: asked.append(home.name)
+            return job
+
+    def on_finished(done, result):
+        raise KeyError("a bug")
+
+    launcher = Launcher(2, a=[None, 0, 0], b=[None] * 4 + [143])
+    with pytest.raises(KeyError, match="a bug"):
+        run_grid([cell(data, "a"), cell(data, "b")], launcher, tmp_path, on_finished, False)
+    assert asked == ["a", "b"]  # and none was killed: see Replayed
+
+
+def test_children_are_asked_to_stop_once(tmp_path):
+    job, asked = Replayed(0), []
+    job.answers, job.terminate = [None, 0, 0], lambda: asked.append(1)
+    running = [grid._Running(None, job, tmp_path / "log.txt", 0, 10)]
+    for _ in grid._stop(running):  # as when its result cannot be taken, and so a second time
+        break
+    assert len(list(grid._stop(running))) == 1 and running == []
+    assert asked == [1]
+
+
+def remaining(line):
+    """Seconds that the line shows, had the session taken one second."""
+    bar = line._bar
+    return (bar.total - bar.n) / (bar.n - bar.initial)
+
+
+@pytest.fixture
+def line(monkeypatch):
+    monkeypatch.setattr(grid, "PROGRESS_SECONDS", 0.0)
+    line = grid._Line(4, 0, True, "grid")
+    yield line
+    line.close()
+
+
+def running_at(data, log, *percents):
+    log.write_text("collecting: 40%|#\r" + "".join(f"bc: {p:3d}%|#\r" for p in percents))
+    return grid._Running(cell(data, log.name), None, log, 0, 10_000)
+
+
+def test_the_time_left_counts_what_this_session_did(data, tmp_path, line):
+    # Two resumed at 90 %, one of them at 91 % now and one at 92 %: 3 % of a cell were done.
+    runs = [running_at(data, tmp_path / "a", 90, 91), running_at(data, tmp_path / "b", 90, 92)]
+    line.show(GridReport(), runs, grid._Queue([]))
+    assert line._bar.n == 1830
+    assert remaining(line) == pytest.approx((4 - 1.83) / 0.03)
+
+
+def test_what_failed_or_was_reused_is_no_work(data, tmp_path, line):
+    failed = running_at(data, tmp_path / "a", 0, 5)
+    line.ended(failed, failed.progress()[0])
+    finished = running_at(data, tmp_path / "b", 60, 90)
+    line.ended(finished, 1.0)
+    never = Failure(cell(data), None, "", tmp_path)
+    report = GridReport(reused=["c"], finished=["b"], failed={"a": never})
+    line.show(report, [], grid._Queue([cell(data, "d")]))
+    assert line._bar.n == 3000
+    assert remaining(line) == pytest.approx(1 / 0.45)
+
+
+def test_the_line_says_what_runs_elsewhere(data, line):
+    queue = grid._Queue([cell(data, "a"), cell(data, "b")])
+    assert all(queue.put_behind(queue.pop()) for _ in range(2))
+    line.show(GridReport(), [], queue)
+    assert line._bar.postfix == "0 of 4 runs, 2 running elsewhere"
+    assert queue.pop() is None  # too early
+
+
 def test_what_another_grid_finished_meanwhile_is_not_run(data, tmp_path, ran):
     folder, cells, _, _ = ran
     finished = cells[0]
@@ -320,3 +542,6 @@ def test_last_lines_and_progress():
     assert progress_in("", "bc", 10) == (0.0, "starting")
     assert progress_in("bc:  70%|##", "bc", 10) == (0.7, "70%")
     assert progress_in("t_env 20", "bc", 10) == (1.0, "100%")
+    assert progress_in("t_env , then", "bc", 10) == (0.0, "starting")
+    assert first_share_in("collecting: 40%|#", "bc", 10) is None
+    assert first_share_in("collecting: 40%|#\rbc:   0%|\rbc:  30%|\nt_env 9", "bc", 10) == 0.0

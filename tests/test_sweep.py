@@ -12,7 +12,7 @@ import yaml
 
 import sweep
 from evaluation import jobs
-from evaluation.grid import Cell, GridReport, read_result, run_grid
+from evaluation.grid import Cell, Failure, GridReport, read_result, run_grid
 from evaluation.gridfile import FORMAT, is_offline, offline_algorithms, read_grid
 from evaluation.jobs import JobIsBusy, LocalLauncher, make_launcher
 from utils.config import PROJECT_ROOT
@@ -91,6 +91,29 @@ def test_every_offline_algorithm_is_meant_by_a_word(tmp_path):
     assert is_offline("bc") and not is_offline("qmix")
 
 
+def test_a_file_whose_name_cannot_be_the_folders_needs_one(tmp_path):
+    content = small()
+    path = grid_file(tmp_path, content, "my grid.yaml")
+    with pytest.raises(ConfigError, match=r"my grid\.yaml: the file's name .*`folder: my_grid`"):
+        read_grid(path)
+    assert read_grid(grid_file(tmp_path, content | {"folder": "mine"}, "my grid.yaml"))
+
+
+def test_names_do_not_depend_on_where_the_project_lies(tmp_path):
+    content = small(vary={"dataset.path": ["some/a.h5", "/other/b.h5"], "lr": [0.1]})
+    grid = read_grid(grid_file(tmp_path, content))
+    assert [cell.id for cell in grid.cells] == [
+        f"xor_b/bc_path_{name}.h5_lr_0.1/seed0" for name in "ab"
+    ]
+    assert grid.cells[0].overrides["dataset.path"] == str(PROJECT_ROOT / "some/a.h5")
+
+
+def test_results_of_a_user_who_is_none(tmp_path, capsys):
+    path = grid_file(tmp_path, small())
+    assert sweep.main([str(path), "--results", "~nosuch/x"]) == 2
+    assert "error: --results: the home folder in '~nosuch/x' is not" in capsys.readouterr().err
+
+
 def test_paths_are_of_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = small(overrides={"dataset": {"path": "some/file.h5"}})
@@ -128,7 +151,17 @@ def test_paths_are_of_the_project(tmp_path, monkeypatch):
         (small(algorithms=["bc", "inspo"], label="x"), "label: 'x' would name 2 algorithms"),
         (small(algorithms=["bc", "bc"]), "two cells share the name xor_b/bc/seed0"),
         (small(blocks=[{}, {"overrides": {"lr": 0.1}}]), "two cells share the name"),
-        (small(folder="../up"), "folder: expected a name"),
+        (small(folder="../up"), "folder: expected a name such as my_grid, found '../up'"),
+        (small(folder="x" * 201), "at most 200 bytes for each folder"),
+        (small(label="x" * 300), "cannot be the name of a cell"),
+        (small(overrides={"offline": False}), "'offline' does not belong there; it is said by env"),
+        (small(environments="matrix"), "bc learns from data alone, and matrix"),
+        (small(overrides={"datasets_dir": 3}), "overrides: datasets_dir: expected a path, found"),
+        (small(vary={"dataset.path": [3]}), "vary: dataset.path: expected a path, found '3'"),
+        (small(overrides={"datasets_dir": "~nosuch/x"}), "overrides: datasets_dir: the home fold"),
+        ("seeds: {{ n }}", "line 1: expected a name as the key, found a dict"),
+        ("seeds: 2020-13-45", "line 1: '2020-13-45' cannot be read as timestamp"),
+        ("overrides: &o {lr: *o}", "not valid YAML: found unconstructable recursive node"),
         ("", "expected 'key: value' lines, found dict"),
         ("- 1", "expected 'key: value' lines, found list"),
         ("a: [", "not valid YAML"),
@@ -250,6 +283,22 @@ def test_the_index_of_a_stopped_grid(swept, monkeypatch):
     index = sweep.write_index(grid, folder, GridReport())
     assert [entry["status"] for entry in index] == ["finished", "started"]
     assert "broken" in sweep.closing_table(index)
+
+
+def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeypatch, capsys):
+    folder, words, _ = swept
+
+    def failed_here(cells, launcher, folder, title, report):
+        for cell in cells:
+            report.failed[cell.id] = Failure(cell, 1, "lost", folder / cell.id / "log.txt")
+
+    monkeypatch.setattr(sweep, "run_grid", failed_here)
+    assert sweep.main([*words, "--only", "xor_b/bc"]) == 0
+    index = json.loads((folder / "grid_grid.json").read_text())["cells"]
+    assert [entry["status"] for entry in index] == ["finished", "started"]
+    assert "final" in index[0] and "error" not in index[0]
+    assert sweep.main([*words, "--only", "xor_b/broken"]) == 1
+    assert "failed: xor_b/broken/seed0" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------

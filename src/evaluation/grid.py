@@ -7,20 +7,22 @@
 
 A cell keeps everything in `{folder}/{cell.id}/`: Sacred's record, checkpoints, and `log.txt`, all
 that its process said. What is finished is not run again, what was interrupted goes on from its
-newest checkpoint, and what fails is reported and does not stop the rest. So the answer to a kill,
-a full disk or a mended bug is always the same: the same command once more. Where the processes run,
+newest checkpoint, and what fails is reported and does not stop the rest. What another process runs,
+a second grid or the child of a killed one, is waited for. So the answer to a kill, a full disk or a
+mended bug is always the same: the same command once more. Where the processes run,
 on this machine or on a cluster, is the launcher's to know (jobs.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -29,7 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evaluation.jobs import LOG, Job, Launcher
+from evaluation.jobs import LOG, Job, JobIsBusy, Launcher, check_free
 from utils.config import PATH_KEYS, PROJECT_ROOT, Config, flatten, get, load_config
 from utils.errors import UserError
 from utils.interrupts import GracefulExit, Interrupted
@@ -50,10 +52,24 @@ TAIL_LINES = 12
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0  # for a child to save, once it was asked to stop
+BUSY_SECONDS = 10.0  # between two tries of a cell that another process runs
+PART_BYTES = 200  # of one folder's name; file systems take 255
 
 
 # --------------------------------------------------------------------------------------------------
 # Cells
+
+
+FOLDER_NAMES = f"Expected letters, digits and _ . + -, at most {PART_BYTES} bytes for each folder"
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether it can name a folder below another one, slashes allowed."""
+    return (
+        re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", text) is not None
+        and ".." not in text
+        and all(len(part.encode()) <= PART_BYTES for part in text.split("/"))
+    )
 
 
 @dataclass(frozen=True)
@@ -71,8 +87,11 @@ class Cell:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", self.id) or ".." in self.id:
-            raise UserError(f"'{self.id}' cannot be the name of a cell: it names its folder too")
+        if not is_folder_name(self.id):
+            raise UserError(
+                f"'{self.id[:100]}' cannot be the name of a cell: it names its folder too. "
+                f"{FOLDER_NAMES}"
+            )
 
     def arguments(self) -> list[str]:
         """What stands after `python src/main.py`, without the paths."""
@@ -97,7 +116,7 @@ def _config(arguments: tuple[str, ...], cwd: Path) -> Config:
 @dataclass(frozen=True)
 class Failure:
     cell: Cell
-    status: int | None  # the exit status of its process; None: it was not even started
+    status: int | None  # the exit status of its process; None: that is not what went wrong
     words: str  # its last lines
     log: Path
 
@@ -169,7 +188,7 @@ def read_result(folder: str | Path, cell: Cell) -> Result | None:
 
 
 def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
-    outcome, info = record["run"].get("result"), record["info"]
+    run, outcome, info = record["run"], record["run"].get("result"), record["info"]
     _check_version(record["folder"], outcome)
     known = ("final", "tests", "dataset", "updates", "t_env", "seconds")
     raw = {k: v for k, v in outcome.items() if k not in known and isinstance(v, list)}
@@ -181,19 +200,19 @@ def _result(home: Path, cell: Cell, record: dict[str, Any]) -> Result:
         cell_id=cell.id,
         config=record["config"],
         commit=info.get("git_commit"),
-        command=info.get("command_line", []),
+        command=info.get("command_line") or [],
         seed=record["config"]["seed"],
         tests=tests,
         final=final,
         raw=raw,
-        dataset=outcome.get("dataset", {}),
+        dataset=_mapping(outcome.get("dataset")),
         simulator=outcome.get("simulator"),
         updates=int(outcome.get("updates", 0)),
         t_env=int(outcome.get("t_env", 0)),
         hours=sum(_seconds(run["run"]) for run in sessions) / 3600,
         sessions=len(sessions),
-        host=record["run"].get("host", {}),
-        versions=info.get("versions", {}),
+        host=_mapping(run.get("host")),
+        versions=_mapping(info.get("versions")),
         run_folder=record["folder"],
         model_folder=newest_checkpoint(home),
     )
@@ -205,7 +224,8 @@ def _check_version(folder: Path, outcome: Any) -> None:
     missing = [key for key in ("t_env", "updates") if not isinstance(found.get(key), int)]
     if "final" in found and not _numbers(found["final"]):
         missing.append("final")
-    if "tests" in found and not all(map(_numbers, found["tests"])):
+    tests = found.get("tests", [])
+    if not isinstance(tests, list) or not all(map(_numbers, tests)):
         missing.append("tests")
     if missing:
         raise UserError(
@@ -219,23 +239,37 @@ def _numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(x, int | float) for x in value.values())
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _records(home: Path) -> list[dict[str, Any]]:
-    """Sacred's records in a cell's folder, oldest first; without what a kill made unreadable."""
+    """Sacred's records in a cell's folder, oldest first; without what a kill made unreadable.
+
+    A folder whose name is no number is none of Sacred's: a user's copy, or one set aside.
+    """
     records = []
     for folder in home.glob("sacred/*/*/[0-9]*"):
-        try:
-            files = {
-                name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-                for name in ("run", "config")
-            }
-        except (OSError, ValueError):
+        if not folder.name.isdecimal():
             continue
-        try:
-            files["info"] = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            files["info"] = {}
-        records.append({"folder": folder, **files})
-    return sorted(records, key=lambda r: (r["run"].get("start_time") or "", int(r["folder"].name)))
+        run, config, info = (_read_mapping(folder / f"{n}.json") for n in ("run", "config", "info"))
+        if run is not None and config is not None:
+            records.append({"folder": folder, "run": run, "config": config, "info": info or {}})
+    return sorted(records, key=_age)
+
+
+def _read_mapping(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if it cannot be read, or is no mapping."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _age(record: Mapping[str, Any]) -> tuple[str, int]:
+    start = record["run"].get("start_time")
+    return start if isinstance(start, str) else "", int(record["folder"].name)
 
 
 def _sessions(home: Path, last: dict[str, Any]) -> list[dict[str, Any]]:
@@ -255,9 +289,9 @@ def _seconds(run: Mapping[str, Any]) -> float:
     try:
         start = datetime.fromisoformat(run["start_time"])
         end = datetime.fromisoformat(run.get("stop_time") or run["heartbeat"])
+        return max(0.0, (end - start).total_seconds())
     except (KeyError, TypeError, ValueError):
         return 0.0
-    return max(0.0, (end - start).total_seconds())
 
 
 def differences(
@@ -277,7 +311,7 @@ def differences(
         if key in HARMLESS or (key not in before and key not in given):
             continue
         old = before.get(key)
-        if key == "test_nepisode" and greedy and 0 < value <= (old or 0):
+        if key == "test_nepisode" and greedy and isinstance(old, int) and 0 < value <= old:
             continue
         if key in PATH_KEYS:
             if key != "dataset.path" or _file_name(old) == _file_name(value):
@@ -289,7 +323,7 @@ def differences(
 
 
 def _file_name(path: Any) -> str | None:
-    return Path(path).name if path else None
+    return Path(str(path)).name if path else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -340,20 +374,35 @@ class _Running:
     log: Path
     log_start: int  # where this session's words begin in the log
     t_max: int
+    first_share: float | None = None  # None: its log has not told of any yet
+    asked_to_stop: bool = False
 
-    def words(self, last: int | None = None) -> str:
-        """What this session has said; its last so many bytes."""
+    def words(self, last: int | None = None, first: int = -1) -> str:
+        """What this session has said; its last, or its first so many bytes."""
         try:
             with open(self.log, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(self.log_start, size - last if last else 0))
-                return file.read().decode(errors="replace")
+                return file.read(first).decode(errors="replace")
         except FileNotFoundError:  # it waits for a node
             return ""
 
     def progress(self) -> tuple[float, str]:
         """(how far its log says it is, 0 to 1; the same in words)."""
         return progress_in(self.words(8192), self.cell.algorithm, self.t_max)
+
+    def worked(self, share: float) -> float:
+        """What this session did of the share that is done: all but what it began with."""
+        if self.first_share is None:
+            head = self.words(first=65536)
+            self.first_share = first_share_in(head, self.cell.algorithm, self.t_max)
+        return max(0.0, share - (self.first_share or 0.0))
+
+    def ask_to_stop(self) -> None:
+        """Once: a second SIGTERM would make it leave without saving."""
+        if not self.asked_to_stop:
+            self.asked_to_stop = True
+            self.job.terminate()
 
 
 def progress_in(words: str, algorithm: str, t_max: int) -> tuple[float, str]:
@@ -364,15 +413,66 @@ def progress_in(words: str, algorithm: str, t_max: int) -> tuple[float, str]:
     >>> progress_in("collecting:  45%|####  | 2250/5000 [..]", "inspo", 10_000)
     (0.0, 'collecting 45%')
     """
-    bars = re.findall(r"(\w+):\s+(\d+)%\|", words)
-    shares = [int(percent) / 100 for name, percent in bars if name == algorithm][-1:]
-    steps = re.findall(r"\bt_env ([\d,]+)", words)
+    share = _share_in(words, algorithm, t_max)
+    if share is None:
+        bars = BARS.findall(words)
+        return 0.0, f"{bars[-1][0]} {bars[-1][1]}%" if bars else "starting"
+    return share, f"{share:.0%}"
+
+
+def first_share_in(words: str, algorithm: str, t_max: int) -> float | None:
+    """The share that the first words of a run tell of first; None if they tell of none.
+
+    >>> first_share_in("collecting: 45%|#\\rbc:  90%|# t_env 900\\rbc:  95%|#", "bc", 1000)
+    0.9
+    """
+    shares = (_share_in(line, algorithm, t_max) for line in re.split(r"[\r\n]", words))
+    return next((share for share in shares if share is not None), None)
+
+
+BARS = re.compile(r"(\w+):\s+(\d+)%\|")
+
+
+def _share_in(words: str, algorithm: str, t_max: int) -> float | None:
+    """How much is trained, 0 to 1, by the last bar or the last line of numbers."""
+    shares = [int(percent) / 100 for name, percent in BARS.findall(words) if name == algorithm][-1:]
+    steps = re.findall(r"\bt_env ([\d,]*\d)", words)
     if steps and t_max:
         shares.append(int(steps[-1].replace(",", "")) / t_max)
-    if not shares:
-        return 0.0, f"{bars[-1][0]} {bars[-1][1]}%" if bars else "starting"
-    share = min(1.0, max(shares))
-    return share, f"{share:.0%}"
+    return min(1.0, max(shares)) if shares else None
+
+
+class _Queue:
+    """The cells still to be run, in order. One that another process runs is put behind the others,
+    and is tried again from time to time: it may finish there, be stopped, or fail."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        self._cells = list(cells)
+        self._tried: dict[str, float] = {}  # when a cell was found to run elsewhere
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def pop(self) -> Cell | None:
+        """The next cell; None if there is none to be tried now."""
+        early = time.monotonic() - BUSY_SECONDS
+        for cell in self._cells:
+            if self._tried.get(cell.id, -math.inf) <= early:
+                self._cells.remove(cell)
+                return cell
+        return None
+
+    def put_behind(self, cell: Cell) -> bool:
+        """Whether it is new that this cell runs elsewhere."""
+        self._cells.append(cell)
+        new = cell.id not in self._tried
+        self._tried[cell.id] = time.monotonic()
+        return new
+
+    @property
+    def elsewhere(self) -> int:
+        """How many run elsewhere, as far as is known."""
+        return sum(cell.id in self._tried for cell in self._cells)
 
 
 def run_grid(
@@ -387,56 +487,72 @@ def run_grid(
     """Run what is not finished, `launcher.slots` at a time, each on one thread; see the module's
     words.
 
-    on_finished: called after every cell that this call finished, as for rewriting a table.
+    on_finished: called after every cell that this call finished, as for rewriting a table. What it
+    raises as a UserError is reported for that cell.
     report: the one to fill, for who must read it after an interruption.
     UserError, before anything is run, if the folder holds finished runs of another configuration,
     two cells share an id, or a cell's configuration is none.
-    Interrupted (exit status 130 or 143) on SIGINT or SIGTERM, once the children have saved.
+    Interrupted (exit status 130 or 143) on SIGINT or SIGTERM, once the children have saved; so they
+    do before any other exception leaves.
     """
     folder = Path(folder).resolve()
     check(cells)
     report = GridReport() if report is None else report
-    waiting = []
+    missing = []
     for cell in cells:
         if read_result(folder, cell) is not None:
             report.reused.append(cell.id)
         else:
-            waiting.append(cell)
-    if not waiting:
+            missing.append(cell)
+    if not missing:
         return report
+    queue = _Queue(missing)
     running: list[_Running] = []
-    bar = _bar(len(cells), len(report.reused), progress, title)
-    with GracefulExit(say=lambda words: bar.write(words, file=sys.stderr)) as stop:
+    line = _Line(len(cells), len(report.reused), progress, title)
+    with GracefulExit(say=line.say) as stop:
         try:
-            while (waiting or running) and not stop.requested:
-                while waiting and len(running) < launcher.slots:
-                    cell = waiting.pop(0)
+            while (queue or running) and not stop.requested:
+                while len(running) < launcher.slots and (cell := queue.pop()) is not None:
                     try:
+                        # First, since what another process writes just now may not be read yet.
+                        check_free(folder / cell.id)
                         if read_result(folder, cell) is not None:  # by another grid, meanwhile
                             report.reused.append(cell.id)
                         else:
-                            running.append(_start(cell, launcher, folder, bar))
+                            running.append(_start(cell, launcher, folder, line))
+                    except JobIsBusy:
+                        _put_behind(queue, cell, line)
                     except (UserError, OSError) as error:
                         _report(
-                            report, Failure(cell, None, str(error), folder / cell.id / LOG), bar
+                            report, Failure(cell, None, str(error), folder / cell.id / LOG), line
                         )
                 for run in list(running):
-                    if _settle(run, folder, report, on_finished, bar):
+                    try:
+                        ended = _settle(run, folder, report, on_finished, line)
+                    except JobIsBusy:  # on a cluster it is the node that finds out
+                        _put_behind(queue, run.cell, line)
+                        ended = True
+                    if ended:
                         running.remove(run)
-                _show(bar, report, running, len(cells))
+                line.show(report, running, queue)
                 time.sleep(POLL_SECONDS)
             if stop.requested:
-                _stop(running, folder, report, on_finished, bar)
+                for run in _stop(running):
+                    _settle(run, folder, report, on_finished, line)
                 done = len(report.reused) + len(report.finished)
                 raise Interrupted(
                     stop.signum,
                     f"{done} of {len(cells)} runs are finished, those under way are saved; "
                     "the same command goes on",
                 )
+        except Exception:  # the program's own fault, which shall cost the others nothing
+            for _ in _stop(running):
+                pass
+            raise
         finally:
             for run in running:
                 run.job.kill()
-            bar.close()
+            line.close()
     return report
 
 
@@ -469,41 +585,56 @@ def command_of(cell: Cell, folder: Path, resume: Path | None = None) -> list[str
     ]
 
 
-def _start(cell: Cell, launcher: Launcher, folder: Path, bar: tqdm) -> _Running:
+def _put_behind(queue: _Queue, cell: Cell, line: _Line) -> None:
+    if queue.put_behind(cell):
+        line.say(f"{cell.id} runs elsewhere: another process is in its folder. It is waited for")
+
+
+def _start(cell: Cell, launcher: Launcher, folder: Path, line: _Line) -> _Running:
     home = folder / cell.id
     config = cell.config()
     resume, why_not = resumable(home, config.values)
     if why_not:
-        bar.write(f"{cell.id} starts anew: {why_not}", file=sys.stderr)
+        line.say(f"{cell.id} starts anew: {why_not}")
     log = home / LOG
     start = log.stat().st_size if log.exists() else 0
     job = launcher.start(command_of(cell, folder, resume), home)
     return _Running(cell, job, log, start, int(config.values["t_max"]))
 
 
-def _settle(run: _Running, folder: Path, report: GridReport, on_finished, bar: tqdm) -> bool:
-    """Whether a process has ended; if so, take its result, or report its last words."""
+def _settle(run: _Running, folder: Path, report: GridReport, on_finished, line: _Line) -> bool:
+    """Whether a process has ended; if so, take its result, or report its last words.
+
+    JobIsBusy if it could not start since another process runs the cell.
+    """
     try:
         status = run.job.poll()
+    except JobIsBusy:
+        raise
     except (UserError, OSError) as error:  # it could not be started, or was lost with its node
-        _report(report, Failure(run.cell, None, str(error), run.log), bar)
+        line.ended(run, run.progress()[0])
+        _report(report, Failure(run.cell, None, str(error), run.log), line)
         return True
     if status is None:
         return False
-    result = read_result(folder, run.cell) if status == 0 else None
-    if result is None:
-        words = last_lines(run.words()) or "it said nothing"
-        _report(report, Failure(run.cell, status, words, run.log), bar)
-    else:
-        report.finished.append(run.cell.id)
-        if on_finished:
-            on_finished(run.cell, result)
+    line.ended(run, 1.0 if status == 0 else run.progress()[0])
+    try:
+        result = read_result(folder, run.cell) if status == 0 else None
+        if result is None:
+            words = last_lines(run.words()) or "it said nothing"
+            _report(report, Failure(run.cell, status, words, run.log), line)
+        else:
+            if on_finished:
+                on_finished(run.cell, result)
+            report.finished.append(run.cell.id)
+    except (UserError, OSError) as error:  # a damaged record, a table that cannot be written
+        _report(report, Failure(run.cell, None, str(error), run.log), line)
     return True
 
 
-def _report(report: GridReport, failure: Failure, bar: tqdm) -> None:
+def _report(report: GridReport, failure: Failure, line: _Line) -> None:
     report.failed[failure.cell.id] = failure
-    bar.write(str(failure), file=sys.stderr)
+    line.say(str(failure))
 
 
 def last_lines(words: str, count: int = TAIL_LINES) -> str:
@@ -515,13 +646,13 @@ def last_lines(words: str, count: int = TAIL_LINES) -> str:
     return "\n".join(lines[-count:])
 
 
-def _stop(running: list[_Running], folder: Path, report: GridReport, on_finished, bar) -> None:
+def _stop(running: list[_Running]) -> Iterator[_Running]:
     """Ask the children to save and leave. A second signal to us ends the waiting (GracefulExit).
 
-    One may have come to its end while it was asked to stop: that is a result.
+    Those that came to their end all the same are given out: they have results.
     """
     for run in running:
-        run.job.terminate()
+        run.ask_to_stop()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while running and time.monotonic() < deadline:
         for run in list(running):
@@ -530,7 +661,7 @@ def _stop(running: list[_Running], folder: Path, report: GridReport, on_finished
             except (UserError, OSError):
                 status = 1
             if status == 0:
-                _settle(run, folder, report, on_finished, bar)
+                yield run
             if status is not None:
                 running.remove(run)
         time.sleep(POLL_SECONDS)
@@ -543,33 +674,57 @@ SHOWN = 4  # running cells that the line names
 UNITS = 1000  # of the bar, for one cell: a bar of cells alone would stand still for minutes
 
 
-def _bar(n_cells: int, n_reused: int, progress: bool, title: str) -> tqdm:
-    return tqdm(
-        total=n_cells * UNITS,
-        initial=n_reused * UNITS,
-        desc=title,
-        disable=not progress,
-        dynamic_ncols=True,
-        smoothing=0.0,  # the mean rate: cells end in bursts
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        file=sys.stderr,
-    )
+class _Line:
+    """How far the grid is, and how long it will take at the rate of this session's own work.
 
+    What was there before is no such work, nor is what failed: the share that a run resumes with,
+    the rest of a failed one, and what another grid finished move the bar, and its start with it.
+    """
 
-def _show(bar: tqdm, report: GridReport, running: list[_Running], n_cells: int) -> None:
-    now = time.monotonic()
-    if bar.disable or (running and now - getattr(bar, "shown", 0.0) < PROGRESS_SECONDS):
-        return
-    bar.shown = now
-    states = [run.progress() for run in running]
-    ended = len(report.reused) + len(report.finished) + len(report.failed)
-    parts = [f"{ended} of {n_cells} runs"]
-    parts += [f"{len(report.failed)} failed"] if report.failed else []
-    shown = [f"{run.cell.id} {words}" for run, (_, words) in zip(running, states)]
-    parts += shown[:SHOWN] + ([f"{len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])
-    bar.set_postfix_str(", ".join(parts), refresh=not running)
-    bar.update(max(0, int((ended + sum(share for share, _ in states)) * UNITS) - bar.n))
+    def __init__(self, n_cells: int, n_reused: int, progress: bool, title: str):
+        self._n_cells = n_cells
+        self._shown = -math.inf
+        self._worked = 0.0  # by the runs that have ended; 1 is a whole cell
+        self._bar = tqdm(
+            total=n_cells * UNITS,
+            initial=n_reused * UNITS,
+            desc=title,
+            disable=not progress,
+            dynamic_ncols=True,
+            smoothing=0.0,  # the mean rate: cells end in bursts
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            file=sys.stderr,
+        )
+
+    def say(self, words: str) -> None:
+        self._bar.write(words, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def ended(self, run: _Running, share: float) -> None:
+        """A run has ended here, so much of it done."""
+        self._worked += run.worked(share)
+
+    def show(self, report: GridReport, running: list[_Running], queue: _Queue) -> None:
+        bar, now, over = self._bar, time.monotonic(), not running and not queue
+        if bar.disable or (not over and now - self._shown < PROGRESS_SECONDS):
+            return
+        self._shown = now
+        states = [run.progress() for run in running]
+        ended = len(report.reused) + len(report.finished) + len(report.failed)
+        parts = [f"{ended} of {self._n_cells} runs"]
+        parts += [f"{len(report.failed)} failed"] if report.failed else []
+        parts += [f"{queue.elsewhere} running elsewhere"] if queue.elsewhere else []
+        shown = [f"{run.cell.id} {words}" for run, (_, words) in zip(running, states)]
+        parts += shown[:SHOWN] + ([f"{len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])
+        bar.set_postfix_str(", ".join(parts), refresh=over)
+        shares = [share for share, _ in states]
+        worked = self._worked + sum(run.worked(share) for run, share in zip(running, shares))
+        position = max(bar.n, int((ended + sum(shares)) * UNITS))
+        bar.initial = position - worked * UNITS
+        bar.update(position - bar.n)
 
 
 def _indent(words: str) -> str:

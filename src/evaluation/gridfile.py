@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.grid import Cell, check
+from evaluation.grid import FOLDER_NAMES, Cell, check, is_folder_name
 from utils.config import (
     CONFIG_DIR,
     PATH_KEYS,
     PROJECT_ROOT,
+    expand_user,
     flatten,
     load_config,
     map_label,
@@ -56,6 +57,7 @@ TAKEN = {
     "map_name": "maps",
     "env_args.map_name": "maps",
     "quality": "qualities",
+    "offline": "environments: whether a run learns from data is theirs",
     "local_results_path": "--results",
     "resume": "nothing: unfinished cells go on by themselves",
     "evaluate": "nothing: a cell trains",
@@ -109,9 +111,7 @@ def read_grid(path: str | Path) -> Grid:
 
 def _grid(path: Path, content: dict[str, Any]) -> Grid:
     _known(content, FILE_KEYS, "")
-    folder = str(content.get("folder", path.stem))
-    if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", folder) or ".." in folder:
-        raise ConfigError(f"folder: expected a name such as {path.stem}, found '{folder}'")
+    folder = _folder(path, content)
     blocks = content.get("blocks", [{}])
     if not isinstance(blocks, list) or not blocks:
         raise ConfigError(f"blocks: expected a list of blocks, found {_short(blocks)}")
@@ -135,6 +135,20 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
     cells = tuple(cell for cell, _ in pairs)
     check(cells)
     return Grid(path, folder, cells, {cell.id: place for cell, place in pairs}, about)
+
+
+def _folder(path: Path, content: Mapping[str, Any]) -> str:
+    folder = str(content.get("folder", path.stem))
+    if is_folder_name(folder):
+        return folder
+    if "folder" in content:
+        raise ConfigError(
+            f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
+        )
+    raise ConfigError(
+        f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give another one, "
+        "`folder: my_grid`, or rename the file"
+    )
 
 
 def _known(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -240,7 +254,9 @@ def _variants(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"vary: {key}: expected a list of values, found {_short(values)}")
     for combination in itertools.product(*vary.values()):
         varied = _overrides(dict(zip(vary, combination)), "vary")
-        words = [f"_{key.rsplit('.', 1)[-1]}_{value}" for key, value in varied.items()]
+        # As it is written: a name does not depend on where the project lies.
+        written = [Path(v).name if k in PATH_KEYS and v else v for k, v in zip(vary, combination)]
+        words = [f"_{key.rsplit('.', 1)[-1]}_{value}" for key, value in zip(vary, written)]
         yield re.sub(r"[^\w.+-]+", "_", "".join(words)), varied
 
 
@@ -250,9 +266,17 @@ def _overrides(overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in TAKEN:
             raise ConfigError(f"{where}: '{key}' does not belong there; it is said by {TAKEN[key]}")
     return {
-        key: str(PROJECT_ROOT / Path(value).expanduser()) if key in PATH_KEYS and value else value
+        key: _path(value, f"{where}: {key}") if key in PATH_KEYS else value
         for key, value in overrides.items()
     }
+
+
+def _path(value: Any, where: str) -> str | None:
+    if value in (None, ""):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: expected a path, found {_short(value)}")
+    return str(PROJECT_ROOT / expand_user(value, where))
 
 
 def _short(value: Any) -> str:

@@ -118,14 +118,26 @@ def spawn(command: Sequence[str], home: Path) -> subprocess.Popen:
         lock.close()
 
 
+def check_free(home: Path) -> None:
+    """JobIsBusy if another process runs in the folder; one that is missing is free."""
+    if home.is_dir():
+        _lock(home).close()
+
+
 def _lock(home: Path) -> TextIO:
     """The right to run in a folder. It lasts as long as the process that inherits the file."""
     lock = open(home / ".lock", "w")  # noqa: SIM115  (closed by who starts the child)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         lock.close()
         raise JobIsBusy(f"{home} is in use: another process runs this cell") from error
+    except OSError as error:  # to wait for a file system that has no locks would be for ever
+        lock.close()
+        raise UserError(
+            f"{home}/.lock cannot be locked: {error.strerror}. Choose a folder for results on a "
+            "file system that has locks"
+        ) from error
     return lock
 
 

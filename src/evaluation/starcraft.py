@@ -328,12 +328,18 @@ def training_hours(result: Result, steps: float = STEPS) -> float:
     path = result.run_folder / "metrics.json"
     try:
         paces = json.loads(path.read_text(encoding="utf-8"))["updates_per_second"]["values"]
-    except (OSError, ValueError, KeyError) as error:
+        seconds = [1 / pace for pace in paces]
+        seconds_per_update = sum(seconds) / len(seconds)
+    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError) as error:
         raise UserError(
             f"{path}: expected updates_per_second, which runs log since they have a pace, found "
-            "none. Move that run away, and it is made anew"
+            "none that can be read. Move that run away, and it is made anew"
         ) from error
-    seconds_per_update = sum(1 / pace for pace in paces) / len(paces)
+    if not (all(second > 0 for second in seconds) and result.t_env > 0):
+        raise UserError(
+            f"{path}: expected numbers above 0, found {paces} as updates_per_second in a run of "
+            f"{result.t_env} steps. Move that run away, and it is made anew"
+        )
     return steps * result.updates / result.t_env * seconds_per_update / 3600
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -166,12 +166,38 @@ def parse_value(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, but 1e6 is a number (YAML 1.1 wants 1.0e+6) and a key given twice is an error."""
+    """YAML, but 1e6 is a number (YAML 1.1 wants 1.0e+6) and a key given twice is an error.
+
+    What PyYAML answers with a Python error, as it does to the date 2020-13-45, is a ConfigError.
+    """
+
+    def construct_document(self, node):
+        self.deep_construct = True  # an alias inside of what it names is an error then
+        return super().construct_document(node)
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            text = f"'{node.value[:60]}'" if isinstance(node, yaml.ScalarNode) else "what is there"
+            kind = node.tag.rsplit(":", 1)[-1]
+            raise ConfigError(
+                f"{self._place(node)}: {text} cannot be read as {kind}: {error}. "
+                "Put text in quotation marks"
+            ) from error
+
+    def _place(self, node) -> str:
+        return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
 
     def construct_mapping(self, node, deep=False):
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConfigError(
+                    f"{self._place(key_node)}: expected a name as the key, found "
+                    f"a {type_name(key)}. Put text with braces or brackets in quotation marks"
+                )
             if key in seen:
                 raise ConfigError(
                     f"{node.start_mark.name}: the key '{key}' stands there twice "
@@ -194,7 +220,10 @@ def read_yaml(path: Path) -> Any:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    content = copy.deepcopy(_parse(text, str(path)))
+    try:
+        content = copy.deepcopy(_parse(text, str(path)))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not valid: brackets are nested too deep") from error
     return {} if content is None else content
 
 
@@ -565,8 +594,19 @@ def absolute_paths(values: Mapping[str, Any], typed: set[str], cwd: Path) -> dic
         path = get(values, key)
         if path:
             base = cwd if key in typed else PROJECT_ROOT
-            put(values, key, str((base / Path(path).expanduser()).resolve()))
+            put(values, key, str((base / expand_user(path, key)).resolve()))
     return values
+
+
+def expand_user(path: str | Path, key: str) -> Path:
+    """The path with `~` spelled out; ConfigError, naming the key, for a `~user` who is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{key}: the home folder in '{path}' is not known: {Path(path).parts[0]} is no user of "
+            "this machine. Write the whole path, or ./~name for a folder of that name"
+        ) from error
 
 
 def map_label(values: Mapping[str, Any]) -> str:
