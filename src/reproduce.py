@@ -794,7 +794,7 @@ Table 4's cells are those of sweeps/sc2.yaml and sweeps/smax.yaml; `src/sweep.py
 
 examples:
   python src/reproduce.py table1 --jobs 2
-  python src/reproduce.py table3 --algs inspo --seeds 1 --results /tmp/try      fewer seeds than the table
+  python src/reproduce.py table3 --algs inspo --seeds 1 --results /tmp/try   one seed alone
   python src/reproduce.py smax --qualities medium mixed_90_10 --algs inspo bc control
   python src/reproduce.py table4 --maps 5m_vs_6m --algs inspo cfcql bc --seeds 2
   python src/reproduce.py table5 --on smax --qualities mixed
