@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(ROOT / "package"))
 
 # agents, actions, observation, state, limit of SMAC's maps; mean and deviation of the lengths
 MAPS = {
@@ -69,7 +69,7 @@ def make(path: Path, options) -> dict:
 
 
 def convert(path: Path, options) -> dict:
-    from offline.tool import convert as convert_file
+    from inspo.offline.tool import convert as convert_file
 
     target = path.with_name("canonical.h5")
     convert_file(path, target, env="sc2", map_name=options.map, quality="noise")
@@ -77,13 +77,13 @@ def convert(path: Path, options) -> dict:
 
 
 def validate(path: Path, options) -> dict:
-    import dataset
+    from inspo import dataset
 
     return {"status": dataset.main(["validate", str(path.with_name("canonical.h5"))])}
 
 
 def load(path: Path, options) -> dict:
-    from offline import load_dataset
+    from inspo.offline import load_dataset
 
     return {"flat_bytes": load_dataset(path.with_name("canonical.h5")).nbytes}
 
@@ -91,9 +91,8 @@ def load(path: Path, options) -> dict:
 def draw(path: Path, options, in_memory: bool) -> dict:
     """Batches after loading: episodes a second. One thread, as in a run."""
     import torch as th
-
-    from offline import load_dataset
-    from offline.buffer import OfflineBuffer
+    from inspo.offline import load_dataset
+    from inspo.offline.buffer import OfflineBuffer
 
     th.set_num_threads(1)
     data = load_dataset(path.with_name("canonical.h5"), in_memory=in_memory)

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "package"))
 
-from envs.multiagentenv import VectorEnv
-from runners.parallel_runner import ParallelRunner
-from utils.config import load_config
-from utils.errors import UserError
+from inspo.envs.multiagentenv import VectorEnv
+from inspo.runners.parallel_runner import ParallelRunner
+from inspo.utils.config import load_config
+from inspo.utils.errors import UserError
 
 
 def play(env: VectorEnv, rng: np.random.Generator) -> tuple[int, float]:

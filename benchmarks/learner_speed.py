@@ -24,15 +24,15 @@ import numpy as np
 import torch as th
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "package"))
 
-from components.episode_batch import EpisodeBatch, build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from learners import REGISTRY as learner_REGISTRY
-from modules.autoregressive import AutoregressivePolicy
-from offline.behaviour import Behaviour
-from utils.config import load_config
-from utils.rl_utils import masked_log_softmax
+from inspo.components.episode_batch import EpisodeBatch, build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.modules.autoregressive import AutoregressivePolicy
+from inspo.offline.behaviour import Behaviour
+from inspo.utils.config import load_config
+from inspo.utils.rl_utils import masked_log_softmax
 
 # agents, actions, observation, state, limit of SMAC's maps; mean and deviation of the lengths
 MAPS = {

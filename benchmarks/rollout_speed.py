@@ -14,14 +14,14 @@ from types import SimpleNamespace
 
 import torch as th
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "package"))
 
-from components.episode_batch import build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from offline.collect import POLICIES, read_policy
-from runners import REGISTRY as runner_REGISTRY
-from utils.config import load_config
-from utils.quiet import silence_third_parties
+from inspo.components.episode_batch import build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.offline.collect import POLICIES, read_policy
+from inspo.runners import REGISTRY as runner_REGISTRY
+from inspo.utils.config import load_config
+from inspo.utils.quiet import silence_third_parties
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch as th
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(ROOT / "package"))
 
-from main import main as run_main  # noqa: E402
-from offline.collect import ACTING, POLICIES  # noqa: E402
-from utils.checkpoints import find_checkpoint, load_checkpoint  # noqa: E402
+from inspo.main import main as run_main
+from inspo.offline.collect import ACTING
+from inspo.utils.checkpoints import find_checkpoint, load_checkpoint
+from inspo.utils.paths import POLICIES
 
 TEST_SEED = 1000
 WINS = ("battle_won", "solved")  # what an environment calls success

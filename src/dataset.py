@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from offline.download import add_parser as add_download
-from utils.config import PROJECT_ROOT
-from utils.errors import UserError
-from utils.interrupts import exit_status
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.offline.download import add_parser as add_download
+from inspo.utils.errors import UserError
+from inspo.utils.interrupts import exit_status
+from inspo.utils.paths import PROJECT_ROOT
 
 FORMATS = ("canonical", "alberdice", "vault")
 
@@ -27,14 +30,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_list(options) -> int:
-    from offline.tool import known_datasets, list_text
+    from inspo.offline.tool import known_datasets, list_text
 
     print(list_text(known_datasets(options.datasets_dir)))
     return 0
 
 
 def run_convert(options) -> int:
-    from offline.tool import convert, left_out, target_format
+    from inspo.offline.tool import convert, left_out, target_format
 
     name = target_format(options.target, options.to)
     data = convert(
@@ -56,8 +59,8 @@ def run_convert(options) -> int:
 
 
 def run_validate(options) -> int:
-    from offline import load_dataset
-    from offline.formats import recognise
+    from inspo.offline import load_dataset
+    from inspo.offline.formats import recognise
 
     name = recognise(options.path)
     data = load_dataset(options.path, in_memory="auto")
@@ -66,13 +69,13 @@ def run_validate(options) -> int:
 
 
 def run_inspect(options) -> int:
-    from offline import load_dataset
-    from offline.inspection import inspect, to_text
+    from inspo.offline import load_dataset
+    from inspo.offline.inspection import inspect, to_text
 
     found = inspect(load_dataset(options.path, in_memory="auto"))
     print(json.dumps(found.as_dict(), indent=1) if options.json else to_text(found))
     if options.plot:
-        from evaluation.dataset_plots import draw_dataset
+        from inspo.evaluation.dataset_plots import draw_dataset
 
         draw_dataset(options.plot, found)
         print(f"picture: {options.plot}", file=sys.stderr)
@@ -80,7 +83,7 @@ def run_inspect(options) -> int:
 
 
 def run_mix(options) -> int:
-    from offline.tool import mix
+    from inspo.offline.tool import mix
 
     facts = mix(
         options.parts,
@@ -95,7 +98,7 @@ def run_mix(options) -> int:
 
 
 def run_subsample(options) -> int:
-    from offline.tool import Choice, subsample
+    from inspo.offline.tool import Choice, subsample
 
     choice = Choice(
         episodes=options.episodes,
@@ -112,7 +115,7 @@ def run_subsample(options) -> int:
 
 
 def run_split(options) -> int:
-    from offline.tool import split
+    from inspo.offline.tool import split
 
     paths = (options.training, options.held_out_file)
     parts = split(
@@ -125,7 +128,7 @@ def run_split(options) -> int:
 
 def run_collect(options) -> int:
     """The collection mode of main.py, with its words."""
-    from main import main as run_main
+    from inspo.main import main as run_main
 
     words = options.words
     if not any(word.startswith("collect.n_episodes=") for word in words):
@@ -285,5 +288,10 @@ def _seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
 
 
+def command() -> int:
+    """The console command."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

@@ -14,11 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from utils.config import PROJECT_ROOT, Config, help_text, load_config, map_label, sacred_folder
-from utils.config import to_yaml as config_to_yaml
-from utils.errors import CheckpointError, ConfigError
-from utils.interrupts import exit_status
-from utils.quiet import silence_third_parties
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.utils.config import Config, help_text, load_config, map_label, sacred_folder
+from inspo.utils.config import to_yaml as config_to_yaml
+from inspo.utils.errors import CheckpointError, ConfigError
+from inspo.utils.interrupts import exit_status
+from inspo.utils.paths import PROJECT_ROOT
+from inspo.utils.quiet import silence_third_parties
 
 # What the record of a run names with its version.
 PACKAGES = ("torch", "numpy", "sacred", "jax", "jaxlib", "jaxmarl", "h5py", "pysc2", "smac")
@@ -58,10 +62,9 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
     silence_third_parties()
     import sacred
     import torch
+    from inspo.utils.logging import Logger, add_file, get_console_logger
+    from inspo.utils.seeding import draw_seed, seed_everything
     from sacred.observers import FileStorageObserver
-
-    from utils.logging import Logger, add_file, get_console_logger
-    from utils.seeding import draw_seed, seed_everything
 
     values = dict(config.values)
     if values["seed"] is None:
@@ -99,7 +102,7 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
             logger.info(f"{args.unique_token} on {args.device}; recorded in {run_folder}")
             for note in config.notes:
                 logger.info(note)
-            from run import run
+            from inspo.run import run
 
             return run(args, logger)
         finally:
@@ -111,7 +114,7 @@ def run_experiment(config: Config, argv: list[str]) -> Any:
 
 def resumed_seed(values: dict[str, Any]) -> int:
     """The seed of the run that `resume` names, so that its command line need not repeat it."""
-    from utils.checkpoints import find_checkpoint, read_manifest
+    from inspo.utils.checkpoints import find_checkpoint, read_manifest
 
     folder = find_checkpoint(values["resume"], values["load_step"])
     seed = (read_manifest(folder).get("config") or {}).get("seed")
@@ -127,7 +130,7 @@ def sacred_logger():
     """Sacred's own words, warnings alone. That a run failed or stopped, main says once itself."""
     import logging
 
-    from utils.logging import get_console_logger
+    from inspo.utils.logging import get_console_logger
 
     logger = get_console_logger("sacred", logging.WARNING)
     for handler in logger.handlers:
@@ -193,5 +196,10 @@ def git_commit(root: Path) -> str | None:
     return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
+def command() -> int:
+    """The console command."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

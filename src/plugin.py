@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from epymarl import installation
-from epymarl.configs import DEFAULT, chosen, configs, offline_algorithms
-from main import git_commit
-from utils.config import PROJECT_ROOT
-from utils.interrupts import exit_status
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.epymarl import installation
+from inspo.epymarl.configs import DEFAULT, chosen, configs, offline_algorithms
+from inspo.main import git_commit
+from inspo.utils.interrupts import exit_status
+from inspo.utils.paths import PROJECT_ROOT
 
 DESCRIPTION = """\
 Puts our offline learners into an EPyMARL checkout (uoe-agents/epymarl, or a fork of it):
@@ -130,5 +133,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def command() -> int:
+    """The console command."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

@@ -7,8 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.config import PROJECT_ROOT, expand_user
-from utils.interrupts import exit_status
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.utils.config import expand_user
+from inspo.utils.interrupts import exit_status
+from inspo.utils.paths import PROJECT_ROOT
 
 EPILOG = """\
 RESULTS is any folder below which records of runs lie: results/sacred, results/runs/smax of
@@ -95,7 +99,7 @@ def positive(text: str) -> int:
 
 def report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
-    from evaluation import report_pages, report_records, report_statistics
+    from inspo.evaluation import report_pages, report_records, report_statistics
 
     roots = [expand_user(root, "RESULTS") for root in options.results]
     out = expand_user(options.out, "--out")
@@ -125,5 +129,10 @@ def main(argv: Sequence[str]) -> int:
     return exit_status(run_command)
 
 
+def command() -> int:
+    """The console command."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation import paper, starcraft
-from evaluation.comparison import (
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.evaluation import paper, starcraft
+from inspo.evaluation.comparison import (
     Comparison,
     Data,
     Key,
@@ -23,14 +26,14 @@ from evaluation.comparison import (
     to_record,
     to_rows,
 )
-from evaluation.comparison import write as write_comparison
-from evaluation.grid import Cell, GridReport, Result, read_result, run_grid
-from evaluation.gridfile import TAKEN, is_offline
-from evaluation.jobs import BACKENDS, check_options, make_launcher
-from evaluation.preflight import check_algorithms, check_data, check_game
-from evaluation.recorded import read_recorded
-from evaluation.statistics import bootstrap, normal_interval, wilson
-from evaluation.tables import (
+from inspo.evaluation.comparison import write as write_comparison
+from inspo.evaluation.grid import Cell, GridReport, Result, read_result, run_grid
+from inspo.evaluation.gridfile import TAKEN, is_offline
+from inspo.evaluation.jobs import BACKENDS, check_options, make_launcher
+from inspo.evaluation.preflight import check_algorithms, check_data, check_game
+from inspo.evaluation.recorded import read_recorded
+from inspo.evaluation.statistics import bootstrap, normal_interval, wilson
+from inspo.evaluation.tables import (
     fixed,
     interval,
     provenance,
@@ -39,17 +42,10 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
-from utils.config import (
-    CONFIG_DIR,
-    PROJECT_ROOT,
-    expand_user,
-    has,
-    load_config,
-    names,
-    parse_value,
-)
-from utils.errors import ConfigError, UserError, nearest
-from utils.interrupts import exit_status
+from inspo.utils.config import expand_user, has, load_config, names, parse_value
+from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.interrupts import exit_status
+from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 
 SMAX_MAP = "2s3z"
 # Points of the learning curve: enough episodes to read a trend from, few enough to cost little.
@@ -173,8 +169,8 @@ def dataset_facts(result: Result) -> dict[str, Any]:
     """
     from types import SimpleNamespace
 
-    from offline.collect import dataset_path
-    from offline.formats.canonical import open_source, read_metadata
+    from inspo.offline.collect import dataset_path
+    from inspo.offline.formats.canonical import open_source, read_metadata
 
     known = result.dataset
     facts = {
@@ -197,7 +193,7 @@ def dataset_facts(result: Result) -> dict[str, Any]:
 def draw_curve(
     path: Path, results: Mapping[str, Result], quality: str, facts: Mapping[str, Any]
 ) -> Path:
-    from evaluation import plots  # matplotlib; the help need not wait for it
+    from inspo.evaluation import plots  # matplotlib; the help need not wait for it
 
     def curve(name: str, result: Result, key: str, last) -> plots.Curve:
         points = result.tests[:-1] or result.tests
@@ -389,7 +385,7 @@ RELAXED = Method(
 
 def figure3(options: Options) -> bool:
     """The final joint policies on XOR (b), all methods, and OMIGA with a small temperature."""
-    from evaluation import games
+    from inspo.evaluation import games
 
     methods = paper_methods(options, joint_kl=False)
     place = next((k for k, m in enumerate(methods) if m.key == "omiga"), len(methods) - 1)
@@ -525,7 +521,7 @@ def wanted(method: str, options: Options, comparison: Comparison) -> bool:
 
 def figure5(options: Options) -> bool:
     """The ablations without entropy and without sequential updates, under several conditions."""
-    from evaluation import games
+    from inspo.evaluation import games
 
     folder, stem = options.results / "runs" / "paper", options.results / "paper" / "figure5"
     seeds = range(options.seeds or 5)
@@ -605,7 +601,7 @@ PATHS = (("xor", "b"), ("xor", "c"), ("m_ne", "imbalanced"))
 
 def paths(options: Options) -> bool:
     """The joint policy's way over training, closed form beside network, one seed."""
-    from evaluation import games
+    from inspo.evaluation import games
 
     folder = options.results / "runs" / "paper"
     cells = {}
@@ -634,8 +630,8 @@ def bridge(options: Options) -> bool:
 
     Seeds are taken in turn, run if they are missing, until both orders have been seen.
     """
-    from evaluation.bridge_pictures import episode_png, episodes_gif
-    from evaluation.bridge_play import one_of_each_mode
+    from inspo.evaluation.bridge_pictures import episode_png, episodes_gif
+    from inspo.evaluation.bridge_play import one_of_each_mode
 
     quality = (options.qualities or ["optimal"])[0]
     comparison = paper_comparison("table3", options)

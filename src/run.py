@@ -15,29 +15,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch as th
-
-from components.episode_batch import build_scheme
-from components.replay_buffer import ReplayBuffer
-from controllers import REGISTRY as mac_REGISTRY
-from envs import SHAPES
-from learners import REGISTRY as learner_REGISTRY
-from offline import behaviour as behaviour_policies
-from offline import check_matches, differing_settings, load_dataset
-from offline.buffer import OfflineBuffer
-from offline.collect import Part, acting_settings, collect, dataset_path, ensure_dataset
-from runners import REGISTRY as runner_REGISTRY
-from runners.vector_runner import EpisodeStats
-from utils.checkpoints import (
+from inspo.components.episode_batch import build_scheme
+from inspo.components.replay_buffer import ReplayBuffer
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.envs import SHAPES
+from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.offline import behaviour as behaviour_policies
+from inspo.offline import check_matches, differing_settings, load_dataset
+from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.collect import Part, acting_settings, collect, dataset_path, ensure_dataset
+from inspo.runners import REGISTRY as runner_REGISTRY
+from inspo.runners.vector_runner import EpisodeStats
+from inspo.utils.checkpoints import (
     find_checkpoint,
     get_random_states,
     load_checkpoint,
     save_checkpoint,
     set_random_states,
 )
-from utils.errors import CheckpointError, ConfigError, DatasetError, EnvironmentFailure
-from utils.interrupts import GracefulExit
-from utils.logging import Logger, progress_bar
-from utils.seeding import spawn_seeds
+from inspo.utils.errors import CheckpointError, ConfigError, DatasetError, EnvironmentFailure
+from inspo.utils.interrupts import GracefulExit
+from inspo.utils.logging import Logger, progress_bar
+from inspo.utils.seeding import spawn_seeds
 
 # What a resumed run may do otherwise than the run that it goes on from.
 MAY_DIFFER = {

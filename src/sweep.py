@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.grid import Cell, GridReport, command_of, read_result, run_grid
-from evaluation.gridfile import FORMAT, Grid, read_grid, select
-from evaluation.jobs import BACKENDS, check_options, make_launcher
-from evaluation.preflight import check_algorithms, check_data, check_game
-from evaluation.tables import fixed, public_command, text_table, write_json
-from utils.config import PROJECT_ROOT, expand_user
-from utils.errors import ConfigError, UserError, nearest
-from utils.interrupts import Interrupted, exit_status
+if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
+
+from inspo.evaluation.grid import Cell, GridReport, command_of, read_result, run_grid
+from inspo.evaluation.gridfile import FORMAT, Grid, read_grid, select
+from inspo.evaluation.jobs import BACKENDS, check_options, make_launcher
+from inspo.evaluation.preflight import check_algorithms, check_data, check_game
+from inspo.evaluation.tables import fixed, public_command, text_table, write_json
+from inspo.utils.config import expand_user
+from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.interrupts import Interrupted, exit_status
+from inspo.utils.paths import PROJECT_ROOT
 
 # Of the final test, in the closing table; what a simulator does not have is left out.
 SHOWN = {
@@ -237,5 +241,10 @@ def main(argv: Sequence[str]) -> int:
     return exit_status(lambda: 0 if sweep(parse(argv)) else 1)
 
 
+def command() -> int:
+    """The console command."""
+    return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

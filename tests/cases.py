@@ -5,11 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch as th
-
-from components.episode_batch import EpisodeBatch, build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from learners import REGISTRY as learner_REGISTRY
-from utils.config import load_config
+from inspo.components.episode_batch import EpisodeBatch, build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.utils.config import load_config
 
 SHAPES = {"n_agents": 3, "n_actions": 4, "state_shape": 5, "obs_shape": 4, "episode_limit": 9}
 

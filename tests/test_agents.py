@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch as th
 from cases import random_batch
-
-from components.packed import PackedEpisodes
-from modules.agents import REGISTRY
-from modules.agents.non_shared import NonSharedAgents
+from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents import REGISTRY
+from inspo.modules.agents.non_shared import NonSharedAgents
 
 LENGTHS = [5, 1, 7, 3]
 ARGS = SimpleNamespace(

@@ -15,19 +15,18 @@ from cases import (
     random_batch,
     transitions_of,
 )
-
-from components.episode_batch import EpisodeBatch
-from components.packed import PackedEpisodes
-from learners import alberdice_learner
-from learners.alberdice_learner import (
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.packed import PackedEpisodes
+from inspo.learners import alberdice_learner
+from inspo.learners.alberdice_learner import (
     between,
     gradient_penalty,
     others_ratio,
     resample,
 )
-from modules.critics import StateActionCritic
-from modules.mlp import MLP
-from offline.games import joint_actions
+from inspo.modules.critics import StateActionCritic
+from inspo.modules.mlp import MLP
+from inspo.offline.games import joint_actions
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
 PAYOFFS = {

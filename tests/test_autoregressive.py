@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from cases import log_softmax_loop
-
-from modules.autoregressive import AutoregressivePolicy, ConditionalPolicy
+from inspo.modules.autoregressive import AutoregressivePolicy, ConditionalPolicy
 
 
 def test_others_kl_by_loop():

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch as th
 from cases import log_softmax_loop, make_args, play_agent
-
-from components.episode_batch import build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from learners.inspo_learner import others_ratio
-from modules.autoregressive import AutoregressivePolicy
-from offline import DatasetMetadata, OfflineDataset, behaviour
-from offline.buffer import OfflineBuffer
+from inspo.components.episode_batch import build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.learners.inspo_learner import others_ratio
+from inspo.modules.autoregressive import AutoregressivePolicy
+from inspo.offline import DatasetMetadata, OfflineDataset, behaviour
+from inspo.offline.buffer import OfflineBuffer
 
 XOR_B = np.array([[1, 1], [1, 0]]) / 3
 POLICY = np.array([[[0.7, 0.2, 0.1], [0.3, 0.0, 0.7], [0.1, 0.8, 0.1]],

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-
-from envs import VECTOR_REGISTRY
-from envs.bridge import (
+from inspo.envs import VECTOR_REGISTRY
+from inspo.envs.bridge import (
     DOWN,
     GOALS,
     LEFT,
@@ -28,10 +26,11 @@ from envs.bridge import (
     render_text,
     team_reward,
 )
-from envs.multiagentenv import SingleEnv
-from evaluation.bridge_pictures import episode_gif, episode_png, episodes_gif
-from offline.games import make_dataset, optimal_plan
-from utils.errors import ConfigError
+from inspo.envs.multiagentenv import SingleEnv
+from inspo.evaluation.bridge_pictures import episode_gif, episode_png, episodes_gif
+from inspo.offline.games import make_dataset, optimal_plan
+from inspo.utils.errors import ConfigError
+from PIL import Image
 
 FREE = [(r, c) for r in range(N_ROWS) for c in range(N_COLUMNS) if (r, c) not in WALLS]
 

@@ -14,12 +14,11 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+from inspo.learners.cfcql_learner import agent_weights, counterfactual_values
+from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.games import make_dataset
+from inspo.utils.config import load_config
 from test_qmix import mix
-
-from learners.cfcql_learner import agent_weights, counterfactual_values
-from offline.buffer import OfflineBuffer
-from offline.games import make_dataset
-from utils.config import load_config
 
 LENGTHS = [4, 1, 6, 3]
 

@@ -9,9 +9,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-
-from utils import checkpoints
-from utils.checkpoints import (
+from inspo.utils import checkpoints
+from inspo.utils.checkpoints import (
     find_checkpoint,
     get_generator_state,
     get_random_states,
@@ -21,7 +20,7 @@ from utils.checkpoints import (
     set_generator_state,
     set_random_states,
 )
-from utils.errors import CheckpointError
+from inspo.utils.errors import CheckpointError
 
 TEXT = {"alg": "inspo", "env": "smax", "map": "2s3z"}
 

@@ -8,13 +8,12 @@ import pytest
 import torch as th
 import yaml
 from cases import make_args, make_mac
-
-import main as program
-from envs.matrix import PAYOFFS
-from offline import collect as collect_module
-from offline import load_dataset
-from offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
-from utils.errors import CheckpointError, DatasetError
+from inspo import main as program
+from inspo.envs.matrix import PAYOFFS
+from inspo.offline import collect as collect_module
+from inspo.offline import load_dataset
+from inspo.offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
+from inspo.utils.errors import CheckpointError, DatasetError
 
 WORDS = ["seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "batch_size_run=8"]
 SIZES = {"n_agents": 2, "n_actions": 2, "state_shape": 1, "obs_shape": 1, "episode_limit": 1}

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from utils import config as configuration
-from utils.config import (
-    CONFIG_DIR,
-    PROJECT_ROOT,
+from inspo.utils import config as configuration
+from inspo.utils.config import (
     help_text,
     load_config,
     map_label,
@@ -18,7 +15,8 @@ from utils.config import (
     sacred_folder,
     to_yaml,
 )
-from utils.errors import ConfigError
+from inspo.utils.errors import ConfigError
+from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 
 FILES = {
     "default.yaml": """

@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch as th
 from cases import inputs_loop, log_softmax_loop, make_args, make_mac, play_agent, random_batch
-
-from components.action_selectors import REGISTRY as selectors
-from components.packed import PackedEpisodes
+from inspo.components.action_selectors import REGISTRY as selectors
+from inspo.components.packed import PackedEpisodes
 
 LENGTHS = [4, 1, 6, 3]
 

@@ -3,8 +3,7 @@
 import copy
 
 import torch as th
-
-from modules.critics import BLOCK, DuelingCritic
+from inspo.modules.critics import BLOCK, DuelingCritic
 
 
 def dueling(critic, state, obs, i: int) -> th.Tensor:

@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
-from offline import (
+from inspo.offline import (
     DatasetMetadata,
     OfflineDataset,
     check_matches,
@@ -17,9 +16,9 @@ from offline import (
     require_valid,
     validate,
 )
-from offline.dataset import FIELDS, FILLED, ContentHash, content_hash
-from offline.validation import ROW_RULES, differing_settings
-from utils.errors import DatasetError
+from inspo.offline.dataset import FIELDS, FILLED, ContentHash, content_hash
+from inspo.offline.validation import ROW_RULES, differing_settings
+from inspo.utils.errors import DatasetError
 
 N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
 

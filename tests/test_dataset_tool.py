@@ -11,17 +11,23 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from inspo import dataset as tool_main
+from inspo.evaluation.dataset_plots import draw_dataset
+from inspo.offline import OfflineDataset, load_dataset, write_dataset
+from inspo.offline.dataset import FIELDS, FILLED
+from inspo.offline.formats import alberdice, canonical, folders, vault
+from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
+from inspo.offline.tool import (
+    Choice,
+    choose,
+    episode_counts,
+    known_datasets,
+    parse_part,
+    target_format,
+)
+from inspo.utils.errors import DatasetError, UserError
 from test_dataset import LIMIT, A, N, make_dataset, padded, same
 from test_formats import write_alberdice, write_cfcql
-
-import dataset as tool_main
-from evaluation.dataset_plots import draw_dataset
-from offline import OfflineDataset, load_dataset, write_dataset
-from offline.dataset import FIELDS, FILLED
-from offline.formats import alberdice, canonical, folders, vault
-from offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
-from offline.tool import Choice, choose, episode_counts, known_datasets, parse_part, target_format
-from utils.errors import DatasetError, UserError
 
 LENGTHS = (3, LIMIT, 1, 5, 2, 4, 6, 1, LIMIT, 3)
 
@@ -511,7 +517,7 @@ def test_list(capsys, tmp_path, data):
 
 def test_collect_hands_over_to_main(capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr("main.main", lambda words: seen.append(words) or 0)
+    monkeypatch.setattr("inspo.main.main", lambda words: seen.append(words) or 0)
     words = ["--config=qmix", "with", "collect.n_episodes=5", "quality=x"]
     assert run("collect", *words) == 0 and seen == [words]
     assert "collect.n_episodes" in refused(capsys, "collect", "--config=qmix")

@@ -22,9 +22,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
-from main import git_commit
-from utils.config import load_config
+from inspo.main import git_commit
+from inspo.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"

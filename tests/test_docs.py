@@ -9,12 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-import dataset
-import reproduce
-import sweep
-from utils.config import CONFIG_DIR, load_config
-from utils.errors import UserError
+from inspo import dataset, reproduce, sweep
+from inspo.utils.config import load_config
+from inspo.utils.errors import UserError
+from inspo.utils.paths import CONFIG_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])

@@ -22,16 +22,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inspo.offline import archives, games, load_dataset, transfer
+from inspo.offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
+from inspo.offline.formats import alberdice, folders, vault
+from inspo.offline.sources import Source, catalogue, find_source
+from inspo.offline.transfer import Patience, TransferError, confirmed_address, fetch
+from inspo.utils.errors import DatasetError
+from inspo.utils.paths import PROJECT_ROOT
 from test_dataset import make_dataset, padded, same
 from test_formats import write_cfcql
-
-from offline import archives, games, load_dataset, transfer
-from offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
-from offline.formats import alberdice, folders, vault
-from offline.sources import Source, catalogue, find_source
-from offline.transfer import Patience, TransferError, confirmed_address, fetch
-from utils.config import PROJECT_ROOT
-from utils.errors import DatasetError
 
 QUICK = Patience(timeout=0.4, attempts=3, pause=0.0)
 QUALITIES = ("expert", "medium", "medium_replay", "mixed")
@@ -845,8 +844,8 @@ def test_the_names_of_vaults_become_qualities(tmp_path):
 COMMAND = """
 import argparse, sys
 from dataclasses import replace
-from offline import download, sources
-from utils.errors import DatasetError
+from inspo.offline import download, sources
+from inspo.utils.errors import DatasetError
 parser = argparse.ArgumentParser()
 download.add_parser(parser.add_subparsers(required=True))
 options = parser.parse_args()
@@ -878,7 +877,7 @@ def test_a_signal_stops_it_cleanly(server, tmp_path):
     code = COMMAND.replace("ADDRESS", server.address + "/2s3z.zip")
     process = subprocess.Popen(
         [sys.executable, "-c", code, "download", "cfcql/2s3z", "--datasets-dir", tmp_path],
-        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "src")},
+        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "package")},
         stderr=subprocess.PIPE,
         text=True,
     )

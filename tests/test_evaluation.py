@@ -9,15 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import reproduce
-from evaluation import games, grid, paper, plots, starcraft, statistics, tables
-from evaluation.comparison import Comparison, Data, Method, cells_of, compare, to_markdown, write
-from evaluation.grid import GridReport, Result
-from evaluation.recorded import read_recorded
-from evaluation.statistics import bootstrap, mean_std, normal_interval, welch_p, wilson
-from utils.config import PROJECT_ROOT
-from utils.errors import ConfigError, UserError
+from inspo import reproduce
+from inspo.evaluation import games, grid, paper, plots, starcraft, statistics, tables
+from inspo.evaluation.comparison import (
+    Comparison,
+    Data,
+    Method,
+    cells_of,
+    compare,
+    to_markdown,
+    write,
+)
+from inspo.evaluation.grid import GridReport, Result
+from inspo.evaluation.recorded import read_recorded
+from inspo.evaluation.statistics import bootstrap, mean_std, normal_interval, welch_p, wilson
+from inspo.utils.errors import ConfigError, UserError
+from inspo.utils.paths import PROJECT_ROOT
 
 
 @pytest.mark.parametrize("module", [grid, statistics, tables])
@@ -305,9 +312,9 @@ def test_pictures_are_written(tmp_path):
 
 
 def test_who_is_home_first_on_bridge():
-    from envs.bridge import DOWN, BridgeVectorEnv
-    from evaluation.bridge_play import first_home
-    from offline.games import optimal_plan, play
+    from inspo.envs.bridge import DOWN, BridgeVectorEnv
+    from inspo.evaluation.bridge_play import first_home
+    from inspo.offline.games import optimal_plan, play
 
     for first in (0, 1):
         actions = np.zeros((1, 20, 2), dtype=np.int64)

@@ -14,14 +14,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from inspo.offline import CanonicalWriter, OfflineDataset, load_dataset, write_dataset
+from inspo.offline.dataset import FIELDS, FILLED
+from inspo.offline.formats import REGISTRY, canonical, recognise
+from inspo.utils.errors import DatasetError
 from test_dataset import LIMIT, A, N, make_dataset, metadata, padded, same
 
-from offline import CanonicalWriter, OfflineDataset, load_dataset, write_dataset
-from offline.dataset import FIELDS, FILLED
-from offline.formats import REGISTRY, canonical, recognise
-from utils.errors import DatasetError
-
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[1] / "package"
 
 
 @pytest.fixture
@@ -556,8 +555,8 @@ FULL_DISK = """
 import resource, sys
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from test_dataset import make_dataset
-from offline import write_dataset
-from utils.errors import DatasetError
+from inspo.offline import write_dataset
+from inspo.utils.errors import DatasetError
 data = make_dataset(lengths=[6] * 4000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
@@ -595,7 +594,7 @@ PEAK = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import tracemalloc
-from offline import load_dataset
+from inspo.offline import load_dataset
 tracemalloc.start()
 data = load_dataset(sys.argv[2])
 print(tracemalloc.get_traced_memory()[1] / data.nbytes)

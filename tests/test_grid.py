@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from evaluation import grid
-from evaluation.grid import (
+from inspo.evaluation import grid
+from inspo.evaluation.grid import (
     Cell,
     Failure,
     GridReport,
@@ -28,11 +27,11 @@ from evaluation.grid import (
     resumable,
     run_grid,
 )
-from evaluation.jobs import JobIsBusy, LocalLauncher
-from evaluation.starcraft import training_hours
-from utils.errors import ConfigError, UserError
+from inspo.evaluation.jobs import JobIsBusy, LocalLauncher
+from inspo.evaluation.starcraft import training_hours
+from inspo.utils.errors import ConfigError, UserError
 
-SRC = Path(__file__).resolve().parents[1] / "src"
+SRC = Path(__file__).resolve().parents[1] / "package"
 # Five updates of BC on a matrix game: most of a cell's time is Python starting.
 TINY = {"map_name": "xor", "quality": "b", "t_max": 2560, "final_test_nepisode": 7}
 
@@ -119,9 +118,9 @@ def test_another_configuration_in_the_folder_is_an_error(ran):
 SCRIPT = """
 import json, sys
 sys.path.insert(0, {src!r})
-from evaluation.grid import Cell, run_grid
-from evaluation.jobs import LocalLauncher
-from utils.interrupts import Interrupted
+from inspo.evaluation.grid import Cell, run_grid
+from inspo.evaluation.jobs import LocalLauncher
+from inspo.utils.interrupts import Interrupted
 cells = [Cell(*words) for words in json.loads({cells!r})]
 try:
     run_grid(cells, LocalLauncher(2), {folder!r}, progress=False)
@@ -167,7 +166,7 @@ def wait_for(condition, process, seconds=60):
 
 
 def test_checkpoints_of_another_configuration_are_not_resumed(tmp_path):
-    from utils.checkpoints import save_checkpoint
+    from inspo.utils.checkpoints import save_checkpoint
 
     asked = {"lr": 0.1, "label": "x", "local_results_path": "here"}
     assert resumable(tmp_path, asked) == (None, "")

@@ -17,16 +17,15 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
-
-from learners import inspo_learner
-from learners.inspo_learner import (
+from inspo.learners import inspo_learner
+from inspo.learners.inspo_learner import (
     AnnotatedTransitions,
     advantage_weights,
     others_ratio,
     resample,
     soft_value,
 )
-from offline.behaviour import Behaviour
+from inspo.offline.behaviour import Behaviour
 
 LENGTHS = [4, 1, 6, 3]
 LOGGED = {

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch as th
 from cases import MemoryLogger, make_args
-
-from components.episode_batch import EpisodeBatch, build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from learners.inspo_learner import InSPOLearner
-from tabular import in_sample, paper_games
-from tabular.in_sample import Dataset
+from inspo.components.episode_batch import EpisodeBatch, build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.learners.inspo_learner import InSPOLearner
+from inspo.tabular import in_sample, paper_games
+from inspo.tabular.in_sample import Dataset
 
 CALLS, LR, CRITIC_LR = 500, 0.03, 0.03
 

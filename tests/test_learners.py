@@ -3,8 +3,7 @@
 import pytest
 import torch as th
 from cases import descend_plainly, make_args, make_learner, random_batch
-
-from learners.learner import optimise
+from inspo.learners.learner import optimise
 
 RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095}
 OPTIMISERS = {  # name -> the key of the rate of each group of parameters

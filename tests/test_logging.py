@@ -5,10 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-
-from utils import logging as run_logging
-from utils.logging import Logger, add_file, get_console_logger, progress_bar, to_floats
-from utils.seeding import seed_everything, spawn_seeds
+from inspo.utils import logging as run_logging
+from inspo.utils.logging import Logger, add_file, get_console_logger, progress_bar, to_floats
+from inspo.utils.seeding import seed_everything, spawn_seeds
 
 
 class FakeSacred:

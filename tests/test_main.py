@@ -10,11 +10,10 @@ import types
 from pathlib import Path
 
 import pytest
-
-import main as program
-from utils.checkpoints import save_checkpoint
-from utils.errors import UserError
-from utils.interrupts import GracefulExit, Interrupted
+from inspo import main as program
+from inspo.utils.checkpoints import save_checkpoint
+from inspo.utils.errors import UserError
+from inspo.utils.interrupts import GracefulExit, Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable, str(ROOT / "src" / "main.py")]
@@ -25,7 +24,7 @@ def run_main(monkeypatch, tmp_path):
     """Calls main with `run.run` replaced; results go to tmp_path/results."""
 
     def call(run, *words, argv=("--config=bc", "--env-config=smax_offline")):
-        monkeypatch.setitem(sys.modules, "run", types.SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "inspo.run", types.SimpleNamespace(run=run))
         return program.main([*argv, "with", f"local_results_path={tmp_path / 'results'}", *words])
 
     return call
@@ -179,7 +178,8 @@ def test_print_config(capsys):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import main; main.main(['--help'])"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'package')!r}); from inspo import main"
+        "; main.main(['--help'])"
         "; assert not {'torch', 'sacred', 'jax', 'numpy'} & set(sys.modules)"
     )
     started = time.perf_counter()
@@ -202,8 +202,8 @@ def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
     code = textwrap.dedent(
         f"""
         import sys, time, types
-        sys.path.insert(0, {str(ROOT / "src")!r})
-        from utils.interrupts import GracefulExit, Interrupted
+        sys.path.insert(0, {str(ROOT / "package")!r})
+        from inspo.utils.interrupts import GracefulExit, Interrupted
 
         def run(args, logger):
             with GracefulExit(logger.info) as stop:
@@ -212,8 +212,8 @@ def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
                     time.sleep(0.01)
             raise Interrupted(stop.signum, "saved")
 
-        sys.modules["run"] = types.SimpleNamespace(run=run)
-        import main
+        sys.modules["inspo.run"] = types.SimpleNamespace(run=run)
+        from inspo import main
         sys.exit(main.main(["--config=bc", "with", "seed=1", "local_results_path={tmp_path}"]))
         """
     )

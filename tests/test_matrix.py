@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from envs import VECTOR_REGISTRY
-from envs.matrix import PAYOFFS, MatrixVectorEnv, check_payoff, expected_payoff
-from envs.multiagentenv import SingleEnv
-from offline import load_dataset
-from offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
-from utils.errors import ConfigError
+from inspo.envs import VECTOR_REGISTRY
+from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv, check_payoff, expected_payoff
+from inspo.envs.multiagentenv import SingleEnv
+from inspo.offline import load_dataset
+from inspo.offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
+from inspo.utils.errors import ConfigError
 
 QUALITIES = sorted(JOINT_POLICIES)
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch as th
+from inspo.modules.mlp import LARGE, MLP, feed_forward
 from torch import nn
-
-from modules.mlp import LARGE, MLP, feed_forward
 
 
 def plain(network: nn.Sequential, x: th.Tensor) -> th.Tensor:

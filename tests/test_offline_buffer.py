@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch as th
 from cases import SHAPES, random_batch
+from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
+from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.dataset import FIELDS
+from inspo.offline.scratch import free_memory, is_on_disk
+from inspo.utils.errors import DatasetError
 from test_behaviour import fit, known_policy_data
-
-from offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
-from offline.buffer import OfflineBuffer
-from offline.dataset import FIELDS
-from offline.scratch import free_memory, is_on_disk
-from utils.errors import DatasetError
 
 LENGTHS = np.array([4, 1, 9, 3, 3, 2])
 
@@ -128,7 +127,7 @@ def test_rows_on_disk_are_indexed_like_a_tensor(stored):
 def test_auto_takes_memory_only_while_there_is_enough(stored, monkeypatch):
     size = load_dataset(stored).nbytes
     for free, expected in ((None, False), (2 * size, False), (size, True)):
-        monkeypatch.setattr("offline.scratch.free_memory", lambda free=free: free)
+        monkeypatch.setattr("inspo.offline.scratch.free_memory", lambda free=free: free)
         dataset = load_dataset(stored, in_memory="auto")
         assert all(is_on_disk(a) == expected for a in dataset.arrays.values()), free
 
@@ -148,7 +147,7 @@ def test_the_scratch_file_has_no_name_and_a_full_disk_is_one_error(stored, monke
 
 
 def test_free_memory_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr("offline.scratch.CGROUP", tmp_path)
+    monkeypatch.setattr("inspo.offline.scratch.CGROUP", tmp_path)
     machine = free_memory()
     assert machine is None or machine > 1 << 20
     (tmp_path / "memory.max").write_text("1000\n")

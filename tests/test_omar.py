@@ -14,12 +14,11 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.transitions import Transitions
+from inspo.envs.matrix import PAYOFFS
+from inspo.offline.games import JOINT_POLICIES, exact_counts
 from test_critics import dueling
-
-from components.episode_batch import EpisodeBatch
-from components.transitions import Transitions
-from envs.matrix import PAYOFFS
-from offline.games import JOINT_POLICIES, exact_counts
 
 LENGTHS = [4, 1, 6, 3]
 RATE = 0.02

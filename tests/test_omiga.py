@@ -15,8 +15,7 @@ from cases import (
     random_batch,
     transitions_of,
 )
-
-from learners.omiga_learner import tangent_exp, value_loss
+from inspo.learners.omiga_learner import tangent_exp, value_loss
 
 LENGTHS = [4, 1, 6, 3]
 PARTS = ("agent", "q", "v", "mixer")

@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch as th
 from cases import descend_plainly, make_args, make_learner, padded, random_batch, transitions_of
-
-from components.packed import PackedEpisodes
-from utils.config import names
+from inspo.components.packed import PackedEpisodes
+from inspo.utils.config import names
 
 LENGTHS = [4, 1, 6, 3]
 

@@ -16,19 +16,27 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from inspo import plugin
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.epymarl import configs, installation
+from inspo.epymarl.installation import (
+    HOME,
+    MANIFEST,
+    REGISTRIES,
+    PluginError,
+    install,
+    remove,
+    status,
+)
+from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.offline import write_dataset
+from inspo.run import run
+from inspo.utils.config import flatten, get, has, load_config
+from inspo.utils.errors import ConfigError
+from inspo.utils.logging import Logger
+from inspo.utils.paths import CONFIG_DIR
+from inspo.utils.seeding import seed_everything
 from test_dataset import LIMIT, make_dataset
-
-import plugin
-from controllers import REGISTRY as mac_REGISTRY
-from epymarl import configs, installation
-from epymarl.installation import HOME, MANIFEST, REGISTRIES, PluginError, install, remove, status
-from learners import REGISTRY as learner_REGISTRY
-from offline import write_dataset
-from run import run
-from utils.config import CONFIG_DIR, flatten, get, has, load_config
-from utils.errors import ConfigError
-from utils.logging import Logger
-from utils.seeding import seed_everything
 
 STANDIN = Path(__file__).parent / "epymarl_checkout"
 SRC = installation.SRC

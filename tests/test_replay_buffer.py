@@ -2,9 +2,8 @@
 
 import torch as th
 from cases import make_args, random_batch, scheme_of
-
-from components.episode_batch import EpisodeBatch
-from components.replay_buffer import ReplayBuffer
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.replay_buffer import ReplayBuffer
 
 KEYS = ("state", "obs", "actions", "avail_actions", "reward", "terminated", "filled")
 

@@ -9,11 +9,10 @@ import random
 
 import numpy as np
 import pytest
-
-import report
-from evaluation import report_pages, report_records, report_statistics
-from evaluation.report_records import read_records, sort_runs
-from utils.errors import ConfigError, UserError
+from inspo import report
+from inspo.evaluation import report_pages, report_records, report_statistics
+from inspo.evaluation.report_records import read_records, sort_runs
+from inspo.utils.errors import ConfigError, UserError
 
 N_EPISODES = 8
 

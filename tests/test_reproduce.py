@@ -7,14 +7,13 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-
-import reproduce
-from evaluation import comparison, paper, starcraft
-from evaluation.comparison import main_table, to_markdown
-from evaluation.grid import GridReport, Result
-from evaluation.gridfile import offline_algorithms
-from utils.config import load_config
-from utils.errors import ConfigError, UserError
+from inspo import reproduce
+from inspo.evaluation import comparison, paper, starcraft
+from inspo.evaluation.comparison import main_table, to_markdown
+from inspo.evaluation.grid import GridReport, Result
+from inspo.evaluation.gridfile import offline_algorithms
+from inspo.utils.config import load_config
+from inspo.utils.errors import ConfigError, UserError
 
 SC2, SMAX = starcraft.SIMULATORS["sc2"], starcraft.SIMULATORS["smax"]
 
@@ -241,7 +240,7 @@ def test_without_the_game_nothing_runs(tmp_path, capsys, monkeypatch):
 
 
 def test_data_are_fetched_once_for_each_map(tmp_path, monkeypatch):
-    import offline.download
+    from inspo.offline import download
 
     (table,) = starcraft.table6(SC2, 1, None)
     cells = reproduce.changed(table.cells, {"datasets_dir": str(tmp_path)})
@@ -251,7 +250,7 @@ def test_data_are_fetched_once_for_each_map(tmp_path, monkeypatch):
         path.touch()
     fetched = []
     monkeypatch.setattr(
-        offline.download, "download", lambda name, folder, say: fetched.append((name, folder))
+        download, "download", lambda name, folder, say: fetched.append((name, folder))
     )
     starcraft.download_data(cells.values(), say=print)
     assert fetched == [("cfcql/5m_vs_6m", tmp_path)]

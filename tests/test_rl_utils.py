@@ -5,10 +5,9 @@ import math
 import pytest
 import torch as th
 from cases import log_softmax_loop, random_batch, td_lambda_loop
-
-from components.packed import PackedEpisodes
-from components.schedules import hold_decay, linear
-from utils.rl_utils import (
+from inspo.components.packed import PackedEpisodes
+from inspo.components.schedules import hold_decay, linear
+from inspo.utils.rl_utils import (
     entropy,
     explained_variance,
     gather_actions,

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from inspo import main as program
+from inspo import run as run_module
+from inspo.offline import OfflineDataset, write_dataset
+from inspo.runners.vector_runner import VectorRunner
+from inspo.utils.config import load_config, names
+from inspo.utils.errors import EnvironmentFailure
+from inspo.utils.paths import CONFIG_DIR
 from test_offline_buffer import make_dataset
 
-import main as program
-import run as run_module
-from offline import OfflineDataset, write_dataset
-from runners.vector_runner import VectorRunner
-from utils.config import CONFIG_DIR, load_config, names
-from utils.errors import EnvironmentFailure
-
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "package")}
 TINY = {
     "inspo": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
               "behaviour.others_updates=4", "critic_hidden_dim=8"],
@@ -347,9 +347,9 @@ def test_training_without_tests_needs_no_simulator(tmp_path, datasets):
     argv += ["use_presets=False", "map_name=3m", f"dataset.path={tmp_path / 'd.h5'}", "t_max=300"]
     argv += [f"local_results_path={tmp_path / 'r'}", f"datasets_dir={tmp_path}", "test_nepisode=0"]
     script = (
-        "import sys, main\n"
+        "import sys\nfrom inspo import main\n"
         "assert main.main(sys.argv[1:]) == 0\n"
-        "loaded = [m for m in ('jax', 'jaxmarl', 'envs.smax') if m in sys.modules]\n"
+        "loaded = [m for m in ('jax', 'jaxmarl', 'inspo.envs.smax') if m in sys.modules]\n"
         "assert not loaded, loaded\n"
     )
     done = subprocess.run(

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import torch as th
 from cases import make_args
+from inspo import envs
+from inspo.components.episode_batch import build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.envs import process_vector
+from inspo.envs.process_vector import SerialVectorEnv
+from inspo.runners import REGISTRY
+from inspo.utils.errors import ConfigError, EnvironmentFailure
 from toy_env import ToyEnv
-
-import envs
-from components.episode_batch import build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from envs import process_vector
-from envs.process_vector import SerialVectorEnv
-from runners import REGISTRY
-from utils.errors import ConfigError, EnvironmentFailure
 
 KINDS = ["vector", "episode", "parallel"]
 
@@ -310,7 +309,7 @@ PARENT = """
 import signal, sys, time
 from functools import partial
 from toy_env import ToyEnv
-from envs.process_vector import ProcessVectorEnv
+from inspo.envs.process_vector import ProcessVectorEnv
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     env = ProcessVectorEnv([partial(ToyEnv, log_dir=sys.argv[1], child=True)] * 2)

@@ -14,18 +14,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cases import make_args
+from inspo import envs
+from inspo import main as program
+from inspo.components.episode_batch import build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.envs.process_vector import SerialVectorEnv
+from inspo.envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
+from inspo.offline import OfflineDataset, write_dataset
+from inspo.runners.vector_runner import VectorRunner
+from inspo.utils.config import load_config
+from inspo.utils.errors import ConfigError, EnvironmentFailure
 from test_offline_buffer import make_dataset
-
-import envs
-import main as program
-from components.episode_batch import build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from envs.process_vector import SerialVectorEnv
-from envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
-from offline import OfflineDataset, write_dataset
-from runners.vector_runner import VectorRunner
-from utils.config import load_config
-from utils.errors import ConfigError, EnvironmentFailure
 
 SMAC = importlib.util.find_spec("smac") and importlib.util.find_spec("pysc2")
 

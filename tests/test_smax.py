@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from envs.smax import SMAXVectorEnv, _build_program, known_maps
-from envs.smax_scripted import SCRIPTED
-from utils.errors import ConfigError
+from inspo.envs.smax import SMAXVectorEnv, _build_program, known_maps
+from inspo.envs.smax_scripted import SCRIPTED
+from inspo.utils.errors import ConfigError
 
 N = 8  # one N for all that is stepped, so that it compiles once
 STOP = 4
-SRC = Path(__file__).resolve().parents[1] / "src"
+SRC = Path(__file__).resolve().parents[1] / "package"
 SHAPES = {  # map: allies, enemies, actions, obs, state
     "2s3z": (5, 5, 10, 127, 120),
     "3s_vs_5z": (3, 5, 10, 101, 96),

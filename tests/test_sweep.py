@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-import sweep
-from evaluation import jobs
-from evaluation.grid import Cell, Failure, GridReport, read_result, run_grid
-from evaluation.gridfile import FORMAT, is_offline, offline_algorithms, read_grid
-from evaluation.jobs import JobIsBusy, LocalLauncher, make_launcher
-from utils.config import PROJECT_ROOT
-from utils.errors import ConfigError, DatasetError, UserError
+from inspo import sweep
+from inspo.evaluation import jobs
+from inspo.evaluation.grid import Cell, Failure, GridReport, read_result, run_grid
+from inspo.evaluation.gridfile import FORMAT, is_offline, offline_algorithms, read_grid
+from inspo.evaluation.jobs import JobIsBusy, LocalLauncher, make_launcher
+from inspo.utils.errors import ConfigError, DatasetError, UserError
+from inspo.utils.paths import PROJECT_ROOT
 
 # Five updates of BC on a matrix game: most of a cell's time is Python starting.
 TINY = {"t_max": 2560, "final_test_nepisode": 7}

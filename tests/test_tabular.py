@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inspo.tabular import in_sample, inspo
+from inspo.tabular.game import Game, GameError, expect_others, expected_return, joint_policy
+from inspo.tabular.in_sample import Dataset, Variant
+from inspo.tabular.inspo import decayed, evaluate, quantal_response
+from inspo.tabular.paper_games import M_NE, XOR, dataset, game
+from inspo.utils.errors import ConfigError, DatasetError, UserError
 from scipy.optimize import minimize
 from scipy.special import logsumexp
-
-from tabular import in_sample, inspo
-from tabular.game import Game, GameError, expect_others, expected_return, joint_policy
-from tabular.in_sample import Dataset, Variant
-from tabular.inspo import decayed, evaluate, quantal_response
-from tabular.paper_games import M_NE, XOR, dataset, game
-from utils.errors import ConfigError, DatasetError, UserError
 
 ON_D = Variant(resampled_policy=False)  # Eq. 13 in place of Eq. 20
 FULL = Variant(exponent=1.0, own_regulariser=False)  # Eq. 14's ratio, Eq. 10's regulariser

@@ -11,8 +11,7 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
-
-from components.transitions import Transitions
+from inspo.components.transitions import Transitions
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from inspo.offline import OfflineDataset, load_dataset
+from inspo.offline.dataset import FIELDS
+from inspo.offline.formats import recognise, vault
+from inspo.utils.errors import DatasetError
 from test_dataset import LIMIT, A, N, S, make_dataset, same
-
-from offline import OfflineDataset, load_dataset
-from offline.dataset import FIELDS
-from offline.formats import recognise, vault
-from utils.errors import DatasetError
 
 tensorstore = pytest.importorskip("tensorstore")
 

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from envs.multiagentenv import MultiAgentEnv
-from utils.errors import ConfigError
+from inspo.envs.multiagentenv import MultiAgentEnv
+from inspo.utils.errors import ConfigError
 
 
 class ToyEnv(MultiAgentEnv):

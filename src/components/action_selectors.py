@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
-
-from components.schedules import linear
-from utils.rl_utils import UNAVAILABLE
+from inspo.components.schedules import linear
+from inspo.utils.rl_utils import UNAVAILABLE
 
 
 def explore(actions: th.Tensor, avail: th.Tensor, epsilon: float) -> th.Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch as th
-
-from components.episode_batch import EpisodeBatch
-from utils.checkpoints import get_generator_state, set_generator_state
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.utils.checkpoints import get_generator_state, set_generator_state
 
 
 class ReplayBuffer:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch as th
-
-from components.episode_batch import EpisodeBatch
-from components.packed import PackedEpisodes
-from utils.rl_utils import gather_actions, packed_td_lambda
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.packed import PackedEpisodes
+from inspo.utils.rl_utils import gather_actions, packed_td_lambda
 
 
 class Transitions:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch as th
 import torch.nn.functional as F
-
-from components.action_selectors import REGISTRY as action_REGISTRY
-from components.episode_batch import EpisodeBatch
-from components.packed import PackedEpisodes
-from modules.agents import REGISTRY as agent_REGISTRY
-from utils.rl_utils import masked_log_softmax
+from inspo.components.action_selectors import REGISTRY as action_REGISTRY
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents import REGISTRY as agent_REGISTRY
+from inspo.utils.rl_utils import masked_log_softmax
 
 
 class BasicMAC:

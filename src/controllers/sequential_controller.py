@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch as th
-
-from components.packed import PackedEpisodes
-from controllers.basic_controller import BasicMAC
-from utils.rl_utils import masked_log_softmax
+from inspo.components.packed import PackedEpisodes
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.utils.rl_utils import masked_log_softmax
 
 
 class SequentialMAC(BasicMAC):

@@ -14,31 +14,31 @@ from __future__ import annotations
 
 
 def _smax_vector(**kwargs):
-    from envs.smax import SMAXVectorEnv
+    from inspo.envs.smax import SMAXVectorEnv
 
     return SMAXVectorEnv(**kwargs)
 
 
 def _sc2(**kwargs):
-    from envs.sc2 import SC2Env
+    from inspo.envs.sc2 import SC2Env
 
     return SC2Env(**kwargs)
 
 
 def _sc2_shapes():
-    from envs import sc2
+    from inspo.envs import sc2
 
     return sc2
 
 
 def _matrix_vector(**kwargs):
-    from envs.matrix import MatrixVectorEnv
+    from inspo.envs.matrix import MatrixVectorEnv
 
     return MatrixVectorEnv(**kwargs)
 
 
 def _bridge_vector(**kwargs):
-    from envs.bridge import BridgeVectorEnv
+    from inspo.envs.bridge import BridgeVectorEnv
 
     return BridgeVectorEnv(**kwargs)
 

@@ -24,9 +24,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from envs.multiagentenv import VectorEnv, VectorStep
-from utils.errors import ConfigError, nearest
+from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.utils.errors import ConfigError, nearest
 
 N_ROWS, N_COLUMNS = 3, 6
 N_CELLS = N_ROWS * N_COLUMNS

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from envs.multiagentenv import VectorEnv, VectorStep
-from utils.errors import ConfigError, nearest
+from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.utils.errors import ConfigError, nearest
 
 # payoff[a_1, ..., a_n] is the reward that all agents share.
 PAYOFFS = {

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from utils.errors import ConfigError
+from inspo.utils.errors import ConfigError
 
 
 class MultiAgentEnv(ABC):

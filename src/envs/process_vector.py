@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from envs.multiagentenv import MultiAgentEnv, VectorEnv, VectorStep
-from utils.errors import EnvironmentFailure, UserError
+from inspo.envs.multiagentenv import MultiAgentEnv, VectorEnv, VectorStep
+from inspo.utils.errors import EnvironmentFailure, UserError
 
 log = logging.getLogger("main")  # the program's console and cout.txt
 

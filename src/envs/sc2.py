@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from envs.multiagentenv import MultiAgentEnv
-from utils.errors import ConfigError, EnvironmentFailure, nearest
+from inspo.envs.multiagentenv import MultiAgentEnv
+from inspo.utils.errors import ConfigError, EnvironmentFailure, nearest
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from envs.multiagentenv import VectorEnv, VectorStep
-from utils.errors import ConfigError, nearest
+from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.utils.errors import ConfigError, nearest
 
 ATTACK_MODES = ("closest", "random")
 CACHE_DIR = Path(__file__).resolve().parents[2] / ".jax_cache"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-
-from envs.smax import UnitLayout
+from inspo.envs.smax import UnitLayout
 
 # What the move actions 0 to 3 do: up, right, down, left.
 DIRECTIONS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]], dtype=np.float32)

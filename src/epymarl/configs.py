@@ -13,18 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from utils.config import (
-    CONFIG_DIR,
-    flatten,
-    get,
-    matching_presets,
-    names,
-    one_liner,
-    put,
-    read_yaml,
-)
-from utils.errors import ConfigError, nearest
+from inspo.utils.config import flatten, get, matching_presets, names, one_liner, put, read_yaml
+from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.paths import CONFIG_DIR
 
 DEFAULT = ("inspo", "bc")
 FROM_DEFAULT = ("dataset.path", "dataset.in_memory", "test_epsilon")  # EPyMARL has not got them

@@ -18,9 +18,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from epymarl.configs import CONTROLLER, DEFAULT, configs, keys_of, offline_algorithms, values_of
-from utils.config import PROJECT_ROOT
-from utils.errors import UserError
+from inspo.epymarl.configs import (
+    CONTROLLER,
+    DEFAULT,
+    configs,
+    keys_of,
+    offline_algorithms,
+    values_of,
+)
+from inspo.utils.errors import UserError
+from inspo.utils.paths import PROJECT_ROOT
 
 SRC = PROJECT_ROOT / "src"
 INSIDE = SRC / "epymarl" / "inside"

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
-from envs.bridge import decode, is_done
-from evaluation.grid import Result
-from utils.errors import UserError
+from inspo.envs.bridge import decode, is_done
+from inspo.evaluation.grid import Result
+from inspo.utils.errors import UserError
 
 BATCHES = 10  # of the runner's environments: enough to see a mode that is played now and then
 
@@ -60,10 +59,9 @@ def first_home(states: np.ndarray) -> int | None:
 
 def _runner(result: Result, seed: int):
     import torch
-
-    from run import load_policy
-    from utils.logging import Logger, get_console_logger
-    from utils.quiet import silence_third_parties
+    from inspo.run import load_policy
+    from inspo.utils.logging import Logger, get_console_logger
+    from inspo.utils.quiet import silence_third_parties
 
     silence_third_parties()
     torch.manual_seed(seed)

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation.grid import Cell, Result
-from evaluation.statistics import bootstrap, mean_std, welch_p, wilson
-from evaluation.tables import (
+from inspo.evaluation.grid import Cell, Result
+from inspo.evaluation.statistics import bootstrap, mean_std, welch_p, wilson
+from inspo.evaluation.tables import (
     commits,
     fixed,
     interval,
@@ -26,7 +26,7 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
-from utils.errors import UserError
+from inspo.utils.errors import UserError
 
 LEVEL = 0.05  # of Welch's test
 NONE = "–"
@@ -490,7 +490,7 @@ def _compact(values: Sequence[float]) -> list[float]:
 
 
 def draw(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:
-    from evaluation import plots
+    from inspo.evaluation import plots
 
     groups = {
         data.label: [

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from components.schedules import hold_decay
-from evaluation import paper
-from evaluation.comparison import Data, Entry, Method
-from evaluation.grid import Result
-from evaluation.statistics import mean_std
-from evaluation.tables import fixed, markdown_table, mean_pm_std
-from tabular import in_sample
-from tabular.game import Policies, joint_policy
-from tabular.inspo import divergence, entropy
-from tabular.paper_games import PAYOFF, dataset
+from inspo.components.schedules import hold_decay
+from inspo.evaluation import paper
+from inspo.evaluation.comparison import Data, Entry, Method
+from inspo.evaluation.grid import Result
+from inspo.evaluation.statistics import mean_std
+from inspo.evaluation.tables import fixed, markdown_table, mean_pm_std
+from inspo.tabular import in_sample
+from inspo.tabular.game import Policies, joint_policy
+from inspo.tabular.inspo import divergence, entropy
+from inspo.tabular.paper_games import PAYOFF, dataset
 
 SWEEPS = 400  # of the closed form; all of it has long converged by then
 TILT = 0.01
@@ -295,7 +294,7 @@ def draw_figure5(
     runs: Mapping[str, Mapping[str, Sequence[Result]]],
 ) -> Path:
     """Heat maps of final joint policies: the paper's, closed form above networks."""
-    from evaluation import plots
+    from inspo.evaluation import plots
 
     blocks = []
     for ablation in ABLATIONS:
@@ -325,7 +324,7 @@ def draw_figure5(
 
 def draw_figure3(entries: Sequence[Entry], path: Path) -> Path:
     """Heat maps of the final joint policies on XOR (b): the paper's above ours."""
-    from evaluation import plots
+    from inspo.evaluation import plots
 
     printed: list[plots.Map | None] = []
     ours: list[plots.Map | None] = []
@@ -411,9 +410,8 @@ def rise(game: str, quality: str, path: PolicyPath, alpha: float) -> np.ndarray:
 
 def draw_paths(path: Path, runs: Mapping[tuple[str, str], Result]) -> Path:
     """For each game: joint actions over training, and the potential's rise; both forms."""
+    from inspo.evaluation import plots
     from matplotlib import pyplot as plt
-
-    from evaluation import plots
 
     colours = ["#2e6f95", "#d1495b", "#3a9c97", "#e8a04c", "#7d5ba6"]
     names = {"xor": "XOR", "m_ne": "M-NE"}

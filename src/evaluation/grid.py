@@ -29,12 +29,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from inspo.evaluation.jobs import LOG, Job, JobIsBusy, Launcher, check_free
+from inspo.utils.config import PATH_KEYS, Config, flatten, get, load_config
+from inspo.utils.errors import UserError
+from inspo.utils.interrupts import GracefulExit, Interrupted
+from inspo.utils.paths import PROJECT_ROOT
 from tqdm import tqdm
-
-from evaluation.jobs import LOG, Job, JobIsBusy, Launcher, check_free
-from utils.config import PATH_KEYS, PROJECT_ROOT, Config, flatten, get, load_config
-from utils.errors import UserError
-from utils.interrupts import GracefulExit, Interrupted
 
 # What does not change a run's numbers, and may differ between a record and what is asked for.
 HARMLESS = {
@@ -332,7 +332,7 @@ def _file_name(path: Any) -> str | None:
 
 def newest_checkpoint(home: Path) -> Path | None:
     """The model folder in a cell's folder that was written last; None if none holds a step."""
-    from utils.checkpoints import MANIFEST, list_steps  # torch; the help need not wait for it
+    from inspo.utils.checkpoints import MANIFEST, list_steps  # torch; the help need not wait for it
 
     folders = [folder for folder in home.glob("models/*") if list_steps(folder)]
     written = {f: max(m.stat().st_mtime for m in f.glob(f"[0-9]*/{MANIFEST}")) for f in folders}
@@ -341,8 +341,8 @@ def newest_checkpoint(home: Path) -> Path | None:
 
 def resumable(home: Path, asked: Mapping[str, Any]) -> tuple[Path | None, str]:
     """(model folder to go on from, "") or (None, why not)."""
-    from utils.checkpoints import find_checkpoint, read_manifest
-    from utils.errors import CheckpointError
+    from inspo.utils.checkpoints import find_checkpoint, read_manifest
+    from inspo.utils.errors import CheckpointError
 
     folder = newest_checkpoint(home)
     if folder is None:

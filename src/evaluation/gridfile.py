@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.grid import FOLDER_NAMES, Cell, check, is_folder_name
-from utils.config import (
-    CONFIG_DIR,
+from inspo.evaluation.grid import FOLDER_NAMES, Cell, check, is_folder_name
+from inspo.utils.config import (
     PATH_KEYS,
-    PROJECT_ROOT,
     expand_user,
     flatten,
     load_config,
@@ -25,7 +23,8 @@ from utils.config import (
     read_yaml,
     type_name,
 )
-from utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 
 FORMAT = """\
 # The first comment says what the grid is for.

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from utils.config import PROJECT_ROOT
-from utils.errors import ConfigError, UserError
+from inspo.utils.errors import ConfigError, UserError
+from inspo.utils.paths import PROJECT_ROOT
 
 LOG = "log.txt"
 BACKENDS = ("local", "ray")
@@ -173,7 +173,7 @@ class RayLauncher:
                 address=address or "local",
                 log_to_driver=False,
                 logging_level="error",
-                runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT_ROOT / "src")}},
+                runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT_ROOT / "package")}},
                 **here,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -11,12 +11,11 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
+from inspo.evaluation.tables import write_bytes
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-
-from evaluation.tables import write_bytes
 
 INK, MUTED, GRID = "#2b2e35", "#737a86", "#e4e6ea"
 # Apart for the colour-blind; InSPO is the one that stands out.

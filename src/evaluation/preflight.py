@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import SimpleNamespace
 
-from evaluation.grid import Cell
-from evaluation.gridfile import is_offline
-from utils.errors import ConfigError, DatasetError
+from inspo.evaluation.grid import Cell
+from inspo.evaluation.gridfile import is_offline
+from inspo.utils.errors import ConfigError, DatasetError
 
 
 def check_algorithms(cells: Iterable[Cell]) -> None:
@@ -28,7 +28,10 @@ def check_algorithms(cells: Iterable[Cell]) -> None:
 
 def check_data(cells: Iterable[Cell]) -> None:
     """DatasetError if data are missing that cannot be made here either; each dataset once."""
-    from offline.collect import check_obtainable, dataset_path  # torch; the help need not wait
+    from inspo.offline.collect import (  # torch; the help need not wait
+        check_obtainable,
+        dataset_path,
+    )
 
     seen = set()
     for cell in cells:
@@ -44,7 +47,7 @@ def check_data(cells: Iterable[Cell]) -> None:
 
 def check_game(cells: Iterable[Cell]) -> None:
     """ConfigError if cells are to be tested in StarCraft II, and it is not on this machine."""
-    from envs import sc2
+    from inspo.envs import sc2
 
     maps = {}
     for cell in cells:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison import Comparison, Key
-from evaluation.grid import Cell, Result, differences, read_result
-from utils.errors import UserError
+from inspo.evaluation.comparison import Comparison, Key
+from inspo.evaluation.grid import Cell, Result, differences, read_result
+from inspo.utils.errors import UserError
 
 
 def read_recorded(

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from evaluation.plots import INK, MUTED, STYLE, colour, plt
-from evaluation.report_records import Records, Run, Sorted
-from evaluation.report_statistics import STATISTICS, Aggregates, Band
-from evaluation.statistics import bootstrap
-from evaluation.tables import (
+from inspo.evaluation.plots import INK, MUTED, STYLE, colour, plt
+from inspo.evaluation.report_records import Records, Run, Sorted
+from inspo.evaluation.report_statistics import STATISTICS, Aggregates, Band
+from inspo.evaluation.statistics import bootstrap
+from inspo.evaluation.tables import (
     fixed,
     interval,
     markdown_table,
@@ -24,7 +23,7 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
-from utils.errors import UserError
+from inspo.utils.errors import UserError
 
 NONE = "–"
 # What only some reports have.

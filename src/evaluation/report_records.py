@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluation import paper
-from evaluation.grid import HARMLESS
-from evaluation.statistics import mean_std, welch_p
-from evaluation.tables import fixed
-from utils.config import PATH_KEYS, flatten, get, map_label, type_name
-from utils.errors import ConfigError, UserError, nearest
+from inspo.evaluation import paper
+from inspo.evaluation.grid import HARMLESS
+from inspo.evaluation.statistics import mean_std, welch_p
+from inspo.evaluation.tables import fixed
+from inspo.utils.config import PATH_KEYS, flatten, get, map_label, type_name
+from inspo.utils.errors import ConfigError, UserError, nearest
 
 RECORD_FILES = ("run", "config", "info")
 SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them

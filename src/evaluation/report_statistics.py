@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from evaluation.report_records import RETURN_METRICS, Cell, Sorted, is_number
-from utils.quiet import silence_third_parties
+from inspo.evaluation.report_records import RETURN_METRICS, Cell, Sorted, is_number
+from inspo.utils.quiet import silence_third_parties
 
 STATISTICS = ("IQM", "median", "mean", "optimality gap")
 Interval = tuple[float, float, float]  # estimate, lower and upper end

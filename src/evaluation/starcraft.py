@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation import paper
-from evaluation.comparison import (
+from inspo.evaluation import paper
+from inspo.evaluation.comparison import (
     NONE,
     Comparison,
     Data,
@@ -23,10 +23,10 @@ from evaluation.comparison import (
     Method,
     cells_of,
 )
-from evaluation.grid import Cell, Result
-from evaluation.gridfile import Grid, read_grid, select
-from evaluation.statistics import mean_std
-from evaluation.tables import (
+from inspo.evaluation.grid import Cell, Result
+from inspo.evaluation.gridfile import Grid, read_grid, select
+from inspo.evaluation.statistics import mean_std
+from inspo.evaluation.tables import (
     commits,
     fixed,
     machine,
@@ -37,8 +37,8 @@ from evaluation.tables import (
     write_json,
     write_text,
 )
-from utils.config import PROJECT_ROOT
-from utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.paths import PROJECT_ROOT
 
 SWEEPS = PROJECT_ROOT / "sweeps"
 METRIC = "test_battle_won_mean"
@@ -446,8 +446,8 @@ def download_data(cells: Iterable[Cell], say: Callable[[str], None]) -> None:
     """Fetch CFCQL's data for the cells whose dataset is missing, a map at a time."""
     from types import SimpleNamespace
 
-    from offline.collect import dataset_path
-    from offline.download import download
+    from inspo.offline.collect import dataset_path
+    from inspo.offline.download import download
 
     missing = {}
     for cell in cells:

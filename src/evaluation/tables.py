@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.grid import Result
-from utils.config import PATH_KEYS, flatten, put
-from utils.errors import UserError
+from inspo.evaluation.grid import Result
+from inspo.utils.config import PATH_KEYS, flatten, put
+from inspo.utils.errors import UserError
 
 # --------------------------------------------------------------------------------------------------
 # Files

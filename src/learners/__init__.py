@@ -1,15 +1,15 @@
 """Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
 
-from learners.alberdice_learner import AlberDICELearner
-from learners.bc_learner import BCLearner
-from learners.cfcql_learner import CFCQLLearner
-from learners.icq_learner import ICQLearner
-from learners.inspo_learner import InSPOLearner
-from learners.macql_learner import MACQLLearner
-from learners.mappo_learner import MAPPOLearner
-from learners.omar_learner import OMARLearner
-from learners.omiga_learner import OMIGALearner
-from learners.qmix_learner import QMIXLearner
+from inspo.learners.alberdice_learner import AlberDICELearner
+from inspo.learners.bc_learner import BCLearner
+from inspo.learners.cfcql_learner import CFCQLLearner
+from inspo.learners.icq_learner import ICQLearner
+from inspo.learners.inspo_learner import InSPOLearner
+from inspo.learners.macql_learner import MACQLLearner
+from inspo.learners.mappo_learner import MAPPOLearner
+from inspo.learners.omar_learner import OMARLearner
+from inspo.learners.omiga_learner import OMIGALearner
+from inspo.learners.qmix_learner import QMIXLearner
 
 REGISTRY = {
     "alberdice_learner": AlberDICELearner,

@@ -7,20 +7,19 @@ import math
 
 import torch as th
 import torch.nn.functional as F
-from torch import nn
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.autoregressive import LOG_FLOOR, ConditionalPolicy
-from modules.critics import StateActionCritic
-from modules.mlp import MLP
-from utils.rl_utils import (
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.autoregressive import LOG_FLOOR, ConditionalPolicy
+from inspo.modules.critics import StateActionCritic
+from inspo.modules.mlp import MLP
+from inspo.utils.rl_utils import (
     entropy,
     gather_actions,
     kl_divergence,
     masked_log_softmax,
     masked_logsumexp,
 )
+from torch import nn
 
 SMALLEST_RATIO = 1e-30  # there is something to draw from, whatever the policies
 INITIAL_WEIGHTS = 1e-3  # of the policies' last layers: they, and the data's, start near uniform

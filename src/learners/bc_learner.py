@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch as th
-
-from components.transitions import Transitions
-from learners.learner import Learner, cosine_rate, optimise
-from utils.rl_utils import masked_log_softmax
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, cosine_rate, optimise
+from inspo.utils.rl_utils import masked_log_softmax
 
 
 class BCLearner(Learner):

@@ -6,12 +6,11 @@ import copy
 
 import torch as th
 import torch.nn.functional as F
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from learners.qmix_learner import double_q_values
-from modules.mixers import REGISTRY as mixer_REGISTRY
-from utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.learners.qmix_learner import double_q_values
+from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp
 
 ARGMAX = 100.0  # the published `softmax_temp` that means: the agent of the largest divergence alone
 BETA_FLOOR = 1e-5  # added to beta, so that an action that it never takes costs a finite amount

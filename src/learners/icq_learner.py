@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch as th
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.critics import DuelingCritic
-from modules.mixers.convex import ConvexMixer
-from utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.critics import DuelingCritic
+from inspo.modules.mixers.convex import ConvexMixer
+from inspo.utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
 
 
 def step_weights(values: th.Tensor, valid: th.Tensor, time: th.Tensor, n_steps: int) -> th.Tensor:

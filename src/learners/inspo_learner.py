@@ -6,14 +6,12 @@ import copy
 import math
 
 import torch as th
-from torch import nn
-
-from components.schedules import hold_decay
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.autoregressive import LOG_FLOOR
-from modules.mlp import MLP
-from utils.rl_utils import (
+from inspo.components.schedules import hold_decay
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.autoregressive import LOG_FLOOR
+from inspo.modules.mlp import MLP
+from inspo.utils.rl_utils import (
     entropy,
     explained_variance,
     gather_actions,
@@ -21,6 +19,7 @@ from utils.rl_utils import (
     masked_logsumexp,
     soft_update,
 )
+from torch import nn
 
 RATIO_RANGE = (1e-8, 100.0)
 LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch as th
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from learners.qmix_learner import double_q_values
-from modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.learners.qmix_learner import double_q_values
+from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 
 
 def draw_available(avail: th.Tensor, n_samples: int) -> th.Tensor:

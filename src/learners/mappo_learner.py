@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, cosine_rate, optimise
+from inspo.modules.mlp import MLP
+from inspo.utils.rl_utils import entropy, gather_actions, masked_log_softmax
 from torch import nn
-
-from components.transitions import Transitions
-from learners.learner import Learner, cosine_rate, optimise
-from modules.mlp import MLP
-from utils.rl_utils import entropy, gather_actions, masked_log_softmax
 
 
 class ValueNorm(nn.Module):

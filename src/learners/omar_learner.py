@@ -6,17 +6,16 @@ import copy
 
 import torch as th
 import torch.nn.functional as F
-from torch import nn
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.critics import DuelingCritic
-from utils.rl_utils import (
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.critics import DuelingCritic
+from inspo.utils.rl_utils import (
     UNAVAILABLE,
     gather_actions,
     masked_log_softmax,
     masked_logsumexp,
 )
+from torch import nn
 
 LOG_OFFSET = 1e-5  # in log(pi + 1e-5): a negative advantage could pull log pi down for ever
 

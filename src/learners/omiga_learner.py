@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch as th
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.mixers import REGISTRY as mixer_REGISTRY
-from modules.mixers.linear import LinearWeights
-from modules.mlp import MLP
-from utils.rl_utils import gather_actions, masked_log_softmax, soft_update
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.modules.mixers.linear import LinearWeights
+from inspo.modules.mlp import MLP
+from inspo.utils.rl_utils import gather_actions, masked_log_softmax, soft_update
 
 
 class OMIGALearner(Learner):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch as th
-
-from components.transitions import Transitions
-from learners.learner import Learner, optimise
-from modules.mixers import REGISTRY as mixer_REGISTRY
-from utils.rl_utils import UNAVAILABLE, gather_actions
+from inspo.components.transitions import Transitions
+from inspo.learners.learner import Learner, optimise
+from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.utils.rl_utils import UNAVAILABLE, gather_actions
 
 
 @th.no_grad()

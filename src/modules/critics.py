@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
+from inspo.modules.mlp import feed_forward
 from torch import nn
-
-from modules.mlp import feed_forward
 
 BLOCK = 256  # transitions
 

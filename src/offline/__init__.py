@@ -1,10 +1,10 @@
 """Offline data: read, validate, annotate with the behaviour policies, sample."""
 
-from offline.dataset import DatasetMetadata, OfflineDataset, concatenate
-from offline.formats import load_dataset
-from offline.formats.canonical import CanonicalWriter, write_dataset
-from offline.statistics import DatasetStatistics, compute_statistics
-from offline.validation import (
+from inspo.offline.dataset import DatasetMetadata, OfflineDataset, concatenate
+from inspo.offline.formats import load_dataset
+from inspo.offline.formats.canonical import CanonicalWriter, write_dataset
+from inspo.offline.statistics import DatasetStatistics, compute_statistics
+from inspo.offline.validation import (
     Violation,
     check_matches,
     differing_settings,

@@ -19,9 +19,9 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from offline.formats import canonical
-from offline.formats.common import describe_content
-from utils.errors import DatasetError
+from inspo.offline.formats import canonical
+from inspo.offline.formats.common import describe_content
+from inspo.utils.errors import DatasetError
 
 MAX_RATIO = 200  # unpacked to packed; padded HDF5 in a zip archive reaches some tens
 SLACK = 64 << 20  # bytes that are fine whatever the archive's size

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-
-from components.packed import PackedEpisodes
-from learners.learner import cosine_rate
-from modules.autoregressive import AutoregressivePolicy
-from offline.buffer import OfflineBuffer
-from utils.rl_utils import gather_actions, masked_log_softmax
-from utils.seeding import spawn_seeds
+from inspo.components.packed import PackedEpisodes
+from inspo.learners.learner import cosine_rate
+from inspo.modules.autoregressive import AutoregressivePolicy
+from inspo.offline.buffer import OfflineBuffer
+from inspo.utils.rl_utils import gather_actions, masked_log_softmax
+from inspo.utils.seeding import spawn_seeds
 
 FORMAT = 1  # part of the cache's key: raise it when the meaning of the files changes
 BLOCK = 256  # episodes evaluated at once

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch as th
-
-from components.episode_batch import EpisodeBatch
-from offline.dataset import OfflineDataset
-from offline.scratch import is_on_disk
-from utils.checkpoints import get_generator_state, set_generator_state
-from utils.errors import DatasetError
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.offline.dataset import OfflineDataset
+from inspo.offline.scratch import is_on_disk
+from inspo.utils.checkpoints import get_generator_state, set_generator_state
+from inspo.utils.errors import DatasetError
 
 
 class RowsOnDisk:

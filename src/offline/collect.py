@@ -19,19 +19,17 @@ from types import SimpleNamespace
 
 import torch as th
 import yaml
+from inspo.components.episode_batch import build_scheme
+from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.offline.dataset import DatasetMetadata
+from inspo.offline.formats.canonical import CanonicalWriter
+from inspo.offline.games import QUALITIES, generate
+from inspo.offline.sources import known_sources
+from inspo.runners import REGISTRY as runner_REGISTRY
+from inspo.utils.errors import CheckpointError, DatasetError, nearest
+from inspo.utils.paths import POLICIES
+from inspo.utils.seeding import spawn_seeds
 
-from components.episode_batch import build_scheme
-from controllers import REGISTRY as mac_REGISTRY
-from offline.dataset import DatasetMetadata
-from offline.formats.canonical import CanonicalWriter
-from offline.games import QUALITIES, generate
-from offline.sources import known_sources
-from runners import REGISTRY as runner_REGISTRY
-from utils.config import PROJECT_ROOT
-from utils.errors import CheckpointError, DatasetError, nearest
-from utils.seeding import spawn_seeds
-
-POLICIES = PROJECT_ROOT / "policies"
 DATA_SEED = 0  # of what is made from recipes, so that everybody gets the same episodes
 ACTING = (  # the settings that a policy's weights were made with
     "mac",

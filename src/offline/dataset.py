@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-
-from utils.errors import DatasetError
+from inspo.utils.errors import DatasetError
 
 
 @dataclass(frozen=True)

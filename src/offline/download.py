@@ -19,18 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from inspo.offline.archives import is_archive, require_archive, unpack
+from inspo.offline.formats import load_dataset
+from inspo.offline.formats.canonical import write_dataset
+from inspo.offline.formats.common import describe_content
+from inspo.offline.scratch import AUTO
+from inspo.offline.sources import Source, catalogue, find_source, known_sources
+from inspo.offline.transfer import Patience, TransferError, discard, fetch
+from inspo.utils.errors import DatasetError
+from inspo.utils.interrupts import sigterm_as_interrupt
+from inspo.utils.paths import PROJECT_ROOT
 from tqdm import tqdm
-
-from offline.archives import is_archive, require_archive, unpack
-from offline.formats import load_dataset
-from offline.formats.canonical import write_dataset
-from offline.formats.common import describe_content
-from offline.scratch import AUTO
-from offline.sources import Source, catalogue, find_source, known_sources
-from offline.transfer import Patience, TransferError, discard, fetch
-from utils.config import PROJECT_ROOT
-from utils.errors import DatasetError
-from utils.interrupts import sigterm_as_interrupt
 
 __all__ = ["add_parser", "download", "known_sources"]
 

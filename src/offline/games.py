@@ -26,13 +26,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-from envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
-from envs.matrix import MatrixVectorEnv
-from envs.multiagentenv import VectorEnv
-from offline.dataset import DatasetMetadata, OfflineDataset
-from offline.formats.canonical import write_dataset
-from utils.errors import ConfigError, nearest
+from inspo.envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
+from inspo.envs.matrix import MatrixVectorEnv
+from inspo.envs.multiagentenv import VectorEnv
+from inspo.offline.dataset import DatasetMetadata, OfflineDataset
+from inspo.offline.formats.canonical import write_dataset
+from inspo.utils.errors import ConfigError, nearest
 
 # Probabilities of joint actions, [a_1][a_2], and the number of episodes.
 JOINT_POLICIES = {

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
-from offline.dataset import DatasetMetadata, OfflineDataset
-from offline.statistics import DatasetStatistics, Summary, compute_statistics
+from inspo.offline.dataset import DatasetMetadata, OfflineDataset
+from inspo.offline.statistics import DatasetStatistics, Summary, compute_statistics
 
 CELL_BITS = 10  # states are counted in at most 2^10 cells
 VISITS = 5  # mean visits of a state from which a number given the state means something

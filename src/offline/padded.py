@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-
-from offline.dataset import FIELDS, FILLED, row_offsets
-from offline.scratch import Allocate
-from utils.errors import DatasetError
+from inspo.offline.dataset import FIELDS, FILLED, row_offsets
+from inspo.offline.scratch import Allocate
+from inspo.utils.errors import DatasetError
 
 SLAB_BYTES = 4 << 20
 """Padded bytes read at a time: small beside any dataset, large beside a disk block."""

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-from utils.errors import DatasetError
+from inspo.utils.errors import DatasetError
 
 AUTO = "auto"
 IN_MEMORY = (AUTO, True, False)

@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 import yaml
-
-from utils.config import CONFIG_DIR
-from utils.errors import DatasetError, nearest
+from inspo.utils.errors import DatasetError, nearest
+from inspo.utils.paths import CONFIG_DIR
 
 CATALOGUE = CONFIG_DIR / "sources.yaml"
 

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
-from offline.dataset import OfflineDataset, ends_terminated
+from inspo.offline.dataset import OfflineDataset, ends_terminated
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-from offline.dataset import (
+from inspo.offline.dataset import (
     AGREE,
     DatasetMetadata,
     OfflineDataset,
     common_env_args,
     differences,
 )
-from offline.formats import alberdice, canonical, load_dataset, vault
-from offline.formats.folders import refuse_existing
-from utils.errors import DatasetError, UserError, nearest
-from utils.seeding import spawn_seeds
+from inspo.offline.formats import alberdice, canonical, load_dataset, vault
+from inspo.offline.formats.folders import refuse_existing
+from inspo.utils.errors import DatasetError, UserError, nearest
+from inspo.utils.seeding import spawn_seeds
 
 WRITERS = {
     canonical.NAME: canonical.write_dataset,
@@ -400,8 +399,8 @@ def _here(datasets_dir: Path) -> list[Known]:
 
 def _recipes() -> list[Known]:
     """What a run makes by itself when it asks for it."""
-    from offline.collect import POLICIES, qualities
-    from offline.games import QUALITIES
+    from inspo.offline.collect import POLICIES, qualities
+    from inspo.offline.games import QUALITIES
 
     maps = {(f.parent.parent.name, f.parent.name) for f in POLICIES.glob("*/*/recipes.yaml")}
     lines = []
@@ -417,7 +416,7 @@ def _recipes() -> list[Known]:
 
 def _downloads() -> list[Known]:
     """What `download` knows."""
-    from offline.sources import known_sources
+    from inspo.offline.sources import known_sources
 
     return [
         Known(

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from utils.errors import DatasetError
-from utils.logging import progress_bar
+from inspo.utils.errors import DatasetError
+from inspo.utils.logging import progress_bar
 
 CHUNK = 1 << 16
 PAGE_BYTES = 1 << 20  # of a web page, which is read to say what it is

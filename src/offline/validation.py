@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-
-from offline.dataset import FIELDS, FILLED, FILLED_FIELD, DatasetMetadata, OfflineDataset
-from offline.padded import ArraySource, PaddedSource, flatten, read_filled, slabs
-from utils.errors import DatasetError
+from inspo.offline.dataset import FIELDS, FILLED, FILLED_FIELD, DatasetMetadata, OfflineDataset
+from inspo.offline.padded import ArraySource, PaddedSource, flatten, read_filled, slabs
+from inspo.utils.errors import DatasetError
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from envs import REGISTRY
-from envs.process_vector import SerialVectorEnv
-from runners.vector_runner import VectorRunner, find
-from utils.errors import ConfigError
+from inspo.envs import REGISTRY
+from inspo.envs.process_vector import SerialVectorEnv
+from inspo.runners.vector_runner import VectorRunner, find
+from inspo.utils.errors import ConfigError
 
 
 class EpisodeRunner(VectorRunner):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from envs import REGISTRY
-from envs.process_vector import ProcessVectorEnv
-from runners.vector_runner import VectorRunner, find
+from inspo.envs import REGISTRY
+from inspo.envs.process_vector import ProcessVectorEnv
+from inspo.runners.vector_runner import VectorRunner, find
 
 
 class ParallelRunner(VectorRunner):

@@ -7,12 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch as th
-
-from components.episode_batch import EpisodeBatch
-from envs import VECTOR_REGISTRY
-from envs.multiagentenv import VectorEnv
-from utils.errors import ConfigError
-from utils.seeding import spawn_seeds
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.envs import VECTOR_REGISTRY
+from inspo.envs.multiagentenv import VectorEnv
+from inspo.utils.errors import ConfigError
+from inspo.utils.seeding import spawn_seeds
 
 
 def find(registry: dict[str, Callable], args) -> Callable:

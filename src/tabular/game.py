@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from utils.errors import ConfigError, UserError
+from inspo.utils.errors import ConfigError, UserError
 
 Policies = list[np.ndarray]
 

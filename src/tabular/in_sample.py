@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from tabular.game import (
+from inspo.tabular.game import (
     Policies,
     check_discount,
     check_support,
@@ -27,8 +26,8 @@ from tabular.game import (
     joint_policy,
     probabilities,
 )
-from tabular.inspo import Order, Schedule, Trace, beta_at, draw_orders, total_regulariser
-from utils.errors import ConfigError, DatasetError
+from inspo.tabular.inspo import Order, Schedule, Trace, beta_at, draw_orders, total_regulariser
+from inspo.utils.errors import ConfigError, DatasetError
 
 # exp(-700) is still a double: the log of a probability that vanished is held here.
 LOG_FLOOR = -700.0

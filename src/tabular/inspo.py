@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-
-from tabular.game import (
+from inspo.tabular.game import (
     Game,
     GameError,
     Policies,
@@ -26,7 +25,7 @@ from tabular.game import (
     expect_others,
     joint_policy,
 )
-from utils.errors import ConfigError
+from inspo.utils.errors import ConfigError
 
 Schedule = float | Callable[[int], float]
 Order = str | Sequence[int] | Callable[[int], Sequence[int]]

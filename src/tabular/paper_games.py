@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-
-from tabular.game import Game
-from tabular.in_sample import Dataset
-from utils.errors import ConfigError, nearest
+from inspo.tabular.game import Game
+from inspo.tabular.in_sample import Dataset
+from inspo.utils.errors import ConfigError, nearest
 
 XOR = np.array([[0.0, 1.0], [1.0, -2.0]])  # Fig. 1a, actions A, B
 M_NE = np.where(np.eye(3, dtype=bool), np.diag([5.0, 10.0, 20.0]), -20.0)  # Fig. 2a, A, B, C

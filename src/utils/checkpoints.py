@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from utils.errors import CheckpointError, nearest
+from inspo.utils.errors import CheckpointError, nearest
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

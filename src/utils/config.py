@@ -27,11 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 
-from utils.errors import ConfigError, nearest
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-CONFIG_DIR = PROJECT_ROOT / "src" / "config"
 DEFAULT_ALGORITHM = "inspo"
 DEFAULT_ENVIRONMENT = "smax_offline"
 COMMANDS = ("run", "print_config", "help")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from utils.errors import UserError
+from inspo.utils.errors import UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

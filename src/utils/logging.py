@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from inspo.utils.errors import ConfigError
 from tqdm import tqdm
-
-from utils.errors import ConfigError
 
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
-
-from components.packed import PackedEpisodes
+from inspo.components.packed import PackedEpisodes
 
 UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
 

@@ -17,7 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
-from components.episode_buffer import EpisodeBatch
+from inspo.components.episode_buffer import EpisodeBatch
+from inspo.runners.episode_runner import EpisodeRunner
 from inspo_plugin import CONTROLLERS, LEARNERS, PARTS
 from inspo_plugin.project.offline import check_matches, load_dataset
 from inspo_plugin.project.offline.behaviour import obtain
@@ -26,8 +27,6 @@ from inspo_plugin.project.utils.config import convert, get, put
 from inspo_plugin.project.utils.errors import ConfigError
 from inspo_plugin.project.utils.logging import to_floats
 from inspo_plugin.project.utils.seeding import spawn_seeds
-
-from runners.episode_runner import EpisodeRunner
 
 SHAPES = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")  # SMAC tells more
 

@@ -1,6 +1,6 @@
 """Agents by name: `REGISTRY[args.agent](input_shape, args)`. `_ns`: one network per agent."""
 
-from modules.agents.mlp_agent import MLPAgent, MLPNSAgent
-from modules.agents.rnn_agent import RNNAgent, RNNNSAgent
+from inspo.modules.agents.mlp_agent import MLPAgent, MLPNSAgent
+from inspo.modules.agents.rnn_agent import RNNAgent, RNNNSAgent
 
 REGISTRY = {"rnn": RNNAgent, "rnn_ns": RNNNSAgent, "mlp": MLPAgent, "mlp_ns": MLPNSAgent}

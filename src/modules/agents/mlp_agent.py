@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch as th
+from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents.non_shared import NonSharedAgents
+from inspo.modules.mlp import MLP
 from torch import nn
-
-from components.packed import PackedEpisodes
-from modules.agents.non_shared import NonSharedAgents
-from modules.mlp import MLP
 
 
 class MLPAgent(nn.Module):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch as th
+from inspo.components.packed import PackedEpisodes
 from torch import nn
-
-from components.packed import PackedEpisodes
 
 
 class NonSharedAgents(nn.Module):

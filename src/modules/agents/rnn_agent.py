@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch as th
+from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents.non_shared import NonSharedAgents
 from torch import nn
-
-from components.packed import PackedEpisodes
-from modules.agents.non_shared import NonSharedAgents
 
 
 class RNNAgent(nn.Module):

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from offline.dataset import OfflineDataset
-from offline.formats import alberdice, canonical, vault
-from offline.formats.common import Hints, describe_content
-from offline.validation import check_matches
-from utils.errors import DatasetError
+from inspo.offline.dataset import OfflineDataset
+from inspo.offline.formats import alberdice, canonical, vault
+from inspo.offline.formats.common import Hints, describe_content
+from inspo.offline.validation import check_matches
+from inspo.utils.errors import DatasetError
 
 REGISTRY = {module.NAME: module for module in (canonical, alberdice, vault)}
 

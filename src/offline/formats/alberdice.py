@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-
-from offline.dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
-from offline.formats import folders
-from offline.formats.common import Hints, read_padded
-from offline.padded import ArraySource
-from utils.errors import DatasetError
+from inspo.offline.dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
+from inspo.offline.formats import folders
+from inspo.offline.formats.common import Hints, read_padded
+from inspo.offline.padded import ArraySource
+from inspo.utils.errors import DatasetError
 
 NAME = "alberdice"
 DESCRIPTION = "AlberDICE's folder of {key}.npy and meta.json"

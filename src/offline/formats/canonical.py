@@ -17,8 +17,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-
-from offline.dataset import (
+from inspo.offline.dataset import (
     FIELDS,
     FILLED,
     FILLED_FIELD,
@@ -29,10 +28,10 @@ from offline.dataset import (
     ends_terminated,
     episode_returns,
 )
-from offline.formats.common import Hints, describe_content, read_padded
-from offline.padded import ArraySource, flatten
-from offline.validation import check_filled, check_layout, require_valid, validate
-from utils.errors import DatasetError
+from inspo.offline.formats.common import Hints, describe_content, read_padded
+from inspo.offline.padded import ArraySource, flatten
+from inspo.offline.validation import check_filled, check_layout, require_valid, validate
+from inspo.utils.errors import DatasetError
 
 NAME = "canonical"
 DESCRIPTION = "HDF5 in CFCQL's layout, with or without our metadata"

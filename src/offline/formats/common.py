@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-from offline.dataset import FIELDS, FILLED, UNKNOWN, DatasetMetadata, OfflineDataset, content_hash
-from offline.padded import PaddedSource, flatten
-from offline.scratch import allocator
-from offline.validation import check_filled, check_layout, require_valid, validate
-from utils.errors import DatasetError
+from inspo.offline.dataset import (
+    FIELDS,
+    FILLED,
+    UNKNOWN,
+    DatasetMetadata,
+    OfflineDataset,
+    content_hash,
+)
+from inspo.offline.padded import PaddedSource, flatten
+from inspo.offline.scratch import allocator
+from inspo.offline.validation import check_filled, check_layout, require_valid, validate
+from inspo.utils.errors import DatasetError
 
 log = logging.getLogger(__name__)
 

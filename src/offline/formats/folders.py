@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from offline.dataset import UNKNOWN, DatasetMetadata, OfflineDataset
-from offline.formats.common import Hints
-from utils.errors import DatasetError
+from inspo.offline.dataset import UNKNOWN, DatasetMetadata, OfflineDataset
+from inspo.offline.formats.common import Hints
+from inspo.utils.errors import DatasetError
 
 KEY = "offline_marl_dataset"
 """Under it our metadata stand in a foreign format's JSON file, where its readers ignore them."""

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from offline.dataset import UNKNOWN, DatasetMetadata, OfflineDataset, row_offsets
-from offline.formats import folders
-from offline.formats.common import Hints
-from offline.scratch import allocator
-from offline.validation import Violation, require_valid, validate
-from utils.errors import DatasetError
+from inspo.offline.dataset import UNKNOWN, DatasetMetadata, OfflineDataset, row_offsets
+from inspo.offline.formats import folders
+from inspo.offline.formats.common import Hints
+from inspo.offline.scratch import allocator
+from inspo.offline.validation import Violation, require_valid, validate
+from inspo.utils.errors import DatasetError
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch as th
 import yaml
-
-from run import run
+from inspo.run import run
 
 CONFIG = Path(__file__).parent / "config"
 
