@@ -6,59 +6,44 @@ The only place that knows both learners and runners.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import torch as th
-from inspo.components.episode_batch import build_scheme
+import numpy as np
+from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.controllers.basic_controller import BasicMAC
 from inspo.envs import SHAPES
 from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.learners.learner import Learner
+from inspo.offline import (
+    DatasetMetadata,
+    OfflineDataset,
+    check_matches,
+    differing_settings,
+    load_dataset,
+)
 from inspo.offline import behaviour as behaviour_policies
-from inspo.offline import check_matches, differing_settings, load_dataset
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.collect import Part, acting_settings, collect, dataset_path, ensure_dataset
 from inspo.runners import REGISTRY as runner_REGISTRY
-from inspo.runners.vector_runner import EpisodeStats
-from inspo.utils.checkpoints import (
-    find_checkpoint,
-    get_random_states,
-    load_checkpoint,
-    save_checkpoint,
-    set_random_states,
-)
-from inspo.utils.errors import CheckpointError, ConfigError, DatasetError, EnvironmentFailure
+from inspo.runners.vector_runner import EpisodeStats, VectorRunner
+from inspo.utils.checkpoints import Checkpoint, load_checkpoint
+from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.logging import Logger, progress_bar
+from inspo.utils.run_state import Pace, Progress, Saver
 from inspo.utils.seeding import spawn_seeds
-
-# What a resumed run may do otherwise than the run that it goes on from.
-MAY_DIFFER = {
-    "checkpoint_path",
-    "env_max_failures",
-    "env_timeout",
-    "keep_checkpoints",
-    "label",
-    "load_step",
-    "local_results_path",
-    "resume",
-    "save_model_interval",
-    "torch_threads",
-    "use_progress_bar",
-    "use_tensorboard",
-}
+from inspo.utils.settings import Settings
 
 
-def run(args: SimpleNamespace, logger: Logger) -> dict[str, Any]:
+def run(args: Settings, logger: Logger) -> dict[str, Any]:
     """Do what the configuration asks for. Returns the final test, for Sacred's record."""
-    with GracefulExit(say=logger.warning) as stop:
-        if args.collect["n_episodes"]:
+    with GracefulExit(logger.warning) as stop:
+        if args.collect.n_episodes:
             return run_collect(args, logger, stop)
         if args.evaluate:
             return run_evaluate(args, logger)
@@ -68,74 +53,38 @@ def run(args: SimpleNamespace, logger: Logger) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The four modes
+# Offline
 
 
-def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
+def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Train on a dataset. The simulator only tests; `test_nepisode=0` needs none."""
     started = time.monotonic()
-    config = vars(args).copy()
-    bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
-    path = ensure_dataset(args, logger.info, bar, stop.check)
-    known, advise = known_shapes(args)
-    dataset = load_dataset(
-        path,
-        env=args.env,
-        map_name=args.map_name,
-        quality=args.quality,
-        env_info=known,
-        episode_limit=known.get("episode_limit", args.env_args.get("episode_limit")),
-        in_memory=args.dataset["in_memory"],
-        advise=advise,
-    )
+    dataset, path = open_dataset(args, logger, stop)
     facts = dataset.metadata
-    if differing := "; ".join(differing_settings(facts, args.env_args, str(path))):
-        words = f"{path} was collected under other settings: {differing}."
-        if not args.dataset["path"]:  # found by its name, which does not tell
-            raise DatasetError(
-                f"{words} Make data of your own with another datasets_dir, or name this file with "
-                "dataset.path=... to learn from it all the same."
-            )
-        logger.warning(words)
-    logger.info(
-        f"{path}: {facts.n_episodes} episodes, {facts.n_steps} steps, return "
-        f"{facts.return_mean:.2f} ± {facts.return_std:.2f}"
-        + ("" if facts.win_rate is None else f", win rate {facts.win_rate:.3f}")
-    )
+    args = args.with_facts(**facts.env_info())
     runner = None
     if args.test_nepisode:
         runner = runner_REGISTRY[args.runner](args, logger)
         check_matches(facts, runner.get_env_info(), args.map_name, str(path))
-    vars(args).update(facts.env_info())
     scheme = build_scheme(facts.env_info())
     mac, learner = build(args, scheme, logger)
     if runner:
         runner.setup(scheme, {"agents": args.n_agents}, None, mac)
-
     buffer = OfflineBuffer(dataset, spawn_seeds(args.seed, "sampling", 1)[0], args.device)
     del dataset
     if learner.needs_behaviour:
-        cache = Path(args.datasets_dir) / "cache"
-        fitted = behaviour_policies.obtain(
-            buffer, mac, args, facts.content_hash, cache, logger.info, stop.check
-        )
-        fitted.annotate(buffer)
-        learner.start_from(fitted)
-        if not args.resume:  # a resumed run's history has it already
-            logger.log_stats(fitted.report, 0)
+        fit_behaviour(args, logger, stop, buffer, learner, facts)
 
     progress = Progress()
-    saver = Saver(args, config, logger, learner, progress, runner, {"buffer.th": buffer})
+    parts = {"buffer.th": buffer}
+    saver = Saver(args, logger, mac.agent, learner, progress, runner, parts)
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    bar = progress_bar(
-        args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
-    )
-    with bar, saver.saving_if_the_environment_fails():
+    with training_bar(args, progress) as bar, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if runner and progress.test_due(args.test_interval):
-                test(args, logger, runner, progress, args.test_nepisode)
+                test(logger, runner, progress, args.test_nepisode)
             batch = buffer.sample(args.batch_size)
             learner.train(batch, progress.t_env, progress.episode)
             steps = int(batch["filled"].sum())
@@ -159,28 +108,83 @@ def run_offline(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         },
         "seconds": time.monotonic() - started,
     }
-    if runner:
-        result |= final_test(args, logger, runner, progress)
-        runner.close_env()
-    return result
+    return result | (final_test(args, logger, runner, progress) if runner else {})
 
 
-def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
+def open_dataset(args: Settings, logger: Logger, stop: GracefulExit) -> tuple[OfflineDataset, Path]:
+    """The dataset that the configuration asks for, made first if it can be, and its path."""
+    bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
+    path = ensure_dataset(args, logger.info, bar, stop.check)
+    known, advise = known_shapes(args)
+    dataset = load_dataset(
+        path,
+        env=args.env,
+        map_name=args.map_name,
+        quality=args.quality,
+        env_info=known,
+        episode_limit=known.get("episode_limit", args.env_args.get("episode_limit")),
+        in_memory=args.dataset.in_memory,
+        advise=advise,
+    )
+    facts = dataset.metadata
+    if differing := "; ".join(differing_settings(facts, args.env_args, str(path))):
+        message = f"{path} was collected under other settings: {differing}."
+        if not args.dataset.path:  # found by its name, which does not tell
+            raise DatasetError(
+                f"{message} Make data of your own with another datasets_dir, or name this file "
+                "with dataset.path=... to learn from it all the same."
+            )
+        logger.warning(message)
+    logger.info(
+        f"{path}: {facts.n_episodes} episodes, {facts.n_steps} steps, return "
+        f"{facts.return_mean:.2f} ± {facts.return_std:.2f}"
+        + ("" if facts.win_rate is None else f", win rate {facts.win_rate:.3f}")
+    )
+    return dataset, path
+
+
+def known_shapes(args: Settings) -> tuple[dict[str, int], Callable[[dict[str, int]], str] | None]:
+    """The environment's numbers where they are known without it, and what to do with others."""
+    if args.env not in SHAPES:
+        return {}, None
+    shapes = SHAPES[args.env]()
+    return shapes.env_info(**args.env_args), partial(shapes.fitting, env_args=args.env_args)
+
+
+def fit_behaviour(
+    args: Settings,
+    logger: Logger,
+    stop: GracefulExit,
+    buffer: OfflineBuffer,
+    learner: Learner,
+    facts: DatasetMetadata,
+) -> None:
+    """Fit the behaviour policies, or read them from the cache, and give them to the learner."""
+    fitted = behaviour_policies.obtain(
+        buffer,
+        learner.mac,
+        args,
+        facts.content_hash,
+        Path(args.datasets_dir) / "cache",
+        logger.info,
+        stop.check,
+    )
+    fitted.annotate(buffer)
+    learner.start_from(fitted)
+    if not args.resume:  # a resumed run's history has it already
+        logger.log_stats(fitted.report, 0)
+
+
+# --------------------------------------------------------------------------------------------------
+# Online
+
+
+def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Play, learn from what was played, and test, as EPyMARL does."""
     started = time.monotonic()
-    config = vars(args).copy()
     runner = runner_REGISTRY[args.runner](args, logger)
-    vars(args).update(runner.get_env_info())
-    if not hasattr(args, "train_interval"):
-        raise ConfigError(
-            f"{args.name} learns from data alone. Use an offline environment "
-            f"(--env-config={args.env}_offline), or an online learner (qmix, mappo)."
-        )
-    if not args.buffer_size and args.batch_size_run != args.train_interval:
-        raise ConfigError(
-            f"{args.name} learns from the episodes just played: expected train_interval = "
-            f"batch_size_run, found {args.train_interval} and {args.batch_size_run}."
-        )
+    check_online(args)
+    args = args.with_facts(**runner.get_env_info())
     scheme = build_scheme(runner.get_env_info())
     mac, learner = build(args, scheme, logger)
     runner.setup(scheme, {"agents": args.n_agents}, None, mac)
@@ -192,17 +196,14 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
 
     progress = Progress()
     parts = {"buffer.th": buffer} if buffer else {}
-    saver = Saver(args, config, logger, learner, progress, runner, parts)
+    saver = Saver(args, logger, mac.agent, learner, progress, runner, parts)
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    bar = progress_bar(
-        args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
-    )
-    with bar, saver.saving_if_the_environment_fails():
+    with training_bar(args, progress) as bar, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if args.test_nepisode and progress.test_due(args.test_interval):
-                test(args, logger, runner, progress, args.test_nepisode)
+                test(logger, runner, progress, args.test_nepisode)
             episodes = runner.run(test_mode=False)
             if buffer:
                 buffer.insert_episode_batch(episodes)
@@ -210,13 +211,8 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
             progress.episode += episodes.batch_size
             while progress.played >= args.train_interval:
                 progress.played -= args.train_interval
-                if buffer is None:
-                    batch = episodes[:, : episodes.max_t_filled()].to(args.device)
-                elif buffer.can_sample(args.batch_size):
-                    batch = buffer.sample(args.batch_size)
-                else:
-                    continue
-                learner.train(batch, runner.t_env, progress.episode)
+                if batch := training_batch(args, episodes, buffer):
+                    learner.train(batch, runner.t_env, progress.episode)
             bar.update(runner.t_env - progress.t_env)
             progress.t_env = runner.t_env
             if progress.log_due(args.log_interval):
@@ -233,16 +229,48 @@ def run_online(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
     }
     if args.test_nepisode:
-        result |= final_test(args, logger, runner, progress)
+        return result | final_test(args, logger, runner, progress)
     runner.close_env()
     return result
 
 
-def run_evaluate(args, logger: Logger) -> dict[str, Any]:
+def check_online(args: Settings) -> None:
+    """ConfigError for an algorithm that cannot learn from the episodes of a runner."""
+    if "train_interval" not in args:
+        raise ConfigError(
+            f"{args.name} learns from data alone. Use an offline environment "
+            f"(--env-config={args.env}_offline), or an online learner (qmix, mappo)."
+        )
+    if not args.buffer_size and args.batch_size_run != args.train_interval:
+        raise ConfigError(
+            f"{args.name} learns from the episodes just played: expected train_interval = "
+            f"batch_size_run, found {args.train_interval} and {args.batch_size_run}."
+        )
+    if 0 < args.buffer_size < args.batch_size:
+        raise ConfigError(
+            f"buffer_size: expected at least batch_size={args.batch_size}, found "
+            f"{args.buffer_size}: {args.name} would never train."
+        )
+
+
+def training_batch(
+    args: Settings, episodes: EpisodeBatch, buffer: ReplayBuffer | None
+) -> EpisodeBatch | None:
+    """What an update learns from; None while the buffer has too few episodes."""
+    if buffer is None:
+        return episodes[:, : episodes.max_t_filled()].to(args.device)
+    return buffer.sample(args.batch_size) if buffer.can_sample(args.batch_size) else None
+
+
+# --------------------------------------------------------------------------------------------------
+# A saved policy
+
+
+def run_evaluate(args: Settings, logger: Logger) -> dict[str, Any]:
     """Test the policy of `checkpoint_path` on exactly `test_nepisode` episodes."""
     runner, step = load_policy(args, logger)
     progress = Progress(t_env=step)
-    stats = test(args, logger, runner, progress, args.test_nepisode)
+    stats = test(logger, runner, progress, args.test_nepisode)
     logger.print_recent_stats()
     if args.save_replay:
         logger.info(f"replay written to {runner.save_replay()}")
@@ -250,20 +278,20 @@ def run_evaluate(args, logger: Logger) -> dict[str, Any]:
     return {"t_env": step, **raw_values(stats)}
 
 
-def run_collect(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
+def run_collect(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Roll out the policy of `checkpoint_path` into a dataset file."""
-    if not (args.collect["path"] or args.quality):
+    if not (args.collect.path or args.quality):
         raise ConfigError(
             "collect: where to? Name the file with collect.path=..., or quality=... for its place "
             f"in datasets_dir ({args.datasets_dir})."
         )
     runner, step = load_policy(args, logger)
     runner.close_env()
-    path = Path(args.collect["path"]) if args.collect["path"] else dataset_path(args)
+    path = Path(args.collect.path) if args.collect.path else dataset_path(args)
     part = Part(
         settings=acting_settings(args),
         weights={k: v.cpu() for k, v in runner.mac.agent.state_dict().items()},
-        episodes=args.collect["n_episodes"],
+        episodes=args.collect.n_episodes,
         epsilon=args.test_epsilon,
         greedy=args.test_greedy,
         source=f"{args.name}, {Path(args.checkpoint_path).name}, t_env {step}, "
@@ -278,28 +306,7 @@ def run_collect(args, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     return {"path": str(path), "hash": facts.content_hash, "return_mean": facts.return_mean}
 
 
-# --------------------------------------------------------------------------------------------------
-# Pieces
-
-
-def known_shapes(args) -> tuple[dict[str, int], Callable[[dict[str, int]], str] | None]:
-    """The environment's numbers where they are known without it, and what to do with others."""
-    if args.env not in SHAPES:
-        return {}, None
-    shapes = SHAPES[args.env]()
-    return shapes.env_info(**args.env_args), partial(shapes.fitting, env_args=args.env_args)
-
-
-def build(args, scheme, logger):
-    """The controller and the learner, on `args.device`."""
-    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
-    learner = learner_REGISTRY[args.learner](mac, scheme, logger, args)
-    if args.device != "cpu":
-        learner.cuda()
-    return mac, learner
-
-
-def load_policy(args, logger: Logger):
+def load_policy(args: Settings, logger: Logger) -> tuple[VectorRunner, int]:
     """A runner that plays the policy of `checkpoint_path`, and its step."""
     if not args.checkpoint_path:
         raise CheckpointError(
@@ -314,7 +321,7 @@ def load_policy(args, logger: Logger):
         only=["agent.th"],
     )
     runner = runner_REGISTRY[args.runner](args, logger)
-    vars(args).update(runner.get_env_info())
+    args = args.with_facts(**runner.get_env_info())
     scheme = build_scheme(runner.get_env_info())
     mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
     load_agent(mac, saved)
@@ -324,7 +331,7 @@ def load_policy(args, logger: Logger):
     return runner, saved.step
 
 
-def load_agent(mac, saved) -> None:
+def load_agent(mac: BasicMAC, saved: Checkpoint) -> None:
     try:
         mac.agent.load_state_dict(saved.files["agent.th"])
     except RuntimeError as error:
@@ -334,42 +341,26 @@ def load_agent(mac, saved) -> None:
         ) from error
 
 
-@dataclass
-class Progress:
-    """Where the run stands: all the counters that a resumed run must find again."""
-
-    t_env: int = 0
-    episode: int = 0
-    played: int = 0  # episodes played since the last update (online)
-    last_test: int | None = None
-    last_log: int = 0
-    last_save: int = 0
-    history: list[dict] = field(default_factory=list)  # of the tests
-
-    def test_due(self, interval: int) -> bool:
-        return self.last_test is None or self.t_env - self.last_test >= interval
-
-    def log_due(self, interval: int) -> bool:
-        if self.t_env - self.last_log < interval:
-            return False
-        self.last_log = self.t_env
-        return True
+# --------------------------------------------------------------------------------------------------
+# Pieces
 
 
-class Pace:
-    """Updates per second since the last call, tests and saving included."""
-
-    def __init__(self, updates: int):
-        self.updates, self.time = updates, time.monotonic()
-
-    def __call__(self, updates: int) -> float:
-        now = time.monotonic()
-        rate = (updates - self.updates) / max(now - self.time, 1e-9)
-        self.updates, self.time = updates, now
-        return rate
+def build(args: Settings, scheme: dict[str, Any], logger: Logger) -> tuple[BasicMAC, Learner]:
+    """The controller and the learner, on `args.device`."""
+    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
+    learner = learner_REGISTRY[args.learner](mac, scheme, logger, args)
+    if args.device != "cpu":
+        learner.cuda()
+    return mac, learner
 
 
-def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> EpisodeStats:
+def training_bar(args: Settings, progress: Progress) -> Any:
+    return progress_bar(
+        args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
+    )
+
+
+def test(logger: Logger, runner: VectorRunner, progress: Progress, n_episodes: int) -> EpisodeStats:
     """Play `n_episodes` test episodes with the present policy and log what became of them."""
     stats = runner.test(n_episodes)
     summary = stats.summary("test_")
@@ -381,7 +372,7 @@ def test(args, logger: Logger, runner, progress: Progress, n_episodes: int) -> E
     return stats
 
 
-def first_policies(runner) -> list[th.Tensor]:
+def first_policies(runner: VectorRunner) -> list[np.ndarray]:
     """What tests draw every agent's first action of an episode from, `[A]` each."""
     batch = runner.run(test_mode=True)
     runner.mac.init_hidden(batch.batch_size)
@@ -391,12 +382,16 @@ def first_policies(runner) -> list[th.Tensor]:
     return list(probabilities[0].double().cpu().numpy())
 
 
-def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, Any]:
-    """The test that counts: the last policy on `final_test_nepisode` episodes."""
-    stats = test(args, logger, runner, progress, args.final_test_nepisode)
+def final_test(
+    args: Settings, logger: Logger, runner: VectorRunner, progress: Progress
+) -> dict[str, Any]:
+    """The test that is reported: the last policy, `final_test_nepisode` episodes. Closes the runner."""
+    stats = test(logger, runner, progress, args.final_test_nepisode)
     logger.print_recent_stats()
+    simulator = getattr(runner.env, "simulator", args.env)
+    runner.close_env()
     return {
-        "simulator": getattr(runner.env, "simulator", args.env),
+        "simulator": simulator,
         # A copy: Sacred would write one object that stands in two places as a reference.
         "final": dict(progress.history[-1]),
         "tests": progress.history,
@@ -407,111 +402,3 @@ def final_test(args, logger: Logger, runner, progress: Progress) -> dict[str, An
 def raw_values(stats: EpisodeStats) -> dict[str, Any]:
     """Each episode's return, length and end, as plain lists."""
     return {"returns": stats.returns, "lengths": stats.lengths, **stats.infos}
-
-
-class Saver:
-    """Writes checkpoints that hold everything, and puts a run back where one was written.
-
-    `parts` are the pieces with a `state_dict` that are kept only in the newest checkpoints (the
-    replay buffer of an online run is large); the rest goes into every checkpoint.
-    """
-
-    def __init__(self, args, config, logger, learner, progress, runner, parts):
-        self.args, self.logger, self.learner = args, logger, learner
-        self.progress, self.runner, self.parts = progress, runner, parts
-        self.config = {k: v for k, v in config.items() if k not in ("device", "unique_token")}
-        self.folder = Path(args.local_results_path) / "models" / args.unique_token
-
-    def save_if_due(self) -> None:
-        p = self.progress
-        if self.args.save_model and p.t_env - p.last_save >= self.args.save_model_interval:
-            self.save()
-
-    def save(self) -> None:
-        p = self.progress
-        p.last_save = p.t_env
-        run_state = {
-            "progress": vars(p).copy(),
-            "random": get_random_states(),
-            "logger": self.logger.state_dict(),
-            "runner": self.runner.state_dict() if self.runner else None,
-        }
-        # Before the checkpoint that refers to it: a kill in between leaves the older pair whole.
-        save_checkpoint(
-            self.folder / "resume",
-            p.t_env,
-            {name: part.state_dict() for name, part in self.parts.items()},
-            keep_checkpoints=2,
-        )
-        save_checkpoint(
-            self.folder,
-            p.t_env,
-            {
-                "agent.th": self.learner.mac.agent.state_dict(),
-                "learner.th": self.learner.state_dict(),
-                "run.th": run_state,
-            },
-            {
-                "alg": self.args.name,
-                "env": self.args.env,
-                "map_name": self.args.map_name,
-                "config": self.config,
-            },
-            keep_checkpoints=self.args.keep_checkpoints,
-        )
-
-    @contextmanager
-    def saving_if_the_environment_fails(self) -> Iterator[None]:
-        """An environment that keeps failing ends the run, which can then go on from here."""
-        try:
-            yield
-        except EnvironmentFailure as failure:
-            self.save()
-            raise EnvironmentFailure(
-                f"{failure}\nSaved step {self.progress.t_env}; go on with resume={self.folder}"
-            ) from failure
-
-    def finish(self, stop: GracefulExit) -> None:
-        """The last checkpoint; raises Interrupted if the run was asked to stop."""
-        if self.args.save_model or stop.requested:
-            self.save()
-        stop.check(f"saved step {self.progress.t_env}; go on with resume={self.folder}")
-
-    def resume(self) -> None:
-        """Continue the run whose model folder is `resume`, in that folder."""
-        a = self.args
-        # To the CPU: what belongs on the device is moved there, and Adam's counts of steps, which
-        # on a GPU it would have to wait for at every update, stay.
-        saved = load_checkpoint(a.resume, a.load_step, expect={"alg": a.name})
-        self._check_config(saved)
-        held = find_checkpoint(Path(a.resume) / "resume", saved.step)
-        parts = load_checkpoint(held, map_location=a.device)
-        if parts.step != saved.step:
-            raise CheckpointError(
-                f"{a.resume}: step {saved.step} cannot be resumed from, its buffer was replaced by "
-                f"that of step {parts.step}. Use load_step=0, the last step."
-            )
-        self.folder = Path(a.resume)
-        self.learner.load_state_dict(saved.files["learner.th"])
-        for name, part in self.parts.items():
-            part.load_state_dict(parts.files[name])
-        state = saved.files["run.th"]
-        vars(self.progress).update(state["progress"])
-        self.logger.load_state_dict(state["logger"])
-        if self.runner:
-            self.runner.load_state_dict(state["runner"])
-        set_random_states(state["random"])
-        self.logger.info(f"resumed {self.folder} at step {saved.step}")
-
-    def _check_config(self, saved) -> None:
-        before = saved.text["config"]
-        differing = [
-            f"{key} was {before.get(key)!r} and is {value!r}"
-            for key, value in self.config.items()
-            if key not in MAY_DIFFER and before.get(key) != value
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{saved.folder} is of a run with another configuration: {'; '.join(differing)}. "
-                "Resume with the command line of that run."
-            )

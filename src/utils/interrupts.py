@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from inspo.utils.errors import UserError
+from inspo.utils.paths import PACKAGE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Modules of EPyMARL that have another name here.
+MOVED = {"components.episode_buffer": "inspo.components.episode_batch"}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,10 +47,10 @@ class GracefulExit:
         raise Interrupted(stop.signum, "saved step 100; go on with resume=...")
     """
 
-    def __init__(self, say=None):
+    def __init__(self, warn: Callable[[str], None] | None = None):
         self.signum: int | None = None
-        self._say = say
-        self._before: dict[int, object] = {}
+        self._warn = warn
+        self._before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -52,23 +58,23 @@ class GracefulExit:
 
     def check(self, message: str = "") -> None:
         """Raise Interrupted if a signal has come."""
-        if self.requested:
+        if self.signum is not None:
             raise Interrupted(self.signum, message)
 
-    def _handle(self, signum, frame):
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
             raise Interrupted(signum, "stopped at once by a second signal; nothing more was saved")
         self.signum = int(signum)
-        if self._say is not None:
+        if self._warn is not None:
             name = signal.Signals(signum).name
-            self._say(f"{name}: saving and stopping; once more stops at once, without saving")
+            self._warn(f"{name}: saving and stopping; once more stops at once, without saving")
 
     def __enter__(self) -> GracefulExit:
         for signum in SIGNALS:
             self._before[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
@@ -77,7 +83,7 @@ class GracefulExit:
 def sigterm_as_interrupt() -> Iterator[None]:
     """Within the block SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt."""
 
-    def handle(signum, frame):
+    def handle(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
     before = signal.signal(signal.SIGTERM, handle)
@@ -91,11 +97,16 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     """Run a program's command; what ends it becomes one line on stderr and an exit status.
 
     0 and others: what `command` returned. 2: a UserError. 130, 143: SIGINT, SIGTERM. 141: whoever
-    read our output has gone (`... | head`). stopped: what to say of a SIGINT that nobody handled.
+    read our output has gone (`... | head`). stopped: the message of a SIGINT that nobody handled.
     """
     try:
         with sigterm_as_interrupt():
             return command()
+    except ModuleNotFoundError as error:
+        if moved := _moved_import(error):
+            print(f"error: {moved}", file=sys.stderr)
+            return 2
+        raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -108,3 +119,17 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _moved_import(error: ModuleNotFoundError) -> str | None:
+    """What to write in place of an import that EPyMARL's folders would answer; None for others."""
+    name = str(error.name)
+    room = name.split(".")[0]
+    if room not in {path.stem for path in PACKAGE.iterdir()} or error.__traceback__ is None:
+        return None
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    new = MOVED.get(name, f"inspo.{name}")
+    return (
+        f"{place.filename}, line {place.lineno}: '{name}' is a module of the package inspo here: "
+        f"write `from {new} import ...`"
+    )

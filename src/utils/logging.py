@@ -1,4 +1,4 @@
-"""Statistics and words of a run: to the console, to Sacred, to TensorBoard.
+"""Statistics and messages of a run: to the console, to Sacred, to TensorBoard, to W&B.
 
 The one place where tensors become floats. Learners hand over 0-d tensors as they are; all of them
 cross from the device in a single copy, so that logging costs one synchronisation.
@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from inspo.utils.config import map_label
 from inspo.utils.errors import ConfigError
+from inspo.utils.settings import Settings
 from tqdm import tqdm
 
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
@@ -124,6 +126,28 @@ class Logger:
             ) from error
         self._sinks.append(TensorBoard(str(folder), flush_secs=2).log_value)
 
+    def setup_wandb(self, settings: Settings) -> None:
+        """Send every scalar to Weights & Biases, under EPyMARL's keys."""
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                f"use_wandb=True, but wandb cannot be imported ({error}); "
+                "pip install wandb, or leave the key at False"
+            ) from error
+        folder = Path(settings.local_results_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            entity=settings.wandb_team,
+            project=settings.wandb_project,
+            mode=settings.wandb_mode,
+            name=settings.unique_token,
+            group=f"{settings.name}_{map_label(settings)}",
+            config=settings.as_dict(),
+            dir=str(folder),
+        )
+        self._sinks.append(lambda key, value, t: run.log({key: value, "t_env": t}))
+
     # --- statistics -------------------------------------------------------------------------------
 
     def log_stat(self, key: str, value: Any, t: int) -> None:
@@ -152,7 +176,7 @@ class Logger:
         t = max(t for t, _ in fresh.values())
         self.info("\n".join([f"Recent statistics, t_env {t:,}", *lines]))
 
-    # --- words ------------------------------------------------------------------------------------
+    # --- messages ---------------------------------------------------------------------------------
 
     def info(self, message: str) -> None:
         self.console_logger.info(message)

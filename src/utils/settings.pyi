@@ -73,7 +73,7 @@ class Settings(Mapping[str, Any]):
     lr: float
     lr_decay: str
     mac: str
-    map_name: str | None
+    map_name: Any
     mixer: str
     mixing_embed_dim: int
     n_actions: int
@@ -92,13 +92,14 @@ class Settings(Mapping[str, Any]):
     quality: str | None
     ratio_max: float
     raw_sample_actions: int
+    record: Any
     resample: str
     resume: str
     runner: str
     save_model: bool
     save_model_interval: int
     save_replay: bool
-    seed: int | None
+    seed: Any
     softmax_temp: float
     state_shape: int
     t_max: int
@@ -120,21 +121,25 @@ class Settings(Mapping[str, Any]):
     use_presets: bool
     use_progress_bar: bool
     use_tensorboard: bool
+    use_wandb: bool
+    wandb_mode: str
+    wandb_project: str
+    wandb_team: Any
     weight_clip: float
 
 class DatasetSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
-    in_memory: bool | str
-    path: str | None
+    in_memory: str
+    path: Any
 
 class CollectSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
     n_episodes: int
-    path: str | None
+    path: Any
 
 class BehaviourSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...

@@ -1,0 +1,187 @@
+"""The command line of a run: its grammar, its values, and what `--help` prints."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.keys import CONSTANTS
+from inspo.utils.paths import CONFIG_DIR
+
+DEFAULT_ALGORITHM = "inspo"
+DEFAULT_ENVIRONMENT = "smax_offline"
+COMMANDS = ("run", "print_config", "help")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The words of the command line. `overrides` are (dotted key, text) in the order given."""
+
+    command: str = "run"
+    algorithm: str = DEFAULT_ALGORITHM
+    environment: str = DEFAULT_ENVIRONMENT
+    overrides: tuple[tuple[str, str], ...] = ()
+
+
+def parse_arguments(argv: Iterable[str]) -> Arguments:
+    """Split the command line (without the program's name) into its parts."""
+    words = list(argv)
+    if any(word in ("-h", "--help", "help") for word in _before_with(words)):
+        return Arguments(command="help")
+    command, overrides = "run", []
+    chosen: dict[str, str] = {}
+    if words and words[0] in COMMANDS:
+        command = words.pop(0)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "--env-config"):
+            if not equals:
+                if not words or words[0].startswith("--") or words[0] == "with":
+                    raise ConfigError(f"{flag} needs a name: {flag}=NAME")
+                value = words.pop(0)
+            if not value:
+                raise ConfigError(f"{flag} needs a name: {flag}=NAME")
+            if chosen.setdefault(flag, value) != value:
+                raise ConfigError(f"{flag} is given twice: {chosen[flag]} and {value}")
+        elif word == "with":
+            overrides = [_split_override(item) for item in words]
+            break
+        else:
+            raise ConfigError(_unexpected(word))
+    return Arguments(
+        command=command,
+        algorithm=chosen.get("--config", DEFAULT_ALGORITHM),
+        environment=chosen.get("--env-config", DEFAULT_ENVIRONMENT),
+        overrides=tuple(overrides),
+    )
+
+
+def _before_with(words: list[str]) -> list[str]:
+    return words[: words.index("with")] if "with" in words else words
+
+
+def _unexpected(word: str) -> str:
+    if word.startswith("-"):
+        flag = word.partition("=")[0]
+        hint = nearest(flag, ["--config", "--env-config", "--help"])
+        return f"unknown option {flag}.{hint} (--help lists what there is)"
+    if "=" in word:
+        return f"'{word}' stands outside of 'with'. Write: with {word}"
+    hint = nearest(word, [*COMMANDS, "with"])
+    return f"unexpected word '{word}'.{hint} (--help shows how to write the command line)"
+
+
+def _split_override(item: str) -> tuple[str, str]:
+    key, equals, text = item.partition("=")
+    if item in ("-h", "--help"):
+        raise ConfigError(f"{item} stands after 'with'; put it before")
+    if item.startswith("--"):
+        raise ConfigError(f"'{item}' stands after 'with', where only key=value may; put it before")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{item}' after 'with' is not of the form key=value")
+    return key.strip(), text
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, else a YAML word (true, null, ..), else the text itself.
+
+    >>> parse_value("1e6"), parse_value("true"), parse_value("2s3z"), parse_value("[1, 2]")
+    (1000000.0, True, '2s3z', [1, 2])
+    """
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return CONSTANTS.get(text.strip().lower(), text)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float | str | list | dict | None) else text
+
+
+# --------------------------------------------------------------------------------------------------
+# Help
+
+
+def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:
+    """The algorithms (`algs`) or environments (`envs`) that have a file."""
+    return sorted(path.stem for path in (config_dir / kind).glob("*.yaml"))
+
+
+def one_liner(path: Path) -> str:
+    """The first comment of a YAML file: what it is, in one line."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#") and line.strip("# \n"):
+                return line.strip("# \n")
+            if line.strip() and not line.startswith("#"):
+                break
+    return ""
+
+
+def help_text(config_dir: Path = CONFIG_DIR) -> str:
+    """What `--help` prints."""
+
+    def listing(kind: str) -> str:
+        found = names(kind, config_dir)
+        width = max(map(len, found), default=0)
+        lines = [
+            f"  {name:<{width}}  {one_liner(config_dir / kind / f'{name}.yaml')}".rstrip()
+            for name in found
+        ]
+        return "\n".join(lines) or "  none"
+
+    return HELP.format(
+        algorithm=DEFAULT_ALGORITHM,
+        environment=DEFAULT_ENVIRONMENT,
+        algorithms=listing("algs"),
+        environments=listing("envs"),
+    )
+
+
+HELP = """\
+Offline multi-agent reinforcement learning: collect data, train on it, test.
+
+usage: ./run.sh [print_config] [--config=ALG] [--env-config=ENV] [with key=value ...]
+       (the same as: python src/main.py ... in the project's environment)
+
+  --config=ALG        the algorithm, a file of src/config/algs/     (default: {algorithm})
+  --env-config=ENV    the environment, a file of src/config/envs/   (default: {environment})
+  with key=value ...  override keys, nested ones with a dot: with batch_size=64 dataset.path=my.h5
+  print_config        print the configuration that would run, and stop
+  --help              this text
+
+examples:
+  ./run.sh                                                    the main job: train, test, compare
+  ./run.sh --config=inspo with map_name=2s3z quality=medium seed=1
+  ./run.sh --config=bc with map_name=2s3z dataset.path=path/to/data.h5
+  ./run.sh with resume=results/models/RUN                     go on after an interruption
+  ./run.sh with evaluate=True checkpoint_path=results/models/RUN   test a saved policy
+  ./run.sh print_config --config=bc                           every key of a run, and its value
+
+algorithms:
+{algorithms}
+
+environments:
+{environments}
+
+main keys (all of them, with comments: src/config/default.yaml and the files above):
+  map_name            the map (the same as env_args.map_name)
+  quality             which dataset of the map: datasets/ENV/MAP_QUALITY.h5
+  dataset.path        a dataset file of your own instead
+  seed                one number fixes a run; null draws one and records it
+  t_max, batch_size   how long to train, and on how many episodes at a time
+  test_nepisode       episodes of a test; 0 trains offline with no simulator at all
+  use_cuda            True: the GPU, if there is one
+  use_presets         False: leave out what src/config/presets/ sets for this map and quality
+  checkpoint_path, load_step, resume, evaluate
+                      saved runs: a run's model folder, and the step in it (0: the last)
+
+results:
+  results/sacred/ALG/MAP/N/   configuration, metrics and log of run number N
+  results/models/RUN/STEP/    checkpoints
+  results/tb_logs/RUN/        TensorBoard, with use_tensorboard=True
+"""

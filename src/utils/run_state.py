@@ -1,0 +1,178 @@
+"""Where a run stands, and its checkpoints: everything that going on to the same numbers needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from inspo.utils.checkpoints import (
+    Checkpoint,
+    find_checkpoint,
+    get_random_states,
+    load_checkpoint,
+    save_checkpoint,
+    set_random_states,
+)
+from inspo.utils.errors import CheckpointError, EnvironmentFailure
+from inspo.utils.interrupts import GracefulExit
+from inspo.utils.keys import may_differ_resumed
+from inspo.utils.logging import Logger
+from inspo.utils.settings import Settings
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@dataclass
+class Progress:
+    """All the counters that a resumed run must find again. Steps are those of `t_env`."""
+
+    t_env: int = 0
+    episode: int = 0
+    played: int = 0  # episodes played since the last update (online)
+    last_test: int | None = None
+    last_log: int = 0
+    last_save: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)  # of the tests
+
+    def test_due(self, interval: int) -> bool:
+        return self.last_test is None or self.t_env - self.last_test >= interval
+
+    def log_due(self, interval: int) -> bool:
+        if self.t_env - self.last_log < interval:
+            return False
+        self.last_log = self.t_env
+        return True
+
+
+class Pace:
+    """Updates per second since the last call, tests and saving included."""
+
+    def __init__(self, updates: int):
+        self.updates, self.time = updates, time.monotonic()
+
+    def __call__(self, updates: int) -> float:
+        now = time.monotonic()
+        rate = (updates - self.updates) / max(now - self.time, 1e-9)
+        self.updates, self.time = updates, now
+        return rate
+
+
+class Saver:
+    """Writes checkpoints that hold everything, and puts a run back where one was written.
+
+    `agent`, `learner` and `runner` go into every checkpoint; `parts`, which may be large (the
+    replay buffer of an online run), into the two newest alone.
+    """
+
+    def __init__(
+        self,
+        args: Settings,
+        logger: Logger,
+        agent: Stateful,
+        learner: Stateful,
+        progress: Progress,
+        runner: Stateful | None,
+        parts: Mapping[str, Stateful],
+    ):
+        self.args, self.logger, self.agent, self.learner = args, logger, agent, learner
+        self.progress, self.runner, self.parts = progress, runner, parts
+        self.config = args.as_dict()
+        self.folder = Path(args.local_results_path) / "models" / args.unique_token
+
+    def save_if_due(self) -> None:
+        p = self.progress
+        if self.args.save_model and p.t_env - p.last_save >= self.args.save_model_interval:
+            self.save()
+
+    def save(self) -> None:
+        a, p = self.args, self.progress
+        p.last_save = p.t_env
+        run_state = {
+            "progress": vars(p).copy(),
+            "random": get_random_states(),
+            "logger": self.logger.state_dict(),
+            "runner": self.runner.state_dict() if self.runner else None,
+        }
+        # Before the checkpoint that refers to it: a kill in between leaves the older pair whole.
+        save_checkpoint(
+            self.folder / "resume",
+            p.t_env,
+            {name: part.state_dict() for name, part in self.parts.items()},
+            keep_checkpoints=2,
+        )
+        save_checkpoint(
+            self.folder,
+            p.t_env,
+            {
+                "agent.th": self.agent.state_dict(),
+                "learner.th": self.learner.state_dict(),
+                "run.th": run_state,
+            },
+            {"alg": a.name, "env": a.env, "map_name": a.map_name, "config": self.config},
+            keep_checkpoints=a.keep_checkpoints,
+        )
+
+    @contextmanager
+    def saving_if_the_environment_fails(self) -> Iterator[None]:
+        """An environment that keeps failing ends the run, which can then go on from here."""
+        try:
+            yield
+        except EnvironmentFailure as failure:
+            self.save()
+            raise EnvironmentFailure(
+                f"{failure}\nSaved step {self.progress.t_env}; go on with resume={self.folder}"
+            ) from failure
+
+    def finish(self, stop: GracefulExit) -> None:
+        """The last checkpoint; raises Interrupted if the run was asked to stop."""
+        if self.args.save_model or stop.requested:
+            self.save()
+        stop.check(f"saved step {self.progress.t_env}; go on with resume={self.folder}")
+
+    def resume(self) -> None:
+        """Continue the run whose model folder is `resume`, in that folder."""
+        a = self.args
+        # To the CPU: what belongs on the device is moved there, and Adam's counts of steps, which
+        # on a GPU it would have to wait for at every update, stay.
+        saved = load_checkpoint(a.resume, a.load_step, expect={"alg": a.name})
+        self._check_config(saved)
+        parts = load_checkpoint(
+            find_checkpoint(Path(a.resume) / "resume", saved.step), map_location=a.device
+        )
+        if parts.step != saved.step:
+            raise CheckpointError(
+                f"{a.resume}: step {saved.step} cannot be resumed from, its buffer was replaced by "
+                f"that of step {parts.step}. Use load_step=0, the last step."
+            )
+        self.folder = Path(a.resume)
+        self.learner.load_state_dict(saved.files["learner.th"])
+        for name, part in self.parts.items():
+            part.load_state_dict(parts.files[name])
+        state = saved.files["run.th"]
+        vars(self.progress).update(state["progress"])
+        self.logger.load_state_dict(state["logger"])
+        if self.runner:
+            self.runner.load_state_dict(state["runner"])
+        set_random_states(state["random"])
+        self.logger.info(f"resumed {self.folder} at step {saved.step}")
+
+    def _check_config(self, saved: Checkpoint) -> None:
+        before = saved.text["config"]
+        differing = [
+            f"{key} was {before.get(key)!r} and is {value!r}"
+            for key, value in self.config.items()
+            if not may_differ_resumed(key) and before.get(key) != value
+        ]
+        if differing:
+            raise CheckpointError(
+                f"{saved.folder} is of a run with another configuration: {'; '.join(differing)}. "
+                "Resume with the command line of that run."
+            )
