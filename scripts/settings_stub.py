@@ -12,12 +12,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "package"))
 
-from inspo.utils.config import CONFIG_DIR, flatten, read_yaml, type_name
+from inspo.utils.keys import declare, type_name
+from inspo.utils.nested import flatten
+from inspo.utils.paths import CONFIG_DIR
+from inspo.utils.yaml_files import read_comments, read_yaml
 
 STUB = ROOT / "src" / "utils" / "settings.pyi"
 GROUPS = {"env_args"}  # an environment's own keyword arguments: any name, any value
@@ -47,16 +49,13 @@ class Settings(Mapping[str, Any]):
 def declared() -> dict[str, set[str]]:
     """Dotted key -> the types that the files declare for it."""
     types: dict[str, set[str]] = {}
-    for path in [CONFIG_DIR / "default.yaml", *sorted(CONFIG_DIR.glob("*s/*.yaml"))]:
-        if path.parent.name == "presets":
-            continue
-        content: Any = read_yaml(path)
-        rules = content.pop("_rules", {})
-        content = {k: v for k, v in content.items() if k not in ("_extends", "maps")}
-        for key, value in flatten(content):
-            rule = rules.get(key, {})
-            found = str(rule.get("type", type_name(value))).split("|")
-            types.setdefault(key, set()).update(part.strip() for part in found)
+    for path in [CONFIG_DIR / "default.yaml", *sorted(CONFIG_DIR.glob("[ae]*s/*.yaml"))]:
+        content = {k: v for k, v in read_yaml(path).items() if k not in ("_extends", "maps")}
+        comments = read_comments(path)
+        for name, value in flatten(content):
+            key = declare(name, value, comments.get(name, ""), str(path))
+            found = key.types if key.types or name in types else (type_name(value),)
+            types.setdefault(name, set()).update(found)
     return types
 
 

@@ -385,7 +385,7 @@ def first_policies(runner: VectorRunner) -> list[np.ndarray]:
 def final_test(
     args: Settings, logger: Logger, runner: VectorRunner, progress: Progress
 ) -> dict[str, Any]:
-    """The test that is reported: the last policy, `final_test_nepisode` episodes. Closes the runner."""
+    """The test that is reported: the last policy's. Closes the runner."""
     stats = test(logger, runner, progress, args.final_test_nepisode)
     logger.print_recent_stats()
     simulator = getattr(runner.env, "simulator", args.env)

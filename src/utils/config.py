@@ -297,7 +297,7 @@ def _apply_presets(
     config_dir: Path,
 ) -> list[str]:
     """Apply what matches the configuration that the user asked for; say what was set and why."""
-    asked = copy.deepcopy(layers)
+    asked = replace(layers, values=copy.deepcopy(layers.values))
     _apply(asked, updates, "with", texts=texts)
     if not get(asked.values, "use_presets", True):
         return []

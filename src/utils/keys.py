@@ -150,7 +150,7 @@ def _check(key: Key, value: Any) -> None:
         for sign, bound in key.bounds:
             fits, phrase = BOUNDS[sign]
             if not fits(value, bound):
-                limit = int(bound) if bound.is_integer() else bound
+                limit = bound if isinstance(value, float) else math.ceil(bound)
                 raise ConfigError(f"{key.name}: expected {phrase} {limit}, found {value}")
 
 

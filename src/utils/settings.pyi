@@ -73,7 +73,7 @@ class Settings(Mapping[str, Any]):
     lr: float
     lr_decay: str
     mac: str
-    map_name: Any
+    map_name: str | None
     mixer: str
     mixing_embed_dim: int
     n_actions: int
@@ -92,14 +92,14 @@ class Settings(Mapping[str, Any]):
     quality: str | None
     ratio_max: float
     raw_sample_actions: int
-    record: Any
+    record: str | None
     resample: str
     resume: str
     runner: str
     save_model: bool
     save_model_interval: int
     save_replay: bool
-    seed: Any
+    seed: int | None
     softmax_temp: float
     state_shape: int
     t_max: int
@@ -124,22 +124,22 @@ class Settings(Mapping[str, Any]):
     use_wandb: bool
     wandb_mode: str
     wandb_project: str
-    wandb_team: Any
+    wandb_team: str | None
     weight_clip: float
 
 class DatasetSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
-    in_memory: str
-    path: Any
+    in_memory: bool | str
+    path: str | None
 
 class CollectSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
     n_episodes: int
-    path: Any
+    path: str | None
 
 class BehaviourSettings(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any: ...
