@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.autoregressive import LOG_FLOOR, ConditionalPolicy
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
@@ -19,6 +22,7 @@ from inspo.utils.rl_utils import (
     masked_log_softmax,
     masked_logsumexp,
 )
+from inspo.utils.settings import Settings
 from torch import nn
 
 SMALLEST_RATIO = 1e-30  # there is something to draw from, whatever the policies
@@ -149,7 +153,9 @@ class AlberDICELearner(Learner):
       are there without them: the same expectations.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         width, hidden = scheme["state"]["vshape"], args.critic_hidden_dim
         self.values = nn.ModuleList(MLP(width + 1, hidden, 1) for _ in range(args.n_agents))
@@ -180,7 +186,7 @@ class AlberDICELearner(Learner):
                 [{"params": critics, "lr": args.nu_lr}, {"params": policies, "lr": args.lr}]
             )
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""
         a = self.args
         alpha = a.alpha_start * (a.alpha_end / a.alpha_start) ** min(t_env / a.t_max, 1.0)
@@ -236,40 +242,11 @@ class AlberDICELearner(Learner):
         without.
         """
         a = self.args
-        # mu^-i, and what the others do that the data do not
-        log_mu_others = self.others[i](data.now_state, data.now_avail, data.actions)
-        others = self.others[i].others
-        others_kl = kl_divergence(
-            log_pi[:, others], log_mu_others.detach().clamp(min=LOG_FLOOR)
-        ).sum(-1)
-        log_mu_taken = gather_actions(log_mu_others, data.actions[:, others])  # [M, n - 1]
-        others_loss = -log_mu_taken.sum() / max(log_mu_taken.numel(), 1)
-        log_pi_taken = gather_actions(log_pi, data.actions)[:, others]
-        ratio = others_ratio(log_pi_taken, log_mu_taken.detach(), a.ratio_max)
+        ratio, others_kl, others_loss = self._others(i, data, log_pi)
         drawn, weight, still_weight = resample(ratio, data.n_still)
-
-        # nu
-        nu = self.values[i](data.points).squeeze(-1)  # [R + 1], the last one absorbing
-        now_nu, end_nu, absorbing_nu = nu[data.now], nu[data.ends], nu[-1:]
-        e = data.reward - alpha * others_kl + a.gamma * nu[data.then] - now_nu
-        end_e = a.gamma * absorbing_nu - end_nu
-        absorbing_e = (a.gamma - 1) * absorbing_nu
-        n_rows = len(data) + data.n_still
-        mean_ratio = (ratio.sum() + data.n_still) / n_rows
-        all_e = th.cat([e[drawn], end_e, absorbing_e])
-        all_weights = th.cat(
-            [
-                weight,
-                still_weight.expand(len(end_e)),
-                (data.n_absorbing * still_weight).unsqueeze(0),
-            ]
+        e, nu_losses = self._value_loss(
+            i, data, alpha, ratio, others_kl, drawn, weight, still_weight
         )
-        expected = (all_weights.log() + all_e / alpha).logsumexp(0)
-        initial = now_nu.sum() + end_nu.sum() + data.n_absorbing * nu[-1]
-        rows = th.cat([data.points[data.now], data.points[data.ends], data.points[-1:]])
-        penalty = gradient_penalty(self.values[i], between(rows, data.n_absorbing))
-        nu_loss = alpha * (mean_ratio.log() + expected) + (1 - a.gamma) * initial / n_rows
-        nu_loss = nu_loss + a.nu_grad_penalty_coeff * penalty
 
         # e, on the D transitions drawn
         own_mu = log_mu[drawn, i]  # [D, A]
@@ -286,11 +263,9 @@ class AlberDICELearner(Learner):
         policy_loss = (weight * (alpha * kl - gain)).sum()
 
         # Each loss has weights of its own, so one step of their sum is a step of each.
-        loss = others_loss + nu_loss + e_loss + policy_loss
+        loss = others_loss + nu_losses["nu_loss"] + e_loss + policy_loss
         norm = optimise(loss, self.optimisers[f"agent_{i}"], math.inf)
-        return {
-            "nu_loss": nu_loss.detach(),
-            "nu_grad_penalty": penalty.detach(),
+        return {key: value.detach() for key, value in nu_losses.items()} | {
             "e_loss": e_loss.detach(),
             "e_mean": e.detach().mean(),
             "cql_loss": (weight * cql).sum().detach(),
@@ -298,6 +273,55 @@ class AlberDICELearner(Learner):
             "others_loss": others_loss.detach(),
             "others_kl": others_kl.mean(),
             "grad_norm": norm,
-            "ratio_mean": mean_ratio,
             "ess_share": ratio.sum().square() / ratio.square().sum() / len(ratio),
         }
+
+    def _others(
+        self, i: int, data: AbsorbingTransitions, log_pi: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """rho_i and K_i, both `[M]` and without gradient, and the loss of mu^{-i}."""
+        others = self.others[i].others
+        log_mu_others = self.others[i](data.now_state, data.now_avail, data.actions)
+        others_kl = kl_divergence(
+            log_pi[:, others], log_mu_others.detach().clamp(min=LOG_FLOOR)
+        ).sum(-1)
+        log_mu_taken = gather_actions(log_mu_others, data.actions[:, others])  # [M, n - 1]
+        loss = -log_mu_taken.sum() / max(log_mu_taken.numel(), 1)
+        log_pi_taken = gather_actions(log_pi, data.actions)[:, others]
+        ratio = others_ratio(log_pi_taken, log_mu_taken.detach(), self.args.ratio_max)
+        return ratio, others_kl, loss
+
+    def _value_loss(
+        self,
+        i: int,
+        data: AbsorbingTransitions,
+        alpha: float,
+        ratio: th.Tensor,
+        others_kl: th.Tensor,
+        drawn: th.Tensor,
+        weight: th.Tensor,
+        still_weight: th.Tensor,
+    ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+        """e_i of the data's transitions, `[M]`, and L(nu_i) with its parts.
+
+        ratio and others_kl `[M]`; drawn and weight `[D]`: the transitions of D_rho; still_weight:
+        the weight of a row in which nothing can be chosen.
+        """
+        a = self.args
+        nu = self.values[i](data.points).squeeze(-1)  # [R + 1], the last one absorbing
+        now_nu, end_nu, absorbing_nu = nu[data.now], nu[data.ends], nu[-1:]
+        e = data.reward - alpha * others_kl + a.gamma * nu[data.then] - now_nu
+        end_e = a.gamma * absorbing_nu - end_nu
+        absorbing_e = (a.gamma - 1) * absorbing_nu
+        n_rows = len(data) + data.n_still
+        mean_ratio = (ratio.sum() + data.n_still) / n_rows
+        all_e = th.cat([e[drawn], end_e, absorbing_e])
+        absorbing_weight = (data.n_absorbing * still_weight).unsqueeze(0)
+        all_weights = th.cat([weight, still_weight.expand(len(end_e)), absorbing_weight])
+        expected = (all_weights.log() + all_e / alpha).logsumexp(0)
+        initial = now_nu.sum() + end_nu.sum() + data.n_absorbing * nu[-1]
+        rows = th.cat([data.points[data.now], data.points[data.ends], data.points[-1:]])
+        penalty = gradient_penalty(self.values[i], between(rows, data.n_absorbing))
+        loss = alpha * (mean_ratio.log() + expected) + (1 - a.gamma) * initial / n_rows
+        loss = loss + a.nu_grad_penalty_coeff * penalty
+        return e, {"nu_loss": loss, "nu_grad_penalty": penalty, "ratio_mean": mean_ratio}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, cosine_rate, optimise
-from inspo.utils.rl_utils import masked_log_softmax
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.utils.rl_utils import cosine_rate, masked_log_softmax
+from inspo.utils.settings import Settings
 
 
 class BCLearner(Learner):
@@ -17,11 +22,13 @@ class BCLearner(Learner):
     cosine over the run if `lr_decay` is cosine (PyMARL's forks keep it constant).
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)
         logits = self.mac.agent.unroll(data.inputs, data.packed)
         loss = -data.taken(masked_log_softmax(logits, data.avail)).mean()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.mixers.convex import ConvexMixer
 from inspo.utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
+from inspo.utils.settings import Settings
 
 
 def step_weights(values: th.Tensor, valid: th.Tensor, time: th.Tensor, n_steps: int) -> th.Tensor:
@@ -69,7 +73,9 @@ class ICQLearner(Learner):
     transitions of all times in place of one time index.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         state_dim = scheme["state"]["vshape"]
         self.critic = DuelingCritic(
@@ -94,7 +100,7 @@ class ICQLearner(Learner):
         self.optimisers["policy"] = th.optim.RMSprop(mac.parameters(), lr=args.lr, **settings)
         self.critic_steps = 0  # since the targets were copied
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)
         logits = self.mac.agent.unroll(data.inputs, data.packed)
         log_pi = masked_log_softmax(logits, data.avail)  # [R, n, A]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.schedules import hold_decay
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.autoregressive import LOG_FLOOR
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import (
@@ -19,6 +22,7 @@ from inspo.utils.rl_utils import (
     masked_logsumexp,
     soft_update,
 )
+from inspo.utils.settings import Settings
 from torch import nn
 
 RATIO_RANGE = (1e-8, 100.0)
@@ -89,7 +93,7 @@ class AnnotatedTransitions(Transitions):
         log_mu_others: `[M, n]`, log mu^{-i}(a^{-i} | s, a^i), Eq. 22.
     """
 
-    def __init__(self, batch, mac):
+    def __init__(self, batch: EpisodeBatch, mac: BasicMAC) -> None:
         super().__init__(batch, mac)
         self.log_mu = self.packed.pack(batch["behaviour_log_probs"])
         self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
@@ -151,7 +155,9 @@ class InSPOLearner(Learner):
 
     needs_behaviour = True
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         width = scheme["state"]["vshape"] + mac.input_shape
         self.critics = nn.ModuleList(
@@ -187,7 +193,7 @@ class InSPOLearner(Learner):
         if self.args.init_from_behaviour:
             self.mac.agent.load_state_dict(behaviour.agent)
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""
         a = self.args
         progress = t_env / a.t_max
@@ -209,21 +215,15 @@ class InSPOLearner(Learner):
         joint = list(old)
         taken = th.stack([data.taken_by(j, old[j]) for j in range(self.n_agents)], dim=-1)
 
-        stats: dict[str, list[th.Tensor]] = {}
+        stats: list[dict[str, th.Tensor]] = []
         order = self.mac.draw_order(self._expected_advantages(data, log_policies))
         for place, i in enumerate(order):
-            log_pi = old[i]
             ratio, _ = others_ratio(taken, data.log_mu_others[:, i], i, self.exponent)
             index, weight = resample(ratio, a.resample)
             inputs = data.critic_inputs(i)
             with th.no_grad():
                 q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
-            next_value = soft_value(q_bar, log_pi, data.log_mu[:, i], self.alpha, beta)
-            reward = data.reward
-            if a.joint_kl_coef:
-                others_kl = self._others_kl(i, data, joint)
-                reward = reward - a.joint_kl_coef * self.alpha * others_kl
-            y = data.td_lambda(next_value[data.then], a.gamma, a.td_lambda, reward)
+            y = self._targets(i, data, q_bar, old[i], joint, beta)
             losses = self._improve_critic(i, data, inputs, y, index, weight)
             if improving:
                 losses |= self._improve_policy(i, data, q_bar, log_policies[i], beta, index, weight)
@@ -232,28 +232,34 @@ class InSPOLearner(Learner):
                         joint[i] = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
                     taken[:, i] = data.taken_by(i, joint[i])
             if logging:
-                losses |= self._diagnose(i, data, log_pi, ratio)
-                for key, value in losses.items():
-                    stats.setdefault(key, []).append(value)
+                stats.append(losses | self._diagnose(i, data, old[i], ratio))
 
         kl = self._mean_kl(data, log_policies)
         if a.tune_alpha and improving:
             self._adapt_temperature(kl)
         self.updates += 1
         if logging:
-            means = {key: th.stack(values).mean() for key, values in stats.items()}
-            means |= {"alpha": self.alpha, "beta": beta, "kl": kl}
-            per_agent = {
-                f"{key}_agent{i}": value
-                for key in ("kl", "entropy")
-                for i, value in zip(order, stats[f"{key}_of_agent"])
-            }
-            del means["kl_of_agent"]
-            means["entropy"] = means.pop("entropy_of_agent")
-            self.logger.log_stats(means | per_agent | {"updates": self.updates}, t_env)
+            self._log(stats, order, {"alpha": self.alpha, "beta": beta, "kl": kl}, t_env)
+
+    def _targets(
+        self,
+        i: int,
+        data: AnnotatedTransitions,
+        q_bar: th.Tensor,
+        log_pi: th.Tensor,
+        joint: list[th.Tensor],
+        beta: float,
+    ) -> th.Tensor:
+        """y of Eq. 24, `[M]`. q_bar and log_pi `[R, A]`; joint: log pi_j of every agent."""
+        a = self.args
+        next_value = soft_value(q_bar, log_pi, data.log_mu[:, i], self.alpha, beta)
+        reward = data.reward
+        if a.joint_kl_coef:
+            reward = reward - a.joint_kl_coef * self.alpha * self._others_kl(i, data, joint)
+        return data.td_lambda(next_value[data.then], a.gamma, a.td_lambda, reward)
 
     @th.no_grad()
-    def _others_kl(self, i, data, joint) -> th.Tensor:
+    def _others_kl(self, i: int, data: AnnotatedTransitions, joint: list[th.Tensor]) -> th.Tensor:
         """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
 
         The share of the joint KL(pi || mu) that Eq. 24 leaves out.
@@ -264,7 +270,15 @@ class InSPOLearner(Learner):
             i, data.state[now], data.log_mu[now], data.avail[now], data.actions, log_pi
         )
 
-    def _improve_critic(self, i, data, inputs, y, index, weight) -> dict[str, th.Tensor]:
+    def _improve_critic(
+        self,
+        i: int,
+        data: AnnotatedTransitions,
+        inputs: th.Tensor,
+        y: th.Tensor,
+        index: th.Tensor,
+        weight: th.Tensor,
+    ) -> dict[str, th.Tensor]:
         """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho.
 
         inputs `[R, S + I]`; y `[M]`, the targets.
@@ -293,7 +307,14 @@ class InSPOLearner(Learner):
         }
 
     def _improve_policy(
-        self, i, data, q_bar, log_policy, beta, index, weight
+        self,
+        i: int,
+        data: AnnotatedTransitions,
+        q_bar: th.Tensor,
+        log_policy: th.Tensor,
+        beta: float,
+        index: th.Tensor,
+        weight: th.Tensor,
     ) -> dict[str, th.Tensor]:
         """Eq. 20. The episodes are unrolled whole; D_rho is how often each transition counts."""
         a = self.args
@@ -314,7 +335,7 @@ class InSPOLearner(Learner):
             "weight_clipped_share": (exponent > a.weight_clip).float().mean(),
         }
 
-    def _mean_kl(self, data, log_policies) -> th.Tensor:
+    def _mean_kl(self, data: AnnotatedTransitions, log_policies: list[th.Tensor]) -> th.Tensor:
         """KL(pi_i || mu_i), the mean over agents that have a choice and over transitions."""
         now = data.now
         total, count = 0.0, 0.0
@@ -334,7 +355,9 @@ class InSPOLearner(Learner):
         low, high = self.args.alpha_range
         self.temperature["log_alpha"].data.clamp_(math.log(low), math.log(high))
 
-    def _expected_advantages(self, data, log_policies) -> th.Tensor | None:
+    def _expected_advantages(
+        self, data: AnnotatedTransitions, log_policies: list[th.Tensor]
+    ) -> th.Tensor | None:
         """E|A_i| of each agent, `[n]`, where the order depends on it."""
         if self.args.agent_order != "semi_greedy":
             return None
@@ -346,7 +369,9 @@ class InSPOLearner(Learner):
         return th.stack(expected)
 
     @th.no_grad()
-    def _diagnose(self, i, data, log_pi, ratio) -> dict[str, th.Tensor]:
+    def _diagnose(
+        self, i: int, data: AnnotatedTransitions, log_pi: th.Tensor, ratio: th.Tensor
+    ) -> dict[str, th.Tensor]:
         """What a person looks at first when a run does not learn."""
         now = data.now
         returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
@@ -363,3 +388,21 @@ class InSPOLearner(Learner):
             "kl_of_agent": (kl * choosing).sum() / n_choosing,
             "entropy_of_agent": (entropy(log_pi[now]) * choosing).sum() / n_choosing,
         }
+
+    def _log(
+        self,
+        stats: list[dict[str, th.Tensor]],
+        order: list[int],
+        further: dict[str, th.Tensor | float],
+        t_env: int,
+    ) -> None:
+        """Means over the agents, and KL and entropy of each. stats: of the agents in `order`."""
+        means = {key: th.stack([of[key] for of in stats]).mean() for key in stats[0]}
+        means["entropy"] = means.pop("entropy_of_agent")
+        del means["kl_of_agent"]  # `kl` weighs agents by how often they have a choice
+        per_agent = {
+            f"{key}_agent{i}": of[f"{key}_of_agent"]
+            for key in ("kl", "entropy")
+            for i, of in zip(order, stats)
+        }
+        self.logger.log_stats(means | further | per_agent | {"updates": self.updates}, t_env)

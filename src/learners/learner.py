@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.utils.settings import Settings
+
+
+class StatsLogger(Protocol):
+    """What learners need of a logger: the harness's, or EPyMARL's behind the plugin."""
+
+    def log_stats(self, stats: Mapping[str, Any], t: int) -> None: ...
 
 
 class Learner:
@@ -20,7 +31,9 @@ class Learner:
 
     needs_behaviour = False
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         self.args = args
         self.mac = mac
         self.logger = logger
@@ -31,10 +44,10 @@ class Learner:
         self.networks: dict[str, th.nn.Module] = {"agent": mac.agent}
         self.optimisers: dict[str, th.optim.Optimizer] = {}
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         raise NotImplementedError
 
-    def start_from(self, behaviour) -> None:
+    def start_from(self, behaviour: Any) -> None:
         """Take what is needed of an `offline.behaviour.Behaviour`; what batches carry is enough."""
 
     def log_due(self, t_env: int) -> bool:
@@ -48,7 +61,7 @@ class Learner:
         for network in self.networks.values():
             network.cuda()
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """All that `train` depends on, in types that a `weights_only` load accepts."""
         return {
             "networks": {name: net.state_dict() for name, net in self.networks.items()},
@@ -57,7 +70,7 @@ class Learner:
             "log_t": self.log_t,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimiser in self.optimisers.items():
@@ -83,10 +96,3 @@ def optimise(loss: th.Tensor, optimiser: th.optim.Optimizer, clip: float) -> th.
     norm = th.nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
     return norm
-
-
-def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
-    """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
-    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
-    for group in optimiser.param_groups:
-        group["lr"] = scaled

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
-from inspo.learners.qmix_learner import double_q_values
-from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.learners.learner import optimise
+from inspo.learners.mixing import MixingLearner
 
 
 def draw_available(avail: th.Tensor, n_samples: int) -> th.Tensor:
@@ -19,7 +17,7 @@ def draw_available(avail: th.Tensor, n_samples: int) -> th.Tensor:
     return listed.gather(-1, drawn.long())
 
 
-class MACQLLearner(Learner):
+class MACQLLearner(MixingLearner):
     r"""CQL (Kumar et al. 2020) on QMIX, the baseline of CFCQL (Shao et al. 2023, arXiv 2309.12696).
 
     .. math::
@@ -42,26 +40,13 @@ class MACQLLearner(Learner):
     state.
     """
 
-    def __init__(self, mac, scheme, logger, args):
-        super().__init__(mac, scheme, logger, args)
-        self.mixer = mixer_REGISTRY[args.mixer](args)
-        self.target_mac = copy.deepcopy(mac)
-        self.target_mixer = copy.deepcopy(self.mixer)
-        self.networks |= {
-            "mixer": self.mixer,
-            "target_agent": self.target_mac.agent,
-            "target_mixer": self.target_mixer,
-        }
-        parameters = [*mac.parameters(), *self.mixer.parameters()]
-        self.optimisers["all"] = th.optim.Adam(parameters, lr=args.lr)
-
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
         weights = self.mixer.weights(data.state[data.now])
         q_tot = weights.mix(data.taken(q))  # [M]
-        next_values = double_q_values(data, q, self.target_mac, self.target_mixer)
+        next_values = self.double_q_values(data, q)
         targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
         error = q_tot - targets
         td_loss = 0.5 * error.square().mean()
@@ -74,8 +59,7 @@ class MACQLLearner(Learner):
         self.updates += 1
 
         if self.updates % a.target_update_interval == 0:
-            self.target_mac.load_state(self.mac)
-            self.target_mixer.load_state_dict(self.mixer.state_dict())
+            self.update_targets()
 
         if self.log_due(t_env):
             self.logger.log_stats(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 import torch.nn.functional as F
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, cosine_rate, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.mlp import MLP
-from inspo.utils.rl_utils import entropy, gather_actions, masked_log_softmax
+from inspo.utils.rl_utils import cosine_rate, entropy, gather_actions, masked_log_softmax
+from inspo.utils.settings import Settings
 from torch import nn
 
 
@@ -54,7 +59,9 @@ class MAPPOLearner(Learner):
     fall on a cosine over the run if `lr_decay` is cosine.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.critic = MLP(scheme["state"]["vshape"], args.critic_hidden_dim, 1)
         self.value_norm = ValueNorm()
@@ -62,7 +69,7 @@ class MAPPOLearner(Learner):
         self.optimisers["actor"] = th.optim.Adam(mac.parameters(), lr=args.lr)
         self.optimisers["critic"] = th.optim.Adam(self.critic.parameters(), lr=args.critic_lr)
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         now, state, avail = data.now, data.state, data.avail[data.now]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.critics import DuelingCritic
 from inspo.utils.rl_utils import (
     UNAVAILABLE,
@@ -15,6 +18,7 @@ from inspo.utils.rl_utils import (
     masked_log_softmax,
     masked_logsumexp,
 )
+from inspo.utils.settings import Settings
 from torch import nn
 
 LOG_OFFSET = 1e-5  # in log(pi + 1e-5): a negative advantage could pull log pi down for ever
@@ -57,7 +61,9 @@ class OMARLearner(Learner):
     the greatest; with smaller batches (the preset of SMAX) a call has fewer of them.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         self.critics = nn.ModuleList(
             DuelingCritic(
@@ -82,7 +88,7 @@ class OMARLearner(Learner):
         )
         self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)
         targets = self._targets(data)
         now = (data.state[data.now], data.obs[data.now], data.avail[data.now])

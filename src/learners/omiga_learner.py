@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.linear import LinearWeights
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import gather_actions, masked_log_softmax, soft_update
+from inspo.utils.settings import Settings
 
 
 class OMIGALearner(Learner):
@@ -48,7 +52,9 @@ class OMIGALearner(Learner):
     - A batch is of whole episodes; there of 128 single transitions.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
         inputs = args.obs_shape + args.n_agents
         self.q = MLP(inputs, args.critic_hidden_dim, args.n_actions)
@@ -71,7 +77,7 @@ class OMIGALearner(Learner):
         }
         self.optimisers |= {name: th.optim.Adam(p, lr=args.lr) for name, p in groups.items()}
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         now, then = data.now, data.then

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
-import torch as th
+from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, optimise
-from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
-from inspo.utils.rl_utils import UNAVAILABLE, gather_actions
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import StatsLogger, optimise
+from inspo.learners.mixing import MixingLearner
+from inspo.utils.settings import Settings
 
 
-@th.no_grad()
-def double_q_values(data: Transitions, q: th.Tensor, target_mac, target_mixer) -> th.Tensor:
-    """V(s') = bar Q_tot(s', argmax_a' Q(s', a')): the online networks choose, the targets value.
-
-    q `[R, n, A]`: the online agents' values of all filled steps. Returns `[M]`, without gradient.
-    """
-    then = data.then
-    greedy = q[then].masked_fill(data.avail[then] == 0, UNAVAILABLE).argmax(-1)
-    target_q = target_mac.agent.unroll(data.inputs, data.packed)[then]
-    return target_mixer(gather_actions(target_q, greedy), data.state[then])
-
-
-class QMIXLearner(Learner):
+class QMIXLearner(MixingLearner):
     r"""QMIX (Rashid et al. 2018), with double Q-learning and TD(lambda), as fine-tuned in pymarl2.
 
     .. math::
@@ -35,26 +24,18 @@ class QMIXLearner(Learner):
     available actions and valid transitions alone.
     """
 
-    def __init__(self, mac, scheme, logger, args):
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.mixer = mixer_REGISTRY[args.mixer](args)
-        self.target_mac = copy.deepcopy(mac)
-        self.target_mixer = copy.deepcopy(self.mixer)
-        self.networks |= {
-            "mixer": self.mixer,
-            "target_agent": self.target_mac.agent,
-            "target_mixer": self.target_mixer,
-        }
-        parameters = [*mac.parameters(), *self.mixer.parameters()]
-        self.optimisers["all"] = th.optim.Adam(parameters, lr=args.lr)
         self.last_target_update = 0
 
-    def train(self, batch, t_env: int, episode_num: int) -> None:
+    def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
         q_tot = self.mixer(data.taken(q), data.state[data.now])
-        next_values = double_q_values(data, q, self.target_mac, self.target_mixer)
+        next_values = self.double_q_values(data, q)
         targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
         error = q_tot - targets
         loss = 0.5 * error.square().mean()
@@ -63,8 +44,7 @@ class QMIXLearner(Learner):
 
         if episode_num - self.last_target_update >= a.target_update_interval:
             self.last_target_update = episode_num
-            self.target_mac.load_state(self.mac)
-            self.target_mixer.load_state_dict(self.mixer.state_dict())
+            self.update_targets()
 
         if self.log_due(t_env):
             self.logger.log_stats(
@@ -78,9 +58,9 @@ class QMIXLearner(Learner):
                 t_env,
             )
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"last_target_update": self.last_target_update}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.last_target_update = state["last_target_update"]

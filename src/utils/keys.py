@@ -92,9 +92,7 @@ def declare(name: str, default: Any, comment: str, place: str) -> Key:
             choices = tuple(_choice(part, default) for part in alternatives)
             types = tuple(dict.fromkeys(type_name(choice) for choice in choices))
         else:
-            raise ConfigError(
-                f"{place}: {name}: '{item}' after '::' is not known"
-            )
+            raise ConfigError(f"{place}: {name}: '{item}' after '::' is not known")
     return Key(name, types, choices, tuple(bounds), meaning.strip(), frozenset(flags))
 
 
