@@ -346,13 +346,13 @@ def load_config(
 
 def absolute_paths(values: Mapping[str, Any], typed: set[str], cwd: Path) -> dict[str, Any]:
     """A copy with the PATH_KEYS absolute: those the user typed from `cwd`, others from the root."""
-    values = copy.deepcopy(dict(values))
+    result = copy.deepcopy(dict(values))
     for key in PATH_KEYS:
-        path = get(values, key)
+        path = get(result, key)
         if path:
             base = cwd if key in typed else PROJECT_ROOT
-            put(values, key, str((base / expand_user(path, key)).resolve()))
-    return values
+            put(result, key, str((base / expand_user(path, key)).resolve()))
+    return result
 
 
 def expand_user(path: str | Path, key: str) -> Path:
