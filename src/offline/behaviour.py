@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from inspo.components.packed import PackedEpisodes
-from inspo.learners.learner import cosine_rate
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline.buffer import OfflineBuffer
-from inspo.utils.rl_utils import gather_actions, masked_log_softmax
+from inspo.utils.rl_utils import cosine_rate, gather_actions, masked_log_softmax
 from inspo.utils.seeding import spawn_seeds
 
 FORMAT = 1  # part of the cache's key: raise it when the meaning of the files changes

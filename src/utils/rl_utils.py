@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
-from inspo.components.packed import PackedEpisodes
 
 UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
 
@@ -63,28 +62,6 @@ def td_lambda_targets(
     return mask * (gain @ discount.T)
 
 
-def packed_td_lambda(
-    packed: PackedEpisodes,
-    reward: th.Tensor,
-    terminated: th.Tensor,
-    next_values: th.Tensor,
-    gamma: float,
-    td_lambda: float,
-) -> th.Tensor:
-    """`td_lambda_targets` of packed transitions.
-
-    Everything is `[M]`, in and out; next_values and what is returned `[..., M]` for several V.
-    """
-    if td_lambda == 0:
-        return reward + gamma * (1 - terminated) * next_values
-    several = next_values.reshape(-1, len(reward))
-    rows = th.stack([reward, terminated, th.ones_like(reward), *several], dim=-1)
-    cells = packed.unpack(rows, packed.transitions).movedim(-1, 0)  # [3 + K, B, T]
-    reward, terminated, mask = cells[:3]
-    targets = td_lambda_targets(reward, terminated, mask, cells[3:], gamma, td_lambda)
-    return targets.flatten(1)[:, packed.index[packed.transitions]].reshape(next_values.shape)
-
-
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
     """R^2 of `prediction` for `target`: 1 - Var(target - prediction) / Var(target)."""
     return 1 - (target - prediction).var() / target.var().clamp(min=1e-8)
@@ -94,3 +71,10 @@ def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
 def soft_update(target: th.nn.Module, online: th.nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online, all parameters in one fused call."""
     th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
+    """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
+    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
+    for group in optimiser.param_groups:
+        group["lr"] = scaled
