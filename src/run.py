@@ -19,6 +19,7 @@ from inspo.components.episode_batch import build_scheme
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.envs import SHAPES
+from inspo.envs.drawing import check_record
 from inspo.learners import REGISTRY as learner_REGISTRY
 from inspo.offline import behaviour as behaviour_policies
 from inspo.offline import check_matches, differing_settings, load_dataset
@@ -57,6 +58,7 @@ MAY_DIFFER = {
 
 def run(args: SimpleNamespace, logger: Logger) -> dict[str, Any]:
     """Do what the configuration asks for. Returns the final test, for Sacred's record."""
+    check_record(args)
     with GracefulExit(say=logger.warning) as stop:
         if args.collect["n_episodes"]:
             return run_collect(args, logger, stop)
@@ -246,6 +248,8 @@ def run_evaluate(args, logger: Logger) -> dict[str, Any]:
     logger.print_recent_stats()
     if args.save_replay:
         logger.info(f"replay written to {runner.save_replay()}")
+    if args.record:
+        logger.info(f"an episode is drawn in {runner.record(args.record)}")
     runner.close_env()
     return {"t_env": step, **raw_values(stats)}
 

@@ -92,6 +92,7 @@ class Settings(Mapping[str, Any]):
     quality: str | None
     ratio_max: float
     raw_sample_actions: int
+    record: str | None
     resample: str
     resume: str
     runner: str

@@ -1,0 +1,209 @@
+"""Pictures of play: one drawing per environment, and the GIF of an episode (`record=battle.gif`).
+
+A drawing is a function of (axes, environment, episode, step). The episode is one row of an
+EpisodeBatch as numpy arrays `[L + 1, ...]`, the terminal step included; of step t it shows the
+state and the actions that are played in it (none in the last).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from inspo.envs import bridge
+from inspo.utils.errors import ConfigError
+from inspo.utils.settings import Settings
+
+if TYPE_CHECKING:  # matplotlib takes half a second, which most runs do not need
+    from matplotlib.axes import Axes
+
+Episode = dict[str, np.ndarray]
+Drawing = Callable[["Axes", Any, Episode, int], None]
+
+TEAMS = ("#2e6f95", "#d1495b")  # ours and theirs, agent 1 and agent 2; the colour-blind see both
+GROUND, WALL, LINE, INK, HEALTH = "#faf8f3", "#4a4e57", "#d8d3c8", "#33363d", "#5aa469"
+PIXELS, DPI = 560, 100  # the width of a frame
+STEP_MS, END_MS = 200, 2000  # how long a step stays, and the last one
+
+
+def check_record(args: Settings) -> None:
+    """ConfigError unless the key `record`, if it is given, names a GIF that can be drawn."""
+    if args.record is None:
+        return
+    path = Path(args.record)
+    if not args.evaluate:
+        raise ConfigError(
+            "record: an episode is drawn when a saved policy is evaluated; add evaluate=True and "
+            "checkpoint_path=..., or leave record out."
+        )
+    if args.env not in DRAWINGS:
+        raise ConfigError(
+            f"record: episodes of '{args.env}' cannot be drawn, only those of "
+            f"{', '.join(DRAWINGS)}; StarCraft II writes replays with save_replay=True."
+        )
+    if path.suffix.lower() != ".gif":
+        raise ConfigError(f"record: expected the name of a .gif file, found {args.record}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"record: there is no folder {path.parent} for {path.name}; make it.")
+
+
+def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> None:
+    """Draw an episode of `env` into an endless GIF."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    n_steps, returns = len(episode["filled"]), np.cumsum(episode["reward"][:, 0])
+    canvas, frames = FigureCanvasAgg(Figure(layout="constrained", facecolor="white")), []
+    for t in range(n_steps):
+        canvas.figure.clear()
+        ax = canvas.figure.subplots()
+        ax.set(xticks=[], yticks=[], aspect="equal", facecolor=GROUND)
+        draw(ax, env, episode, t)
+        so_far = returns[t - 1] if t else 0.0
+        ax.set_title(env.map_name, loc="left", color=INK, fontsize=11, fontweight="bold")
+        caption = f"step {t} of {n_steps - 1}    return {so_far:.2f}"
+        ax.set_title(caption, loc="right", color=INK, fontsize=10)
+        height, width = (abs(b - a) for a, b in (ax.get_ylim(), ax.get_xlim()))
+        size = PIXELS / DPI
+        canvas.figure.set_size_inches(size, size * min(1.0, height / width) + 0.5)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    # One palette for all, taken from several frames: with one each the colours would flicker.
+    some = [np.asarray(frame) for frame in frames[:: max(1, n_steps // 8)]]
+    palette = Image.fromarray(np.concatenate(some)).quantize(128)
+    first, *others = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    durations = [STEP_MS] * (n_steps - 1) + [END_MS]
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---- matrix games --------------------------------------------------------------------------------
+
+
+def draw_matrix(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The payoffs, agent 1's actions down and agent 2's across; the chosen cell has a frame.
+
+    A game of one agent is one row; of more than two, the table shows the others' chosen actions.
+    """
+    actions = episode["actions"][0, :, 0]
+    payoff = env.payoff.reshape(1, -1) if env.n_agents == 1 else env.payoff
+    payoff = payoff[(..., *actions[2:])] if t else payoff.reshape(*payoff.shape[:2], -1)[..., 0]
+    rows, columns = payoff.shape
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="agent 2", ylabel="agent 1")
+    ax.set_xticks(np.arange(columns) + 0.5, [f"{k}" for k in range(columns)])
+    ax.set_yticks(np.arange(rows) + 0.5, [f"{k}" for k in range(rows)])
+    ax.tick_params(length=0, labelcolor=INK)
+    largest = max(np.abs(payoff).max(), 1e-9)
+    for (row, column), value in np.ndenumerate(payoff):
+        strength = 0.6 * abs(value) / largest
+        colour = HEALTH if value > 0 else TEAMS[1]
+        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
+        ax.fill(*corners, facecolor=colour, alpha=strength, edgecolor=LINE)
+        ax.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=15)
+    if t:
+        row, column = (0, actions[0]) if env.n_agents == 1 else actions[:2]
+        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
+        ax.fill(*corners, facecolor="none", edgecolor=INK, linewidth=5, zorder=3, clip_on=False)
+
+
+# ---- Bridge --------------------------------------------------------------------------------------
+
+
+def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The board: goals as rings, agents as discs, an arrow for each move that is played."""
+    cells = bridge.decode(episode["state"][t : t + 1])[0]
+    ax.set(xlim=(0, bridge.N_COLUMNS), ylim=(bridge.N_ROWS, 0))
+    for row, column in np.ndindex(bridge.N_ROWS, bridge.N_COLUMNS):
+        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
+        colour = WALL if (row, column) in bridge.WALLS else GROUND
+        ax.fill(*corners, facecolor=colour, edgecolor=LINE)
+    together = (cells[0] == cells[1]).all()
+    done = bridge.is_done(cells)
+    for i, (row, column) in enumerate(cells):
+        goal = bridge.GOALS[i] + 0.5
+        ax.plot(goal[1], goal[0], "s", markersize=48, color=TEAMS[i] + "22", mec=TEAMS[i], mew=2)
+        x, y = column + 0.5 + (0.2 * (2 * i - 1) if together else 0), row + 0.5
+        ax.plot(x, y, "o", markersize=22 if together else 36, color=TEAMS[i], mec="white", mew=2)
+        ax.text(x, y, f"{i + 1}", color="white", ha="center", va="center", fontweight="bold")
+        action = episode["actions"][t, i, 0]
+        if t < len(episode["state"]) - 1 and action != bridge.STAY and not done[i]:
+            down, right = bridge.MOVES[action] * 0.75
+            ax.annotate(
+                "", (x + right, y + down), (x + right / 2.2, y + down / 2.2),
+                arrowprops={"arrowstyle": "-|>", "color": TEAMS[i], "lw": 2.5, "mutation_scale": 18},
+            )  # fmt: skip
+
+
+# ---- SMAX ----------------------------------------------------------------------------------------
+
+
+def draw_smax(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The units of both teams where they stand, their health, and whom they shoot at.
+
+    The fallen stay, faded, where they were last seen. What enemies do is read from the allies'
+    observations, so that an enemy out of everybody's sight shows no shot.
+    """
+    smax = env.program.smax
+    n_units, features = smax.num_allies + smax.num_enemies, list(smax.own_features)
+    units = episode["state"][:, : n_units * len(features)].reshape(-1, n_units, len(features))
+    health = units[..., features.index("health")]  # [L + 1, n_units], a share
+    first = features.index("position_x")
+    places = units[..., first : first + 2] * (smax.map_width, smax.map_height)
+    kinds = units[0, :, features.index("unit_type_bit_0") :].argmax(-1)
+    ax.set(xlim=(0, smax.map_width), ylim=(0, smax.map_height))
+    for spine in ax.spines.values():
+        spine.set(color=WALL, linewidth=2)
+
+    seen_at = [np.flatnonzero(health[: t + 1, i] > 0)[-1] for i in range(n_units)]
+    at = places[seen_at, np.arange(n_units)]  # [n_units, 2]
+    for shooter, target in _shots(smax, episode, t).items():
+        if health[t, shooter] > 0 and health[t, target] > 0:
+            team = TEAMS[shooter >= smax.num_allies]
+            ax.plot(*at[[shooter, target]].T, color=team, linewidth=1.4, alpha=0.75, zorder=1)
+            ax.plot(*at[target], "o", markersize=4, color=team, zorder=4)
+    pixels = PIXELS / smax.map_width * 72 / DPI  # points per map unit
+    for i, (x, y) in enumerate(at):
+        alive, radius = health[t, i] > 0, 1.7 * float(smax.unit_type_radiuses[kinds[i]])
+        team = TEAMS[i >= smax.num_allies]
+        ax.plot(
+            x, y, "o", markersize=2 * radius * pixels, color=team, mec="white", mew=0.8,
+            alpha=1.0 if alive else 0.18, zorder=2,
+        )  # fmt: skip
+        letter = smax.unit_type_shorthands[kinds[i]] if alive else "×"
+        ax.text(x, y, letter, color="white", ha="center", va="center", fontsize=8, zorder=3)
+        if alive:
+            left, right, top = x - radius, x + radius, y + radius + 0.35
+            ax.plot([left, right], [top, top], color=LINE, linewidth=3, zorder=2)
+            share = left + health[t, i] * (right - left)
+            ax.plot([left, share], [top, top], color=HEALTH, linewidth=3, zorder=3)
+    legend = [f"{smax.unit_type_shorthands[k]} {smax.unit_type_names[k]}" for k in set(kinds)]
+    counts = [(health[t, team] > 0).sum() for team in np.split(np.arange(n_units), [env.n_agents])]
+    ax.set_xlabel("    ".join([*legend, f"{counts[0]} allies (blue), {counts[1]} enemies (red)"]))
+
+
+def _shots(smax: Any, episode: Episode, t: int) -> dict[int, int]:
+    """Who is told to attack whom in step t, as indices of units, allies first."""
+    if t == len(episode["state"]) - 1:
+        return {}
+    n, m, moves = smax.num_allies, smax.num_enemies, smax.num_movement_actions
+    attacks = {i: n + int(a) - moves for i, a in enumerate(episode["actions"][t, :, 0])}
+    # The next observation tells the last action of the enemies in sight, as a share of the highest.
+    width, targeted = len(smax.unit_features), list(smax.unit_features).index("last_targeted")
+    others = episode["obs"][t + 1][:, : (n - 1 + m) * width].reshape(n, n - 1 + m, width)
+    orders = np.rint(others[:, n - 1 :, targeted].max(axis=0) * (smax.num_enemy_actions - 1))
+    attacks |= {n + e: n - 1 - (int(a) - moves) if a >= moves else -1 for e, a in enumerate(orders)}
+    return {i: j for i, j in attacks.items() if (j >= n if i < n else j >= 0)}
+
+
+DRAWINGS: dict[str, Drawing] = {"matrix": draw_matrix, "bridge": draw_bridge, "smax": draw_smax}
