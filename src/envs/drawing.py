@@ -58,7 +58,7 @@ def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> No
     from PIL import Image
 
     n_steps, returns = len(episode["filled"]), np.cumsum(episode["reward"][:, 0])
-    canvas, frames = FigureCanvasAgg(Figure(layout="constrained", facecolor="white")), []
+    canvas, frames = FigureCanvasAgg(Figure(dpi=DPI, facecolor="white")), []
     for t in range(n_steps):
         canvas.figure.clear()
         ax = canvas.figure.subplots()
@@ -68,9 +68,10 @@ def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> No
         ax.set_title(env.map_name, loc="left", color=INK, fontsize=11, fontweight="bold")
         caption = f"step {t} of {n_steps - 1}    return {so_far:.2f}"
         ax.set_title(caption, loc="right", color=INK, fontsize=10)
-        height, width = (abs(b - a) for a, b in (ax.get_ylim(), ax.get_xlim()))
-        size = PIXELS / DPI
-        canvas.figure.set_size_inches(size, size * min(1.0, height / width) + 0.5)
+        width, height = (abs(high - low) for low, high in (ax.get_xlim(), ax.get_ylim()))
+        inches = PIXELS / DPI, PIXELS / DPI * height / width + 0.8  # the titles take 0.3 and 0.5
+        canvas.figure.set_size_inches(inches)
+        canvas.figure.subplots_adjust(0.06, 0.5 / inches[1], 0.98, 1 - 0.3 / inches[1])
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     # One palette for all, taken from several frames: with one each the colours would flicker.
@@ -141,7 +142,7 @@ def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
             down, right = bridge.MOVES[action] * 0.75
             ax.annotate(
                 "", (x + right, y + down), (x + right / 2.2, y + down / 2.2),
-                arrowprops={"arrowstyle": "-|>", "color": TEAMS[i], "lw": 2.5, "mutation_scale": 18},
+                arrowprops={"arrowstyle": "-|>", "color": TEAMS[i], "lw": 2, "mutation_scale": 16},
             )  # fmt: skip
 
 
@@ -151,54 +152,70 @@ def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
 def draw_smax(ax: Axes, env: Any, episode: Episode, t: int) -> None:
     """The units of both teams where they stand, their health, and whom they shoot at.
 
-    The fallen stay, faded, where they were last seen. What enemies do is read from the allies'
-    observations, so that an enemy out of everybody's sight shows no shot.
+    The fallen stay, faded, where they were last seen. The lines are four map units apart.
     """
-    smax = env.program.smax
-    n_units, features = smax.num_allies + smax.num_enemies, list(smax.own_features)
+    smax, n = env.program.smax, env.n_agents
+    n_units, features = n + smax.num_enemies, list(smax.own_features)
     units = episode["state"][:, : n_units * len(features)].reshape(-1, n_units, len(features))
     health = units[..., features.index("health")]  # [L + 1, n_units], a share
     first = features.index("position_x")
     places = units[..., first : first + 2] * (smax.map_width, smax.map_height)
     kinds = units[0, :, features.index("unit_type_bit_0") :].argmax(-1)
-    ax.set(xlim=(0, smax.map_width), ylim=(0, smax.map_height))
-    for spine in ax.spines.values():
-        spine.set(color=WALL, linewidth=2)
-
     seen_at = [np.flatnonzero(health[: t + 1, i] > 0)[-1] for i in range(n_units)]
     at = places[seen_at, np.arange(n_units)]  # [n_units, 2]
+
+    # The camera follows the living, slowly: means of their bounding boxes over nine steps.
+    alive = health[max(0, t - 4) : t + 5, :, None] > 0
+    living = np.where(alive, places[max(0, t - 4) : t + 5], np.nan)
+    low, high = np.nanmin(living, axis=1).mean(0), np.nanmax(living, axis=1).mean(0)
+    middle, half = (low + high) / 2, max(6.0, (high - low).max() / 2 + 1.5)
+    ax.set(xlim=middle[0] + [-half, half], ylim=middle[1] + [-half, half], facecolor=LINE)
+    edges = [0, smax.map_width, smax.map_width, 0], [0, 0, smax.map_height, smax.map_height]
+    ax.fill(*edges, facecolor=GROUND, edgecolor=WALL, linewidth=3, zorder=0)
+    for line in range(4, smax.map_width, 4):
+        ax.plot([line, line], [0, smax.map_height], color=LINE, linewidth=0.7, zorder=0)
+        ax.plot([0, smax.map_width], [line, line], color=LINE, linewidth=0.7, zorder=0)
+    points = PIXELS / (2 * half) * 72 / DPI  # of a map unit
+    for i, (x, y) in enumerate(at):
+        alive, radius = health[t, i] > 0, float(smax.unit_type_radiuses[kinds[i]])
+        style = {"markersize": 2 * radius * points, "color": TEAMS[i >= n], "mec": "white"}
+        ax.plot(x, y, "o", **style, alpha=1.0 if alive else 0.2, zorder=2 if alive else 1)
+        letter = smax.unit_type_shorthands[kinds[i]] if alive else "×"
+        ax.text(x, y, letter, color="white", ha="center", va="center", fontsize=11, zorder=4)
+        if alive:
+            left, top = x - radius, y + radius + 5 / points
+            ends = left, left + 2 * radius * health[t, i], left + 2 * radius
+            ax.plot(ends[::2], [top, top], color=WALL, linewidth=4, solid_capstyle="butt", zorder=5)
+            ax.plot(
+                ends[:2], [top, top], color=HEALTH, linewidth=4, solid_capstyle="butt", zorder=6
+            )
     for shooter, target in _shots(smax, episode, t).items():
         if health[t, shooter] > 0 and health[t, target] > 0:
-            team = TEAMS[shooter >= smax.num_allies]
-            ax.plot(*at[[shooter, target]].T, color=team, linewidth=1.4, alpha=0.75, zorder=1)
-            ax.plot(*at[target], "o", markersize=4, color=team, zorder=4)
-    pixels = PIXELS / smax.map_width * 72 / DPI  # points per map unit
-    for i, (x, y) in enumerate(at):
-        alive, radius = health[t, i] > 0, 1.7 * float(smax.unit_type_radiuses[kinds[i]])
-        team = TEAMS[i >= smax.num_allies]
-        ax.plot(
-            x, y, "o", markersize=2 * radius * pixels, color=team, mec="white", mew=0.8,
-            alpha=1.0 if alive else 0.18, zorder=2,
-        )  # fmt: skip
-        letter = smax.unit_type_shorthands[kinds[i]] if alive else "×"
-        ax.text(x, y, letter, color="white", ha="center", va="center", fontsize=8, zorder=3)
-        if alive:
-            left, right, top = x - radius, x + radius, y + radius + 0.35
-            ax.plot([left, right], [top, top], color=LINE, linewidth=3, zorder=2)
-            share = left + health[t, i] * (right - left)
-            ax.plot([left, share], [top, top], color=HEALTH, linewidth=3, zorder=3)
-    legend = [f"{smax.unit_type_shorthands[k]} {smax.unit_type_names[k]}" for k in set(kinds)]
-    counts = [(health[t, team] > 0).sum() for team in np.split(np.arange(n_units), [env.n_agents])]
-    ax.set_xlabel("    ".join([*legend, f"{counts[0]} allies (blue), {counts[1]} enemies (red)"]))
+            shot = at[shooter] + np.outer([0.25, 0.9], at[target] - at[shooter])
+            ax.plot(*shot.T, color="white", linewidth=3.5, zorder=3)
+            ax.plot(*shot.T, color=TEAMS[shooter >= n], linewidth=2, zorder=3)
+            ax.plot(*shot[1], "o", markersize=5, color=TEAMS[shooter >= n], mec="white", zorder=7)
+    names = [
+        f"{smax.unit_type_shorthands[k]} {smax.unit_type_names[k]}" for k in sorted(set(kinds))
+    ]
+    allies, enemies = (health[t, :n] > 0).sum(), (health[t, n:] > 0).sum()
+    ax.set_xlabel(
+        f"{allies} allies (blue), {enemies} enemies (red)    {', '.join(names)}",
+        color=INK,
+    )
 
 
 def _shots(smax: Any, episode: Episode, t: int) -> dict[int, int]:
-    """Who is told to attack whom in step t, as indices of units, allies first."""
+    """Who is told to attack whom in step t, as indices of units, allies first.
+
+    What enemies do is read from the allies' next observations: of an enemy out of everybody's sight
+    it is not known.
+    """
     if t == len(episode["state"]) - 1:
         return {}
     n, m, moves = smax.num_allies, smax.num_enemies, smax.num_movement_actions
     attacks = {i: n + int(a) - moves for i, a in enumerate(episode["actions"][t, :, 0])}
-    # The next observation tells the last action of the enemies in sight, as a share of the highest.
+    # An observation has the last action of the enemies in sight, as a share of the highest.
     width, targeted = len(smax.unit_features), list(smax.unit_features).index("last_targeted")
     others = episode["obs"][t + 1][:, : (n - 1 + m) * width].reshape(n, n - 1 + m, width)
     orders = np.rint(others[:, n - 1 :, targeted].max(axis=0) * (smax.num_enemy_actions - 1))
