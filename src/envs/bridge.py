@@ -67,7 +67,7 @@ def move(cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
     moving = ~same_cell(wish, cells)
     home = is_done(wish)
     first, second = 0, 1
-    in_the_way = ~done.any(axis=1)  # a done agent is in nobody's way, nor does it move
+    in_the_way = ~np.logical_or.reduce(done, axis=1)  # a done agent stops nobody
     meet = same_cell(wish[:, first], wish[:, second])
     swap = same_cell(wish[:, first], cells[:, second]) & same_cell(wish[:, second], cells[:, first])
     # where `meet` is true and one of the two does not move, the other one runs into it
