@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspo.envs import VECTOR_REGISTRY
-from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv, check_payoff, expected_payoff
-from inspo.envs.multiagentenv import SingleEnv
+from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv
 from inspo.offline import load_dataset
 from inspo.offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
 from inspo.utils.errors import ConfigError
@@ -39,13 +38,6 @@ def test_every_joint_action_pays_what_the_paper_prints(name):
     assert out.reward.dtype == np.float32
     assert out.reward.tolist() == [payoff[tuple(joint)] for joint in joints]
     assert out.terminated.all() and not out.truncated.any()
-
-
-def test_the_paper_s_payoffs():
-    assert PAYOFFS["xor"] == [[0, 1], [1, -2]]
-    m_ne = np.array(PAYOFFS["m_ne"])
-    assert m_ne.diagonal().tolist() == [5, 10, 20]
-    assert (m_ne[~np.eye(3, dtype=bool)] == -20).all()
 
 
 def test_three_agents_with_different_numbers_of_actions():
@@ -83,18 +75,6 @@ def test_a_finished_game_stays_as_it_is_until_reset():
     assert env.step(np.full((3, 2), 1)).terminated.all()
 
 
-def test_one_environment_and_its_stream():
-    env = SingleEnv(MatrixVectorEnv("xor", n_envs=1))
-    observations, _ = env.reset(seed=3)
-    assert [o.tolist() for o in observations] == [[1], [1]]
-    assert env.step([0, 1])[1:4] == (1.0, True, False)
-    vector = MatrixVectorEnv("xor", n_envs=1)
-    vector.seed(3)
-    other = MatrixVectorEnv("xor", n_envs=1)
-    other.set_rng(vector.get_rng())
-    assert other.get_rng() == vector.get_rng()
-
-
 # ---------------------------------------------------------------------------- the exact return
 
 
@@ -110,10 +90,13 @@ def games(draw):
 @given(games())
 def test_expected_return_is_the_sum_over_all_joint_actions(game):
     payoff, policies = game
-    assert expected_payoff(payoff, policies) == pytest.approx(brute_force(payoff, policies))
-    padded = [np.append(p, [0.0, 0.0]) for p in policies]
     env = MatrixVectorEnv("custom", payoff=payoff.tolist())
-    assert env.expected_return(padded) == pytest.approx(brute_force(payoff, policies))
+    for each in (policies, [np.append(p, [0.0, 0.0]) for p in policies]):  # exact, and padded
+        told = env.exact_statistics(each)
+        assert told.pop("test_expected_return") == pytest.approx(brute_force(payoff, policies))
+        assert sum(told.values()) == pytest.approx(1)
+        last = "test_joint_" + "".join(str(width - 1) for width in payoff.shape)
+        assert told[last] == pytest.approx(np.prod([p[-1] for p in policies]))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +110,8 @@ def test_expected_return_is_the_sum_over_all_joint_actions(game):
     ],
 )
 def test_expected_return_of_behaviour_cloning(name, policy, value):
-    assert MatrixVectorEnv(name).expected_return([policy, policy]) == pytest.approx(value)
+    told = MatrixVectorEnv(name).exact_statistics([np.array(policy)] * 2)
+    assert told["test_expected_return"] == pytest.approx(value)
 
 
 # ------------------------------------------------------------------------------------ bad input
@@ -155,35 +139,11 @@ def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
     assert str(caught.value).startswith("env_args.payoff:")
 
 
-def test_unknown_names_and_limits_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"env_args.map_name: .*'m_nee'.*'m_ne'"):
         MatrixVectorEnv("m_nee")
     with pytest.raises(ConfigError, match="give its payoff"):
         MatrixVectorEnv("custom")
-    with pytest.raises(ConfigError, match="episode_limit"):
-        MatrixVectorEnv("xor", episode_limit=50)
-
-
-@pytest.mark.parametrize(
-    ("policies", "message"),
-    [
-        ([[0.5, 0.5]], "one distribution per agent, 2; found 1"),
-        ([[0.5, 0.5], [1.0]], r"policies\[1\]: expected 2 probabilities"),
-        ([[0.5, 0.4], [0.5, 0.5]], r"policies\[0\]: .* sum to 0.9"),
-        ([[1.5, -0.5], [0.5, 0.5]], r"policies\[0\]: expected probabilities"),
-        ([[0.5, 0.5], [float("nan"), 1]], r"policies\[1\]: expected probabilities"),
-        ([[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]], r"policies\[1\]: .* padding"),
-    ],
-)
-def test_policies_that_are_no_distributions_are_refused(policies, message):
-    with pytest.raises(ConfigError, match=message):
-        MatrixVectorEnv("xor").expected_return(policies)
-
-
-def test_a_payoff_is_not_changed_by_its_check():
-    payoff = [[0, 1], [1, -2]]
-    check_payoff(payoff)[0, 0] = 9
-    assert payoff == [[0, 1], [1, -2]]
 
 
 # ------------------------------------------------------------------------------------- datasets
