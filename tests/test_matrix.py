@@ -43,22 +43,12 @@ def test_every_joint_action_pays_what_the_paper_prints(name):
 def test_three_agents_with_different_numbers_of_actions():
     payoff = np.arange(12.0).reshape(2, 3, 2)
     env = MatrixVectorEnv("custom", n_envs=2, payoff=payoff.tolist())
-    assert env.get_env_info() == {
-        "state_shape": 1,
-        "obs_shape": 1,
-        "n_actions": 3,
-        "n_agents": 3,
-        "episode_limit": 1,
-    }
+    assert list(env.get_env_info().values()) == [1, 1, 3, 3, 1]
     env.reset()
     seen = env.observe()
     assert seen["avail_actions"].tolist() == [[[1, 1, 0], [1, 1, 1], [1, 1, 0]]] * 2
     assert seen["state"].shape == (2, 1) and seen["obs"].shape == (2, 3, 1)
-    assert [seen[key].dtype.name for key in ("state", "obs", "avail_actions")] == [
-        "float32",
-        "float32",
-        "int32",
-    ]
+    assert [seen[key].dtype for key in ("state", "obs", "avail_actions")] == ["f4", "f4", "i4"]
     assert env.step(np.array([[1, 2, 1], [0, 1, 1]])).reward.tolist() == [11, 3]
     env.reset()
     with pytest.raises(ValueError, match="agent 2 has 2 actions"):
@@ -149,29 +139,21 @@ def test_unknown_names_are_refused():
 # ------------------------------------------------------------------------------------- datasets
 
 
-def joint_counts(map_name: str, quality: str) -> np.ndarray:
+@pytest.mark.parametrize(
+    ("map_name", "quality", "counts"),
+    [
+        ("xor", "a", [0, 600, 600, 0]),
+        ("xor", "b", [400, 400, 400, 0]),
+        ("xor", "c", [300] * 4),
+        ("m_ne", "imbalanced", [640, 80, 80, 80, 10, 10, 80, 10, 10]),
+        ("m_ne", "balanced", [112] + [111] * 8),  # 1,000 is not a multiple of 9
+    ],
+)
+def test_proportions_are_exact(map_name, quality, counts):
     dataset = make_dataset("matrix", map_name, quality)
     actions = dataset.arrays["actions"][dataset.is_transition()][..., 0]
-    counts = np.zeros(np.shape(PAYOFFS[map_name]), dtype=int)
-    np.add.at(counts, tuple(actions.T), 1)
-    return counts
-
-
-def test_proportions_are_exact():
-    assert joint_counts("xor", "a").tolist() == [[0, 600], [600, 0]]
-    assert joint_counts("xor", "b").tolist() == [[400, 400], [400, 0]]
-    assert joint_counts("xor", "c").tolist() == [[300, 300], [300, 300]]
-    assert joint_counts("m_ne", "imbalanced").tolist() == [
-        [640, 80, 80],
-        [80, 10, 10],
-        [80, 10, 10],
-    ]
-    # 1,000 is not a multiple of 9
-    assert joint_counts("m_ne", "balanced").tolist() == [
-        [112, 111, 111],
-        [111, 111, 111],
-        [111, 111, 111],
-    ]
+    places = np.ravel_multi_index(tuple(actions.T), np.shape(PAYOFFS[map_name]))
+    assert np.bincount(places, minlength=len(counts)).tolist() == counts
 
 
 @settings(max_examples=100, deadline=None)

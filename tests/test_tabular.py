@@ -830,16 +830,6 @@ UNIFORM = [np.full((1, 2), 0.5)] * 2
         (lambda: in_sample.iterate(dataset("xor", "a"), 1.0, gamma=1.0), "gamma is 1.0"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 0.0), "must be positive"),
         (
-            lambda: in_sample.iterate(dataset("xor", "a"), 1.0, mu=[np.array([[1.0, 0]])] * 2),
-            "row 1 has action 1 of agent 0 in state 0, to which .* probability zero",
-        ),
-        (
-            lambda: in_sample.iterate(
-                Dataset.one_shot(np.array([[0.5, 0.5], [0, 0]]), XOR), 1.0, mu=UNIFORM
-            ),
-            "action 1 in state 0, which has zero behaviour probability in the data",
-        ),
-        (
             lambda: in_sample.iterate(
                 Dataset.one_shot(np.array([[0.5, 0.5], [0, 0]]), XOR), 1.0, initial=UNIFORM
             ),

@@ -89,6 +89,10 @@ def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> No
         temporary.unlink(missing_ok=True)
 
 
+def _cell(ax: Axes, row: int, column: int, **style: Any) -> None:
+    ax.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], **style)
+
+
 # ---- matrix games --------------------------------------------------------------------------------
 
 
@@ -107,15 +111,13 @@ def draw_matrix(ax: Axes, env: Any, episode: Episode, t: int) -> None:
     ax.tick_params(length=0, labelcolor=INK)
     largest = max(np.abs(payoff).max(), 1e-9)
     for (row, column), value in np.ndenumerate(payoff):
-        strength = 0.6 * abs(value) / largest
-        colour = HEALTH if value > 0 else TEAMS[1]
-        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
-        ax.fill(*corners, facecolor=colour, alpha=strength, edgecolor=LINE)
+        colour, alpha = HEALTH if value > 0 else TEAMS[1], 0.6 * abs(value) / largest
+        _cell(ax, row, column, facecolor=colour, alpha=alpha, edgecolor=LINE)
         ax.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=15)
     if t:
         row, column = (0, actions[0]) if env.n_agents == 1 else actions[:2]
-        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
-        ax.fill(*corners, facecolor="none", edgecolor=INK, linewidth=5, zorder=3, clip_on=False)
+        style = {"facecolor": "none", "edgecolor": INK, "linewidth": 5, "clip_on": False}
+        _cell(ax, row, column, **style, zorder=3)
 
 
 # ---- Bridge --------------------------------------------------------------------------------------
@@ -126,9 +128,8 @@ def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
     cells = bridge.decode(episode["state"][t : t + 1])[0]
     ax.set(xlim=(0, bridge.N_COLUMNS), ylim=(bridge.N_ROWS, 0))
     for row, column in np.ndindex(bridge.N_ROWS, bridge.N_COLUMNS):
-        corners = [column, column + 1, column + 1, column], [row, row, row + 1, row + 1]
         colour = WALL if (row, column) in bridge.WALLS else GROUND
-        ax.fill(*corners, facecolor=colour, edgecolor=LINE)
+        _cell(ax, row, column, facecolor=colour, edgecolor=LINE)
     together = (cells[0] == cells[1]).all()
     done = bridge.is_done(cells)
     for i, (row, column) in enumerate(cells):

@@ -81,11 +81,9 @@ class SMAXVectorEnv(VectorEnv):
         self._look(seen)
 
     def observe(self) -> dict[str, np.ndarray]:
-        self._require_reset()
         return {name: value.copy() for name, value in self._seen.items()}
 
     def step(self, actions: np.ndarray) -> VectorStep:
-        self._require_reset()
         self._battles, seen, outcome = self.program.step(self._battles, self._checked(actions))
         self._look(seen)
         info = {name: np.array(value) for name, value in outcome.items()}
@@ -101,10 +99,6 @@ class SMAXVectorEnv(VectorEnv):
 
     def set_rng(self, state: list[int]) -> None:
         self._key = np.array(state, dtype=np.uint32)
-
-    def _require_reset(self) -> None:
-        if self._battles is None:
-            raise RuntimeError("call reset() before the first observe() or step()")
 
     def _look(self, seen: dict[str, Any]) -> None:
         """Keep the observation of the present step: read-only views of JAX's memory, no copy."""

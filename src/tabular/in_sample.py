@@ -271,19 +271,17 @@ def _response(
 
 
 def iterate(
-    data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0,
-    mu: Policies | None = None, sweeps: int = 100, order: Order = "random",
-    initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
+    data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0, sweeps: int = 100,
+    order: Order = "random", initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
     variant: Variant = PAPER, tol: float | None = None, seed: int = 0,
 ) -> Trace:  # fmt: skip
     """The practical algorithm in closed form, from pi^0 = mu unless `initial` says otherwise.
 
-    mu: behaviour policies `[S, A_i]`; the data's own frequencies where it is not given.
-    The trace's residual is how far a simultaneous update would move the policies; its values stay
-    empty: a dataset that does not cover the game does not know V.
+    The arguments are those of `inspo.iterate`. The trace's values stay empty: a dataset that does
+    not cover the game does not know V.
     """
     check_discount(gamma)
-    mu = data.behaviour() if mu is None else check_behaviour(data, mu)
+    mu = data.behaviour()
     policies = mu if initial is None else check_policies(data, initial, "initial", mu)
     return repeat(
         policies,
@@ -291,28 +289,6 @@ def iterate(
         (lambda p, b, o: sweep(data, p, mu, alpha, b, o, gamma, variant)) if sequential else None,
         alpha, beta, sweeps, order, tol, seed,
     )  # fmt: skip
-
-
-def check_behaviour(data: Dataset, mu: Sequence[np.ndarray]) -> Policies:
-    """Behaviour policies that somebody gives beside the data, checked against them."""
-    mu = check_policies(data, mu, "mu")
-    for i, empirical in enumerate(data.behaviour()):
-        impossible = np.argwhere(mu[i].reshape(-1)[data.own(i)] == 0)
-        if len(impossible):
-            row = int(impossible[0, 0])
-            raise DatasetError(
-                f"row {row} has action {data.action[row, i]} of agent {i} in state "
-                f"{data.state[row]}, to which mu[{i}] gives probability zero; the ratio of Eq. 14 "
-                "and log mu are undefined there. Fit mu on the same data."
-            )
-        unseen = np.argwhere((mu[i] > 0) & (empirical == 0))
-        if len(unseen):
-            state, action = (int(k) for k in unseen[0])
-            raise DatasetError(
-                f"mu[{i}] gives probability {mu[i][state, action]} to action {action} in state "
-                f"{state}, which has zero behaviour probability in the data: its value is unknown"
-            )
-    return mu
 
 
 def _shifted_ratio(
