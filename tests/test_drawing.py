@@ -115,8 +115,8 @@ def test_smax_shows_units_where_they_stand_and_the_fallen_faded():
 @pytest.mark.parametrize(("env", "map_name"), [("bridge", "bridge"), ("smax", "2s3z")])
 def test_a_runner_draws_an_episode_of_its_policy(tmp_path, env, map_name):
     limit = {"bridge": {"episode_limit": 4}, "smax": {"max_steps": 3}}[env]
-    args = make_args("mappo", env, agent="mlp", runner="vector", env=env, batch_size_run=2,
-                     env_args={"map_name": map_name, **limit})  # fmt: skip
+    env_args = {"map_name": map_name, **limit}
+    args = make_args("mappo", env, agent="mlp", batch_size_run=2, env_args=env_args)
     runner = REGISTRY["vector"](args, None)
     vars(args).update(runner.get_env_info())
     scheme = build_scheme(runner.get_env_info())

@@ -5,8 +5,8 @@ parallel runners); `VECTOR_REGISTRY[name](map_name=..., n_envs=N, **env_args)` g
 (for the vector runner). A name stands in one of the two or in both.
 
 `SHAPES[name]()`, for a simulator that may be missing, is a module that knows its shapes without
-it: `env_info(**env_args)` is what `get_env_info` would say, and `fitting(info, env_args)` says
-what to do with data of other numbers.
+it: `env_info(**env_args)` is what `get_env_info` would give, and `fitting(info, env_args)`
+suggests what to do with data of other numbers.
 
 An entry imports its module when it is called, so that training offline needs no simulator.
 """

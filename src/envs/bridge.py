@@ -8,7 +8,7 @@ The game is Fu et al. 2022's in the version of AlberDICE (Matsunaga et al. 2023)
 were read off AlberDICE's published trajectories: replaying them gives the same numbers.
 
 Rules of a step, for cells (row, column) and actions stay, up, down, right, left:
-1. An agent on its goal is done: it stays there for good, whatever it plays, and is in nobody's way.
+1. An agent on its goal is done: it stays there, whatever it plays, and stops nobody.
 2. A move off the grid or into a wall is no move.
 3. An agent cannot enter a cell in which the other one stays, its own goal excepted. It can where
    the other one leaves.

@@ -2,7 +2,7 @@
 
 Source of the two shipped games: InSPO (arXiv 2412.07639), Figures 1 and 2. Every agent sees the
 same constant observation `[1.]`, and so is the state: the game has one state and nothing to see.
-Who is who is told by the harness (agent id, or one network per agent), not by the game.
+Agents are told apart by the harness (agent id, or one network per agent), not by the game.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_payoff(payoff: Any) -> np.ndarray:
     key = "env_args.payoff"
     try:
         tensor = np.array(payoff, dtype=np.float64)
-    except (ValueError, TypeError) as error:  # numpy refuses ragged lists and words alike
+    except (ValueError, TypeError) as error:  # numpy refuses ragged lists and texts alike
         raise ConfigError(
             f"{key}: expected a nested list of numbers, one level of nesting per agent, in which "
             f"all lists of one level are equally long; found {payoff!r}. Write a game in which "

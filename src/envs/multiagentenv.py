@@ -50,7 +50,7 @@ class MultiAgentEnv(ABC):
         """`state_shape, obs_shape, n_actions, n_agents, episode_limit`, all int."""
 
     def get_stats(self) -> dict[str, float]:
-        """Statistics of the simulator itself (restarts, say)."""
+        """Statistics of the simulator itself, of its restarts for example."""
         return {}
 
     def describe(self) -> str:

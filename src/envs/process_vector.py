@@ -182,7 +182,7 @@ def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
     try:
         _answer(pipe, make)
     finally:
-        _end_group()  # an exit would leave a game to whoever is still there to end it
+        _end_group()  # a plain exit would leave the game running
 
 
 def _answer(pipe: Connection, make: EnvFactory) -> None:
@@ -205,8 +205,8 @@ def _answer(pipe: Connection, make: EnvFactory) -> None:
     except UserError as error:
         answer = ("refused", error)
     except BaseException as error:
-        why = traceback.format_exception_only(error)[-1].strip()
-        answer = ("failed", (why, traceback.format_exc()))
+        reason = traceback.format_exception_only(error)[-1].strip()
+        answer = ("failed", (reason, traceback.format_exc()))
     with contextlib.suppress(OSError):  # the parent is gone too
         pipe.send(answer)
 
@@ -228,7 +228,7 @@ class _Worker:
         if self.killed:
             return
         self.killed = True
-        # Before the process is reaped: until then nobody else can have its group's number.
+        # Before the process is reaped: until then no other group can get its number.
         with contextlib.suppress(OSError):  # no such group: it had not yet made its own
             assert self.process.pid is not None  # it has been started
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -245,14 +245,14 @@ class _Worker:
 
 
 def _end(workers: list[_Worker], folder: Path) -> None:
-    """Leave nothing behind. Runs at the end of the program too, if nobody called `close`."""
+    """Leave nothing behind. Runs at the end of the program too, where `close` was not called."""
     for worker in workers:
         worker.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Lost(Exception):
-    """A worker gave no answer: (why, in a line; a traceback, or nothing)."""
+    """A worker gave no answer: (the reason in a line, a traceback or nothing)."""
 
 
 class ProcessVectorEnv(SerialVectorEnv):
@@ -298,8 +298,8 @@ class ProcessVectorEnv(SerialVectorEnv):
         worker = self._workers[i]
         try:
             if not worker.pipe.poll(max(0.0, deadline - time.monotonic())):
-                why = f"hangs: no answer to '{method}' within {self._timeout:g} s (env_timeout)"
-                raise _Lost(why, "")
+                reason = f"hangs: no answer to '{method}' within {self._timeout:g} s (env_timeout)"
+                raise _Lost(reason, "")
             outcome, result = worker.pipe.recv()
         except (EOFError, OSError):
             wait([worker.process.sentinel], timeout=PATIENCE)
@@ -309,8 +309,8 @@ class ProcessVectorEnv(SerialVectorEnv):
         if outcome == "refused":
             raise result
         if outcome == "failed":
-            why, details = result
-            raise _Lost(f"failed: {why}", details)
+            reason, details = result
+            raise _Lost(f"failed: {reason}", details)
         return result
 
     def _call(self, i: int, method: str) -> Any:
@@ -344,9 +344,9 @@ class ProcessVectorEnv(SerialVectorEnv):
         )
 
     def _failure(self, i: int, loss: _Lost) -> EnvironmentFailure:
-        why, details = loss.args
+        reason, details = loss.args
         return EnvironmentFailure(
-            f"environment worker {i} {why}\n"
+            f"environment worker {i} {reason}\n"
             f"Failures in a row: {self._failures[i]} (env_max_failures: {self._max_failures})\n"
             f"{details}What it printed ends with:\n{self._workers[i].printed()}"
         )

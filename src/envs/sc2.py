@@ -258,7 +258,7 @@ class SC2Env(MultiAgentEnv):
     ) -> tuple[list[np.ndarray], float, bool, bool, dict[str, Any]]:
         timeouts = self._game.timeouts
         reward, ended, info = self._game.step([int(a) for a in actions])
-        timeout = self._game.timeouts > timeouts  # `info` does not say it
+        timeout = self._game.timeouts > timeouts  # `info` does not have it
         self._obs = self._game.get_obs()
         info = {
             "battle_won": float(info["battle_won"]),

@@ -238,7 +238,7 @@ def draw_orders(order: Order, n_agents: int, seed: int) -> Callable[[int], Seque
 
 
 def _log(p: np.ndarray) -> np.ndarray:
-    """log p, and 0 where p is 0: such entries are masked by whoever uses it."""
+    """log p, and 0 where p is 0: callers mask such entries."""
     return np.log(np.where(p > 0, p, 1.0))
 
 
