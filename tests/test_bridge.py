@@ -28,7 +28,7 @@ from inspo.envs.bridge import (
 )
 from inspo.envs.multiagentenv import SingleEnv
 from inspo.evaluation.bridge_pictures import episode_gif, episode_png, episodes_gif
-from inspo.offline.games import make_dataset, optimal_plan
+from inspo.offline.game_data import make_dataset, optimal_plan
 from inspo.utils.errors import ConfigError
 from PIL import Image
 

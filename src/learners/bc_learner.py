@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch as th
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, cosine_rate, optimise
-from inspo.utils.rl_utils import masked_log_softmax
+from inspo.learners.learner import Learner, optimise
+from inspo.utils.rl_utils import cosine_rate, masked_log_softmax
 
 
 class BCLearner(Learner):

@@ -83,10 +83,3 @@ def optimise(loss: th.Tensor, optimiser: th.optim.Optimizer, clip: float) -> th.
     norm = th.nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
     return norm
-
-
-def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
-    """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
-    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
-    for group in optimiser.param_groups:
-        group["lr"] = scaled

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch as th
 import torch.nn.functional as F
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import Learner, cosine_rate, optimise
+from inspo.learners.learner import Learner, optimise
 from inspo.modules.mlp import MLP
-from inspo.utils.rl_utils import entropy, gather_actions, masked_log_softmax
+from inspo.utils.rl_utils import cosine_rate, entropy, gather_actions, masked_log_softmax
 from torch import nn
 
 

@@ -94,3 +94,10 @@ def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
 def soft_update(target: th.nn.Module, online: th.nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online, all parameters in one fused call."""
     th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
+    """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
+    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
+    for group in optimiser.param_groups:
+        group["lr"] = scaled
