@@ -17,14 +17,8 @@ from inspo.offline import OfflineDataset, load_dataset, write_dataset
 from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.offline.formats import alberdice, canonical, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
-from inspo.offline.operations import (
-    Choice,
-    choose,
-    episode_counts,
-    known_datasets,
-    parse_part,
-    target_format,
-)
+from inspo.offline.operations import Choice, choose, episode_counts, parse_part, target_format
+from inspo.offline.sources import known_datasets
 from inspo.utils.errors import DatasetError, UserError
 from test_dataset import LIMIT, A, N, make_dataset, padded, same
 from test_formats import write_alberdice, write_cfcql
