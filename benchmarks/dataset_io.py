@@ -69,7 +69,7 @@ def make(path: Path, options) -> dict:
 
 
 def convert(path: Path, options) -> dict:
-    from inspo.offline.tool import convert as convert_file
+    from inspo.offline.operations import convert as convert_file
 
     target = path.with_name("canonical.h5")
     convert_file(path, target, env="sc2", map_name=options.map, quality="noise")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
-from inspo.offline.download import add_parser as add_download
 from inspo.utils.errors import UserError
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
 
+if TYPE_CHECKING:
+    from inspo.offline import DatasetMetadata
+
 FORMATS = ("canonical", "alberdice", "vault")
+Options = argparse.Namespace
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,36 +33,46 @@ def main(argv: Sequence[str]) -> int:
 # The commands
 
 
-def run_list(options) -> int:
-    from inspo.offline.tool import known_datasets, list_text
+def run_list(options: Options) -> int:
+    from inspo.offline.sources import known_datasets, list_text
 
     print(list_text(known_datasets(options.datasets_dir)))
     return 0
 
 
-def run_convert(options) -> int:
-    from inspo.offline.tool import convert, left_out, target_format
+def run_download(options: Options) -> int:
+    """The paths that were written go to stdout, all else to stderr."""
+    from inspo.offline.download import download
+    from tqdm import tqdm
 
-    name = target_format(options.target, options.to)
-    data = convert(
-        options.source,
-        options.target,
-        to=options.to,
-        force=options.force,
-        env=options.env,
-        map_name=options.map_name,
-        quality=options.quality,
-        episode_limit=options.episode_limit,
-    )
-    print(f"{options.target}: {_facts(data.metadata)} ({name})")
-    for note in data.metadata.notes:
-        print(f"  note: {note}")
-    if left_out(name):
-        print(f"  left out, which the format does not store: {left_out(name)}")
+    def log(message: str) -> None:
+        tqdm.write(message, file=sys.stderr)
+
+    chosen = _given(options, "from_file", "force")
+    try:
+        made = download(options.name, options.datasets_dir, log=log, **chosen)
+    except KeyboardInterrupt:
+        log("stopped; the same command goes on where this one was")
+        raise
+    print(*made, sep="\n", end="\n" if made else "")
     return 0
 
 
-def run_validate(options) -> int:
+def run_convert(options: Options) -> int:
+    from inspo.offline.operations import LEFT_OUT, convert, target_format
+
+    name = target_format(options.target, options.to)
+    chosen = _given(options, "to", "force", "env", "map_name", "quality", "episode_limit")
+    data = convert(options.source, options.target, **chosen)
+    print(f"{options.target}: {_facts(data.metadata)} ({name})")
+    for note in data.metadata.notes:
+        print(f"  note: {note}")
+    if name in LEFT_OUT:
+        print(f"  left out, which the format does not store: {LEFT_OUT[name]}")
+    return 0
+
+
+def run_validate(options: Options) -> int:
     from inspo.offline import load_dataset
     from inspo.offline.formats import recognise
 
@@ -68,37 +82,31 @@ def run_validate(options) -> int:
     return 0
 
 
-def run_inspect(options) -> int:
+def run_inspect(options: Options) -> int:
     from inspo.offline import load_dataset
     from inspo.offline.inspection import inspect, to_text
 
-    found = inspect(load_dataset(options.path, in_memory="auto"))
-    print(json.dumps(found.as_dict(), indent=1) if options.json else to_text(found))
+    inspection = inspect(load_dataset(options.path, in_memory="auto"))
+    print(json.dumps(inspection.as_dict(), indent=1) if options.json else to_text(inspection))
     if options.plot:
         from inspo.evaluation.dataset_plots import draw_dataset
 
-        draw_dataset(options.plot, found)
+        draw_dataset(options.plot, inspection)
         print(f"picture: {options.plot}", file=sys.stderr)
     return 0
 
 
-def run_mix(options) -> int:
-    from inspo.offline.tool import mix
+def run_mix(options: Options) -> int:
+    from inspo.offline.operations import mix
 
-    facts = mix(
-        options.parts,
-        options.target,
-        total=options.episodes,
-        seed=options.seed,
-        quality=options.quality,
-        force=options.force,
-    )
+    chosen = _given(options, "seed", "quality", "force")
+    facts = mix(options.parts, options.target, total=options.episodes, **chosen)
     print(f"{options.target}: {_facts(facts)}")
     return 0
 
 
-def run_subsample(options) -> int:
-    from inspo.offline.tool import Choice, subsample
+def run_subsample(options: Options) -> int:
+    from inspo.offline.operations import Choice, subsample
 
     choice = Choice(
         episodes=options.episodes,
@@ -107,39 +115,41 @@ def run_subsample(options) -> int:
         won=True if options.won else False if options.lost else None,
         seed=options.seed,
     )
-    facts = subsample(
-        options.source, options.target, choice, quality=options.quality, force=options.force
-    )
+    chosen = _given(options, "quality", "force")
+    facts = subsample(options.source, options.target, choice, **chosen)
     print(f"{options.target}: {_facts(facts)}")
     return 0
 
 
-def run_split(options) -> int:
-    from inspo.offline.tool import split
+def run_split(options: Options) -> int:
+    from inspo.offline.operations import split
 
     paths = (options.training, options.held_out_file)
     parts = split(
-        options.source, *paths, share=options.held_out, seed=options.seed, force=options.force
+        options.source, *paths, share=options.held_out, **_given(options, "seed", "force")
     )
     for path, facts in zip(paths, parts):
         print(f"{path}: {_facts(facts)}")
     return 0
 
 
-def run_collect(options) -> int:
-    """The collection mode of main.py, with its words."""
+def run_collect(options: Options) -> int:
+    """The collection mode of main.py, with its command line."""
     from inspo.main import main as run_main
 
-    words = options.words
-    if not any(word.startswith("collect.n_episodes=") for word in words):
+    if not any(word.startswith("collect.n_episodes=") for word in options.words):
         raise UserError(
             "collect: expected collect.n_episodes=N and checkpoint_path=... after 'with'; "
             "`python src/dataset.py collect --help` has an example."
         )
-    return run_main(words)
+    return run_main(options.words)
 
 
-def _facts(meta) -> str:
+def _given(options: Options, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
+
+
+def _facts(meta: DatasetMetadata) -> str:
     won = "" if meta.win_rate is None else f", win rate {meta.win_rate:.3f}"
     cut = f", {meta.n_cut:,} of them cut" if meta.n_cut else ""
     return (
@@ -152,10 +162,10 @@ def _facts(meta) -> str:
 # The command line
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> Options:
     """The options of a command line; `function` among them says what to do."""
     if argv[:1] == ["collect"] and not {"-h", "--help"} & set(argv):
-        return argparse.Namespace(function=run_collect, words=list(argv[1:]))  # main.py's words
+        return Options(function=run_collect, words=list(argv[1:]))  # main.py reads them
     return build_parser().parse_args(argv)
 
 
@@ -168,22 +178,45 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    one = _command(commands, "list", run_list, "what is here, and how to get the rest", """
+    def command(
+        name: str, function: Callable[[Options], int], about: str, examples: str, *shared: str
+    ) -> argparse.ArgumentParser:
+        lines = "\n".join("  " + line.strip() for line in examples.strip().splitlines())
+        one: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"examples:\n{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(function=function)
+        for option in shared:
+            one.add_argument(option, **SHARED[option])
+        return one
+
+    one = command("list", run_list, "what is here, and how to get the rest", """
         python src/dataset.py list
-    """)  # fmt: skip
+    """, "--datasets-dir")  # fmt: skip
+
+    one = command("download", run_download, "fetch a published dataset and convert it", """
+        python src/dataset.py download cfcql/5m_vs_6m
+        python src/dataset.py download cfcql/5m_vs_6m --from-file 5m_vs_6m.zip
+        python src/dataset.py download alberdice/bridge --datasets-dir /data/marl
+
+        The same command goes on with a download that was broken off. `list` shows all names.
+    """, "--datasets-dir", "--force")  # fmt: skip
+    one.add_argument("name", metavar="SOURCE/MAP", help="what to fetch, as `list` shows it")
     one.add_argument(
-        "--datasets-dir", type=Path, metavar="DIR", default=PROJECT_ROOT / "datasets",
-        help="where datasets stand (default: datasets/ in the repository's root)",
+        "--from-file", type=Path, metavar="FILE",
+        help="take this archive, folder or dataset, which was fetched by hand",
     )  # fmt: skip
 
-    add_download(commands)
-
-    one = _command(commands, "convert", run_convert, "from one format into another", """
+    one = command("convert", run_convert, "from one format into another", """
         python src/dataset.py convert 5m_vs_6m.vlt/Medium medium.h5 --env sc2 --episode-limit 70
         python src/dataset.py convert bridge_optimal bridge.h5 --env bridge --map-name bridge
         python src/dataset.py convert medium.h5 2s3z.vlt/Medium
         python src/dataset.py convert medium.h5 folder --to alberdice
-    """)  # fmt: skip
+    """, "--force")  # fmt: skip
     one.add_argument("source", type=Path, metavar="SRC", help="any format, found by its content")
     one.add_argument(
         "target", type=Path, metavar="DST",
@@ -195,14 +228,13 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--episode-limit", type=int, metavar="N", help="cut there; a vault does not say its limit"
     )
-    _force(one)
 
-    one = _command(commands, "validate", run_validate, "every rule; exit status 0 or 2", """
+    one = command("validate", run_validate, "every rule; exit status 0 or 2", """
         python src/dataset.py validate datasets/smax/2s3z_medium.h5
     """)  # fmt: skip
     one.add_argument("path", type=Path, metavar="PATH", help="a dataset of any format")
 
-    one = _command(commands, "inspect", run_inspect, "what is in a dataset, in numbers", """
+    one = command("inspect", run_inspect, "what is in a dataset, in numbers", """
         python src/dataset.py inspect datasets/smax/2s3z_medium.h5 --plot medium.png
         python src/dataset.py inspect datasets/bridge/bridge_optimal.h5 --json
     """)  # fmt: skip
@@ -210,10 +242,10 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument("--plot", type=Path, metavar="PNG", help="draw a picture as well")
 
-    one = _command(commands, "mix", run_mix, "episodes of several datasets in one", """
+    one = command("mix", run_mix, "episodes of several datasets in one", """
         python src/dataset.py mix medium.h5:0.5 expert.h5:0.5 mixed.h5
         python src/dataset.py mix medium.h5:900 expert.h5:100 mixed.h5 --quality mixed_90_10
-    """)  # fmt: skip
+    """, "--seed", "--force")  # fmt: skip
     one.add_argument(
         "parts", nargs="+", metavar="PATH:AMOUNT", help="a share (0.5) or a number of episodes"
     )
@@ -222,14 +254,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--episodes", type=int, metavar="N", help="with shares: in all (default: as many as go)"
     )
     one.add_argument("--quality", default="mixed", metavar="NAME", help="the result's (mixed)")
-    _seed(one)
-    _force(one)
 
-    one = _command(commands, "subsample", run_subsample, "some of the episodes", """
+    one = command("subsample", run_subsample, "some of the episodes", """
         python src/dataset.py subsample medium.h5 tenth.h5 --episodes 500 --seed 1
         python src/dataset.py subsample medium.h5 best.h5 --quantiles 0.75 1 --quality best_quarter
         python src/dataset.py subsample medium.h5 low.h5 --returns 0 10 --lost
-    """)  # fmt: skip
+    """, "--seed", "--force")  # fmt: skip
     one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
     one.add_argument("target", type=Path, metavar="OUT.h5")
     one.add_argument("--episodes", type=int, metavar="N", help="so many, drawn at random")
@@ -244,22 +274,18 @@ def build_parser() -> argparse.ArgumentParser:
     outcome.add_argument("--won", action="store_true", help="victories alone")
     outcome.add_argument("--lost", action="store_true", help="all but victories")
     one.add_argument("--quality", metavar="NAME", help="the result's (default: as it was)")
-    _seed(one)
-    _force(one)
 
-    one = _command(commands, "split", run_split, "a training and a held-out part", """
+    one = command("split", run_split, "a training and a held-out part", """
         python src/dataset.py split medium.h5 train.h5 held_out.h5 --held-out 0.1
-    """)  # fmt: skip
+    """, "--seed", "--force")  # fmt: skip
     one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
     one.add_argument("training", type=Path, metavar="TRAIN.h5")
     one.add_argument("held_out_file", type=Path, metavar="HELD_OUT.h5")
     one.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="share held out (0.1)"
     )
-    _seed(one)
-    _force(one)
 
-    one = _command(commands, "collect", run_collect, "roll out a checkpoint (main.py's mode)", """
+    one = command("collect", run_collect, "roll out a checkpoint (main.py's mode)", """
         python src/dataset.py collect --config=qmix --env-config=smax with map_name=3m \\
             checkpoint_path=results/models/TOKEN collect.n_episodes=5000 quality=medium
     """)  # fmt: skip
@@ -267,25 +293,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, function, about: str, examples: str) -> argparse.ArgumentParser:
-    lines = "\n".join("  " + line.strip() for line in examples.strip().splitlines())
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=about[0].upper() + about[1:] + ".",
-        epilog=f"examples:\n{lines}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(function=function)
-    return parser
-
-
-def _force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="overwrite what is there")
-
-
-def _seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+SHARED: dict[str, dict[str, Any]] = {
+    "--force": {
+        "action": "store_true",
+        "help": "replace what is there, if it is a dataset of ours",
+    },
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of what is drawn (0)"},
+    "--datasets-dir": {
+        "type": Path,
+        "metavar": "DIR",
+        "default": PROJECT_ROOT / "datasets",
+        "help": "where datasets stand (default: datasets/ in the repository's root)",
+    },
+}
 
 
 def command() -> int:

@@ -26,7 +26,7 @@ from inspo.learners.alberdice_learner import (
 )
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
-from inspo.offline.games import joint_actions
+from inspo.offline.game_data import joint_actions
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
 PAYOFFS = {

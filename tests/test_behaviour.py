@@ -7,13 +7,15 @@ import random
 import numpy as np
 import pytest
 import torch as th
-from cases import log_softmax_loop, make_args, play_agent
+from cases import log_softmax_loop, play_agent
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.learners.inspo_learner import others_ratio
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import DatasetMetadata, OfflineDataset, behaviour
 from inspo.offline.buffer import OfflineBuffer
+from inspo.utils.config import load_config
+from inspo.utils.settings import Settings
 
 XOR_B = np.array([[1, 1], [1, 0]]) / 3
 POLICY = np.array([[[0.7, 0.2, 0.1], [0.3, 0.0, 0.7], [0.1, 0.8, 0.1]],
@@ -61,28 +63,27 @@ def xor_b_data(copies=100):
     ), actions[:, 0]
 
 
-def fit(dataset, folder, seed=3, said=None, hidden_dim=16, **settings):
-    """(behaviour, buffer, mac, args)."""
+def make_settings(info, behaviour, **changes) -> Settings:
+    command = ["--config=inspo", "--env-config=matrix_offline", "with", "use_presets=False"]
+    values = load_config(command).values
+    values = values | {"seed": 3, "hidden_dim": 8} | changes
+    values["behaviour"] = values["behaviour"] | behaviour
+    return Settings(values).with_facts(device="cpu", **info)
+
+
+def fit(dataset, folder, seed=3, log=print, hidden_dim=16, check=lambda: None, **behaviour_keys):
+    """(behaviour, buffer, mac)."""
     info = dataset.metadata.env_info()
-    args = make_args("inspo", seed=seed, agent="mlp_ns", obs_last_action=False)
-    vars(args).update(info)
-    args.hidden_dim = hidden_dim
-    args.behaviour |= {
+    few = {
         "updates": 300, "lr": 0.01, "eval_interval": 50, "held_out": 0.1, "patience": 10,
         "others_updates": 300, "others_lr": 0.01, "others_hidden_dim": 16,
-    } | settings  # fmt: skip
+    }  # fmt: skip
+    network = {"agent": "mlp_ns", "obs_last_action": False, "hidden_dim": hidden_dim}
+    args = make_settings(info, few | behaviour_keys, seed=seed, **network)
     mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": args.n_agents}, args)
     buffer = OfflineBuffer(dataset, 0)
-    fitted = behaviour.obtain(
-        buffer,
-        mac,
-        args,
-        dataset.metadata.content_hash,
-        folder,
-        (said if said is not None else []).append,
-        lambda: None,
-    )
-    return fitted, buffer, mac, args
+    content = dataset.metadata.content_hash
+    return behaviour.obtain(buffer, mac, args, content, folder, log, check), buffer, mac
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def known(tmp_path_factory):
 
 
 def test_cloning_finds_the_policy_of_the_data(known):
-    fitted, _, _, _, dataset, context, probs = known
+    fitted, _, _, dataset, context, probs = known
     log_mu = fitted.log_probs.double().exp().numpy().reshape(probs.shape)
     assert (log_mu[probs == 0] == 0).all()
     assert np.allclose(log_mu.sum(-1), 1, atol=1e-6)
@@ -111,7 +112,7 @@ def test_cloning_finds_the_policy_of_the_data(known):
 
 
 def test_ratio_is_one_at_mu_where_agents_are_independent(known):
-    fitted, _, _, _, dataset, _, _ = known
+    fitted, _, _, dataset, _, _ = known
     now = th.from_numpy(dataset.is_transition())
     actions = th.from_numpy(dataset.arrays["actions"])
     log_mu = fitted.log_probs.gather(-1, actions).squeeze(-1)[now]
@@ -150,7 +151,7 @@ def test_without_others_there_are_the_individual_policies_alone(tmp_path):
     dataset, _ = xor_b_data(20)
     said, fits = [], []
     for place in ("fitted", "read from the cache"):
-        alone, buffer, *_ = fit(dataset, tmp_path, said=said, updates=20, others="none")
+        alone, buffer, _ = fit(dataset, tmp_path, log=said.append, updates=20, others="none")
         fits.append(alone.log_probs)
         assert alone.others is None and alone.log_prob_others is None, place
         assert set(alone.report) == {"behaviour_nll"}
@@ -224,10 +225,9 @@ def test_annotated_rows_are_in_the_datasets_order(monkeypatch, tmp_path, block):
         env="toy", map_name="toy", quality="q", simulator="toy", source="a test", **info
     )
     buffer = OfflineBuffer(OfflineDataset.build(arrays, lengths, metadata, None), 0)
-    args = make_args("inspo")
-    vars(args).update(info)
+    few = {"updates": 3, "eval_interval": 1, "others_updates": 3, "batch_size": 2}
+    args = make_settings(info, few)
     mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": 2}, args)
-    args.behaviour |= {"updates": 3, "eval_interval": 1, "others_updates": 3, "batch_size": 2}
     monkeypatch.setattr(behaviour, "BLOCK", block)
     fitted = behaviour.obtain(buffer, mac, args, "hash", tmp_path, print, lambda: None)
     mac.agent.load_state_dict(fitted.agent)
@@ -260,12 +260,12 @@ def test_the_cache_is_used_and_leaves_no_trace(tmp_path, monkeypatch):
     dataset, _ = xor_b_data(20)
     few = {"updates": 20, "others_updates": 20}
     fits = []
-    real = behaviour._fit
-    monkeypatch.setattr(behaviour, "_fit", lambda *a: fits.append(1) or real(*a))
+    real = behaviour._Fit
+    monkeypatch.setattr(behaviour, "_Fit", lambda *a: fits.append(1) or real(*a))
 
     def obtain(**changes):
         th.manual_seed(11)
-        fitted, _, mac, _ = fit(dataset, tmp_path, **(few | changes))
+        fitted, _, mac = fit(dataset, tmp_path, **(few | changes))
         weights = copy.deepcopy(mac.agent.state_dict())
         return fitted, weights, random_states()
 
@@ -300,9 +300,9 @@ def test_one_seed_gives_one_fit_and_a_broken_cache_is_replaced(tmp_path):
     (path,) = (tmp_path / "a").iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     said = []
-    third, *_ = fit(dataset, tmp_path / "a", said=said, **few)
+    third, *_ = fit(dataset, tmp_path / "a", log=said.append, **few)
     assert th.equal(first.log_probs, third.log_probs)
-    assert said
+    assert f"{path} cannot be read" in said[0]
 
 
 def test_early_stopping_keeps_the_best():
@@ -317,13 +317,8 @@ def test_early_stopping_keeps_the_best():
     assert network.weight.item() == 3
 
 
-def test_a_stop_is_heard_while_fitting(tmp_path):
-    dataset, _ = xor_b_data(20)
-    info = dataset.metadata.env_info()
-    args = make_args("inspo", agent="mlp_ns", obs_last_action=False)
-    vars(args).update(info)
-    mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": 2}, args)
-    calls = []
+def test_a_stop_is_heard_while_fitting_and_says_that_nothing_is_saved(tmp_path):
+    calls, said = [], []
 
     def check():
         calls.append(1)
@@ -331,6 +326,25 @@ def test_a_stop_is_heard_while_fitting(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        behaviour.obtain(OfflineBuffer(dataset, 0), mac, args, "h", tmp_path, print, check)
+        fit(xor_b_data(20)[0], tmp_path, log=said.append, check=check)
     assert len(calls) == 3
+    assert "nothing of the fit is saved" in said[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("PytorchStreamWriter failed"), OSError(28, "No space left on device")]
+)
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, error):
+    """torch raises RuntimeError where the disk is full."""
+
+    def fail(content, path):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(th, "save", fail)
+    said = []
+    fitted, *_ = fit(xor_b_data(20)[0], tmp_path, log=said.append, updates=5, others_updates=5)
+    assert fitted.log_probs.isfinite().any()
+    assert said[-1].startswith("warning: ") and "cannot be written" in said[-1]
     assert not list(tmp_path.iterdir())

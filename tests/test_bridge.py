@@ -25,7 +25,7 @@ from inspo.envs.bridge import (
     move,
     team_reward,
 )
-from inspo.offline.games import make_dataset, optimal_plan
+from inspo.offline.game_data import make_dataset, optimal_plan
 from inspo.utils.errors import ConfigError
 
 FREE = [(r, c) for r in range(N_ROWS) for c in range(N_COLUMNS) if (r, c) not in WALLS]

@@ -16,7 +16,7 @@ from cases import (
 )
 from inspo.learners.cfcql_learner import agent_weights, counterfactual_values
 from inspo.offline.buffer import OfflineBuffer
-from inspo.offline.games import make_dataset
+from inspo.offline.game_data import make_dataset
 from inspo.utils.config import load_config
 from test_qmix import mix
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from cases import make_args, make_mac
+from cases import make_mac
 from inspo import main as program
 from inspo.envs.matrix import PAYOFFS
 from inspo.offline import collect as collect_module
 from inspo.offline import load_dataset
 from inspo.offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
-from inspo.utils.errors import CheckpointError, DatasetError
+from inspo.utils.config import load_config
+from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
+from inspo.utils.settings import Settings
 
 WORDS = ["seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "batch_size_run=8"]
 SIZES = {"n_agents": 2, "n_actions": 2, "state_shape": 1, "obs_shape": 1, "episode_limit": 1}
@@ -33,11 +35,15 @@ class Bar:
         pass
 
 
-def matrix_args(tmp_path, **overrides):
-    args = make_args("bc", "matrix_offline", agent="mlp_ns", obs_last_action=False)
-    vars(args).update(SIZES | {"obs_agent_id": False, "datasets_dir": str(tmp_path)} | overrides)
-    args.batch_size_run = 8
-    return args
+def matrix_args(tmp_path, **changes) -> Settings:
+    command = ["--config=bc", "--env-config=matrix_offline", "with", "use_presets=False"]
+    keys = {"agent": "mlp_ns", "obs_last_action": False, "obs_agent_id": False, "seed": 3}
+    keys |= {"hidden_dim": 8, "batch_size_run": 8, "datasets_dir": str(tmp_path)} | changes
+    return Settings({**load_config(command).values, **keys}).with_facts(device="cpu", **SIZES)
+
+
+def changed(args, **changes) -> Settings:
+    return Settings({**args.as_dict(), **changes}).with_facts(device="cpu", **SIZES)
 
 
 def policy(args, *probabilities):
@@ -90,8 +96,7 @@ def test_parts_follow_each_other_with_exact_counts(tmp_path):
 
 
 def test_sampling_and_exploration_have_their_shares(tmp_path):
-    args = matrix_args(tmp_path)
-    args.batch_size_run = 500
+    args = matrix_args(tmp_path, batch_size_run=500)
     sampled = part(args, 4000, [0.3, 0.7], [0.8, 0.2], greedy=False)
     collect([sampled], args, tmp_path / "a.h5", 0, Bar)
     shares = joint_counts(load_dataset(tmp_path / "a.h5")) / 4000
@@ -155,10 +160,12 @@ def shipped(tmp_path, monkeypatch):
     }
     (folder / "recipes.yaml").write_text(yaml.safe_dump(recipes))
     monkeypatch.setattr(collect_module, "POLICIES", tmp_path / "policies")
-    args.map_name = "duel"
-    args.env_args = {"map_name": "duel", "payoff": PAYOFFS["xor"]}
-    args.datasets_dir = str(tmp_path / "datasets")
-    return args
+    return changed(
+        args,
+        map_name="duel",
+        env_args={"map_name": "duel", "payoff": PAYOFFS["xor"]},
+        datasets_dir=str(tmp_path / "datasets"),
+    )
 
 
 def test_recipes_and_mixtures(shipped):
@@ -178,7 +185,7 @@ def test_recipes_and_mixtures(shipped):
 
 def test_a_missing_dataset_is_made_once(shipped):
     said = []
-    shipped.quality = "mixed_75_25"
+    shipped = changed(shipped, quality="mixed_75_25")
     path = ensure_dataset(shipped, said.append, Bar)
     assert path == Path(shipped.datasets_dir) / "matrix/duel_mixed_75_25.h5"
     assert joint_counts(load_dataset(path)).tolist() == [[30, 0], [10, 0]]
@@ -195,7 +202,7 @@ def test_a_recipe_says_whether_its_policy_is_sampled(shipped):
     folder = collect_module.POLICIES / "matrix/duel"
     entry = {"policy": "weak", "episodes": 400, "greedy": False}
     (folder / "recipes.yaml").write_text(yaml.safe_dump({"medium_replay": [entry]}))
-    shipped.quality = "medium_replay"
+    shipped = changed(shipped, quality="medium_replay")
     data = load_dataset(ensure_dataset(shipped, lambda _: None, Bar))
     counts = joint_counts(data) / 400  # agent 1 plays (.9, .1), and so does agent 2
     assert abs(counts[0, 0] - 0.81) < 0.08 and counts[0, 1] > 0.03 and counts[1, 0] > 0.03
@@ -206,27 +213,44 @@ def test_an_unknown_key_of_a_recipe_is_named(shipped):
     path = collect_module.POLICIES / "matrix/duel/recipes.yaml"
     entry = {"policy": "weak", "episodes": 4, "greddy": False}
     path.write_text(yaml.safe_dump({"medium": [entry]}))
-    shipped.quality = "medium"
+    shipped = changed(shipped, quality="medium")
     with pytest.raises(DatasetError, match=r"recipes\.yaml: unknown key 'greddy'.*greedy"):
         ensure_dataset(shipped, lambda _: None, Bar)
     assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))
 
 
 def test_what_cannot_be_made_is_one_clear_error(shipped):
-    shipped.quality = "perfect"
+    shipped = changed(shipped, quality="perfect")
     with pytest.raises(DatasetError) as caught:
         ensure_dataset(shipped, print, Bar)
     for word in ("'perfect'", "medium_replay", "collect.n_episodes"):
         assert word in str(caught.value)
-    shipped.dataset = {"path": "/nowhere/x.h5"}  # the reader's error to report
-    assert ensure_dataset(shipped, print, Bar) == Path("/nowhere/x.h5")
+    named = changed(shipped, dataset={"path": "/nowhere/x.h5"})  # the reader's error to report
+    assert ensure_dataset(named, print, Bar) == Path("/nowhere/x.h5")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "..", ".hidden", "a\\b", "a\nb"])
+@pytest.mark.parametrize("key", ["env", "map_name", "quality"])
+def test_names_do_not_lead_out_of_the_datasets_folder(shipped, key, name):
+    with pytest.raises(ConfigError, match=f"{key}: expected a plain name"):
+        ensure_dataset(changed(shipped, **{key: name}), print, Bar)
+
+
+def test_each_part_is_played_with_its_own_settings(tmp_path):
+    """Policies of other widths, in one collection."""
+    args = matrix_args(tmp_path)
+    wide = changed(args, hidden_dim=16)
+    parts = [part(args, 9, [0.1, 0.9], [0.9, 0.1]), part(wide, 9, [0.9, 0.1], [0.1, 0.9])]
+    assert parts[0].settings["hidden_dim"] != parts[1].settings["hidden_dim"]
+    collect(parts, args, tmp_path / "d.h5", 0, Bar)
+    assert joint_counts(load_dataset(tmp_path / "d.h5")).tolist() == [[0, 9], [9, 0]]
 
 
 @pytest.mark.parametrize("broken", ["policy.json", "agent.th"])
 def test_a_broken_shipped_policy_is_one_clear_error(shipped, broken):
     path = collect_module.POLICIES / "matrix/duel/weak" / broken
     path.write_bytes(path.read_bytes()[:20])
-    shipped.quality = "medium"
+    shipped = changed(shipped, quality="medium")
     with pytest.raises(CheckpointError, match="weak"):
         ensure_dataset(shipped, print, Bar)
     assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))

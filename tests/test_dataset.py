@@ -12,12 +12,12 @@ from inspo.offline import (
     OfflineDataset,
     check_matches,
     compute_statistics,
-    concatenate,
     require_valid,
     validate,
 )
-from inspo.offline.dataset import FIELDS, FILLED, ContentHash, content_hash
-from inspo.offline.validation import ROW_RULES, differing_settings
+from inspo.offline.offline_dataset import FIELDS, FILLED, ContentHash, content_hash
+from inspo.offline.padded import PaddedSource, check_filled, check_layout, flatten
+from inspo.offline.validation import ROW_RULES, Violation, differing_settings
 from inspo.utils.errors import DatasetError
 
 N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
@@ -68,6 +68,17 @@ def padded(dataset: OfflineDataset) -> dict[str, np.ndarray]:
     return dataset.episodes(np.arange(len(dataset)), n_steps=LIMIT + 1)
 
 
+def validate_padded(batch, limit=None) -> list[Violation]:
+    """The rules of padded arrays in the order in which a reader applies them."""
+    source = PaddedSource(batch)
+    if broken := check_layout(source, limit):
+        return broken
+    lengths, broken = check_filled(source)
+    if broken:
+        return broken
+    return validate(OfflineDataset.build(flatten(source, lengths), lengths, metadata()))
+
+
 def same(first: OfflineDataset, second: OfflineDataset) -> bool:
     return (
         all(np.array_equal(first.arrays[key], second.arrays[key]) for key in FIELDS)
@@ -91,7 +102,7 @@ def test_statistics_of_the_metadata_against_a_loop():
     assert meta.return_mean == pytest.approx(np.mean(returns))
     assert meta.return_std == pytest.approx(np.std(returns))
     assert meta.win_rate == pytest.approx(data.battle_won.mean())
-    assert data.env_info() == {
+    assert data.metadata.env_info() == {
         "state_shape": S,
         "obs_shape": OBS,
         "n_actions": A,
@@ -121,29 +132,17 @@ def test_episodes_are_padded_with_zeros():
         data.episodes([0], n_steps=3)
 
 
-def test_select_and_concatenate_are_inverse():
+def test_select_copies_episodes_in_the_given_order():
     data = make_dataset()
-    joined = concatenate([data.select([0, 1]), data.select([2, 3])])
-    assert same(joined, data)
-    assert joined.metadata.content_hash == data.metadata.content_hash
-    np.testing.assert_array_equal(joined.battle_won, data.battle_won)
     picked = data.select([3, 3, 0], quality="odd", source="by hand")
     np.testing.assert_array_equal(picked.lengths, [5, 5, 3])
+    np.testing.assert_array_equal(picked.arrays["obs"][:6], data.arrays["obs"][data.offsets[3] :])
     assert (picked.metadata.quality, picked.metadata.source) == ("odd", "by hand")
     assert picked.metadata.n_steps == 13
     assert not validate(picked)
-
-
-def test_concatenate_names_what_differs():
-    other = make_dataset(map_name="3m")
-    with pytest.raises(DatasetError, match="map_name '2s3z' and '3m'"):
-        concatenate([make_dataset(), other])
-    with pytest.raises(DatasetError, match="nothing to concatenate"):
-        concatenate([])
-    unknown = replace(make_dataset(quality="expert"), battle_won=None)
-    mixed = concatenate([make_dataset(), unknown])
-    assert mixed.battle_won is None and mixed.metadata.win_rate is None
-    assert mixed.metadata.quality == "medium+expert"
+    everything = data.select(range(4))
+    assert same(everything, data)
+    assert everything.metadata.content_hash == data.metadata.content_hash
 
 
 def test_blocks_cover_every_episode_once():
@@ -211,7 +210,7 @@ def test_statistics():
 def test_valid_data_has_no_violation():
     data = make_dataset()
     assert validate(data) == []
-    assert validate(padded(data), episode_limit=LIMIT) == []
+    assert validate_padded(padded(data), LIMIT) == []
     require_valid([], "x.h5")
 
 
@@ -219,7 +218,7 @@ def test_padding_is_not_looked_at():
     batch = padded(make_dataset())
     for key in FIELDS:
         batch[key][batch[FILLED][..., 0] == 0] = 77
-    assert validate(batch) == []
+    assert validate_padded(batch) == []
 
 
 EPISODE, STEP, AGENT = 3, 2, 1
@@ -267,7 +266,7 @@ def test_row_rule(rule):
     data = make_dataset()
     batch = padded(data)
     change(batch)
-    found = {violation.rule: violation for violation in validate(batch)}
+    found = {violation.rule: violation for violation in validate_padded(batch)}
     assert rule in found
     assert (found[rule].episode, found[rule].step, found[rule].agent) == (EPISODE, STEP, agent)
     assert found[rule].count == 1
@@ -304,8 +303,8 @@ def test_no_terminal():
     assert (violation.rule, violation.count, violation.episode) == ("no_terminal", 3, 0)
     admitted = OfflineDataset.build(data.arrays, data.lengths, data.metadata)
     assert admitted.metadata.n_cut == 3 and validate(admitted) == []
-    assert [v.rule for v in validate(padded(data), n_cut=2)] == ["no_terminal"]
-    assert validate(padded(data), n_cut=None) == []
+    fewer = replace(admitted, metadata=replace(admitted.metadata, n_cut=2))
+    assert [v.rule for v in validate(fewer)] == ["no_terminal"]
 
 
 def _filled(episode, values):
@@ -327,7 +326,7 @@ def test_filled_rule(rule):
     change, episode, step = FILLED_CASES[rule]
     batch = padded(make_dataset())
     change(batch)
-    (violation,) = validate(batch)
+    (violation,) = validate_padded(batch)
     assert (violation.rule, violation.key) == (rule, FILLED)
     assert (violation.episode, violation.step) == (episode, step)
 
@@ -335,7 +334,7 @@ def test_filled_rule(rule):
 def test_an_episode_without_transition_is_empty():
     batch = padded(make_dataset())
     _filled(0, [1] + [0] * 7)(batch)
-    assert [v.rule for v in validate(batch)] == ["empty_episode"]
+    assert [v.rule for v in validate_padded(batch)] == ["empty_episode"]
 
 
 def _drop(key):
@@ -366,15 +365,15 @@ LAYOUT_CASES = [
 def test_layout_rule(rule, key, change):
     batch = padded(make_dataset())
     change(batch)
-    (violation,) = validate(batch)
+    (violation,) = validate_padded(batch)
     assert (violation.rule, violation.key) == (rule, key)
 
 
 def test_layout_of_all_keys():
     batch = padded(make_dataset())
-    assert {v.rule for v in validate(batch, episode_limit=LIMIT + 1)} == {"wrong_length"}
+    assert {v.rule for v in validate_padded(batch, LIMIT + 1)} == {"wrong_length"}
     empty = {key: array[:0] for key, array in batch.items()}
-    assert {v.rule for v in validate(empty)} == {"zero_episodes"}
+    assert {v.rule for v in validate_padded(empty)} == {"zero_episodes"}
 
 
 def test_flat_layout_rules():
@@ -398,7 +397,7 @@ def test_one_message_names_everything():
     _put("obs", np.nan)(batch)
     _put("actions", 9)(batch)
     with pytest.raises(DatasetError) as caught:
-        require_valid(validate(batch), "datasets/smax/2s3z_medium.h5", "Do something.")
+        require_valid(validate_padded(batch), "datasets/smax/2s3z_medium.h5", "Do something.")
     message = str(caught.value)
     for part in (
         "datasets/smax/2s3z_medium.h5",
@@ -443,10 +442,3 @@ def test_settings_of_the_simulator_are_compared_where_both_are_known():
     for damaged in ("{", "3", '[["max_steps", 9]]', "[" * 100_000):
         with pytest.raises(DatasetError, match=r"x\.h5: attribute 'env_args'.*JSON"):
             differing_settings(metadata(env_args=damaged), now, "x.h5")
-
-
-def test_joined_data_keep_settings_that_they_share():
-    same = concatenate([make_dataset(seed=0), make_dataset(seed=1)])
-    other = make_dataset(seed=2, env_args='{"max_steps": 9}')
-    assert same.metadata.env_args == metadata().env_args
-    assert concatenate([same, other]).metadata.env_args is None

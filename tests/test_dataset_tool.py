@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,18 +17,13 @@ import pytest
 from inspo import dataset as tool_main
 from inspo.evaluation.dataset_plots import draw_dataset
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
-from inspo.offline.dataset import FIELDS, FILLED
 from inspo.offline.formats import alberdice, canonical, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
-from inspo.offline.tool import (
-    Choice,
-    choose,
-    episode_counts,
-    known_datasets,
-    parse_part,
-    target_format,
-)
+from inspo.offline.offline_dataset import FIELDS, FILLED
+from inspo.offline.operations import Choice, choose, episode_counts, parse_part, target_format
+from inspo.offline.sources import known_datasets
 from inspo.utils.errors import DatasetError, UserError
+from inspo.utils.paths import PROJECT_ROOT
 from test_dataset import LIMIT, A, N, make_dataset, padded, same
 from test_formats import write_alberdice, write_cfcql
 
@@ -174,6 +172,68 @@ def test_what_exists_is_overwritten_with_force_alone(capsys, tmp_path, file, tar
     assert "--force" in refused(capsys, "convert", file, path)
     assert run("convert", file, path, "--force") == 0
     assert sorted(os.listdir(tmp_path)) == sorted(["medium.h5", target])
+
+
+def note(place: Path) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "notes.txt").write_text("mine")
+    return place
+
+
+@pytest.mark.parametrize("target", ["x", "x.vlt"])
+@pytest.mark.parametrize("inside", [".", "d", "deeper/still"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_force_never_removes_a_folder_that_holds_anything_else(
+    capsys, tmp_path, file, target, inside, ours
+):
+    path = tmp_path / target
+    if ours:
+        assert run("convert", file, path) == 0
+    note(path / inside)
+    assert "is never replaced" in refused(capsys, "convert", file, path, "--force")
+    assert (path / inside / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == sorted(["medium.h5", target])
+
+
+def test_force_never_removes_a_file_that_is_no_dataset_of_ours(capsys, tmp_path, data, file):
+    write_cfcql(tmp_path / "theirs.h5", padded(data))
+    (tmp_path / "text.h5").write_text("mine")
+    os.symlink(tmp_path / "text.h5", tmp_path / "link.h5")
+    for name in ("theirs.h5", "text.h5", "link.h5"):
+        before = (tmp_path / name).read_bytes()
+        for words in (("convert", file), ("subsample", file), ("mix", f"{file}:2")):
+            error = refused(capsys, *words, tmp_path / name, "--force")
+            assert "is never replaced" in error and name in error
+        assert (tmp_path / name).read_bytes() == before
+
+
+REPLACE = """
+import os, signal, sys
+from inspo import dataset
+count, real = [], os.replace
+def replace(source, target):
+    real(source, target)
+    count.append(1)
+    if len(count) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+dataset.main(["convert", *sys.argv[2:], "--force"])
+"""
+
+
+@pytest.mark.parametrize("kill_after", [1, 2])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, data, file, kill_after):
+    target = tmp_path / "x"
+    assert run("convert", file, target) == 0
+    write_dataset(tmp_path / "new.h5", data.select([0, 1]))
+    words = [sys.executable, "-c", REPLACE, str(kill_after), tmp_path / "new.h5", target]
+    env = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "package")}
+    assert subprocess.run(words, env=env).returncode == -signal.SIGKILL
+    assert len(load_dataset(target)) == (len(data) if kill_after == 1 else 2)
+    for left in tmp_path.glob(".*"):  # as if the kill were long ago
+        os.utime(left, (0, 0))
+    assert run("convert", file, target, "--force") == 0
+    assert sorted(os.listdir(tmp_path)) == ["medium.h5", "new.h5", "x"]
 
 
 def test_the_source_is_never_the_target(capsys, file):

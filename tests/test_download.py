@@ -1,8 +1,8 @@
-"""Downloads: a server that breaks off and lies, archives that attack, and what is left then."""
+"""Downloads: servers that break off and lie, archives that attack, and what is left then."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import io
 import json
 import os
@@ -22,26 +22,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspo.offline import archives, games, load_dataset, transfer
-from inspo.offline.download import Ledger, add_parser, download, find_parts, known_sources, sha256
+from inspo.offline import archives, game_data, load_dataset, transfer
+from inspo.offline.download import download, find_parts, read_ledger, sha256
 from inspo.offline.formats import alberdice, folders, vault
-from inspo.offline.sources import Source, catalogue, find_source
-from inspo.offline.transfer import Patience, TransferError, confirmed_address, fetch
+from inspo.offline.sources import Source, catalogue, find_source, known_sources
 from inspo.utils.errors import DatasetError
 from inspo.utils.paths import PROJECT_ROOT
 from test_dataset import make_dataset, padded, same
 from test_formats import write_cfcql
 
-QUICK = Patience(timeout=0.4, attempts=3, pause=0.0)
+gdown = pytest.importorskip("gdown")
+
 QUALITIES = ("expert", "medium", "medium_replay", "mixed")
 BLOB = np.random.default_rng(0).bytes(300_000)
-DRIVE_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head>
-<form id="download-form" action="/download" method="get"><input type="hidden" name="id" value="7">
-<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="a-b"></form>
-</html>"""
-QUOTA_PAGE = (
-    b"<html><head><title>Google Drive - Quota exceeded</title></head><body>no</body></html>"
-)
+PAGE = b"<html><head><title>Google Drive - Quota exceeded</title></head><body>no</body></html>"
 
 
 # -------------------------------------------------------------------------------------- the server
@@ -50,9 +44,8 @@ QUOTA_PAGE = (
 class Server(ThreadingHTTPServer):
     """`files[path]` is served; `script[path]` says how, one word per request, the last for ever.
 
-    ok; no_range: ignores Range; break N: closes after N bytes; longer, shorter: a wrong length;
-    a number: this status; redirect WHERE; html; stall: half of it, then silence; wrong_range;
-    gzip; chunked: no length; busy: 503 once more.
+    ok; no_range: ignores Range; break N: closes after N bytes; a number: this status; redirect
+    WHERE; html: a page; stall: half of it, then silence.
     """
 
     daemon_threads = True
@@ -61,17 +54,16 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.script: dict[str, list[str]] = {}
-        self.etag = '"one"'
-        self.retry_after = "0"
-        self.asked: list[tuple[str, str | None]] = []  # path, Range
+        self.headers: dict[str, str] = {"ETag": '"one"'}
+        self.requests: list[tuple[str, str | None]] = []  # path, Range
         self.closing = threading.Event()
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def ranges(self) -> list[str | None]:
-        return [given for _, given in self.asked]
+    def ranges(self) -> list[str]:
+        return [given for _, given in self.requests if given]
 
     def handle_error(self, request, client_address):  # clients go away: that is the test
         pass
@@ -83,46 +75,32 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         server, path = self.server, self.path
-        server.asked.append((path, self.headers["Range"]))
+        server.requests.append((path, self.headers["Range"]))
         script = server.script.get(path, ["ok"])
         word, _, rest = (script.pop(0) if len(script) > 1 else script[0]).partition(" ")
         if word.isdecimal():
-            return self.refuse(int(word))
+            return self.answer(int(word), {}, b"")
         if word == "redirect":
-            self.send_response(302)
-            self.send_header("Location", rest)
-            return self.end_headers()
+            return self.answer(302, {"Location": rest}, b"")
         if word == "html":
-            return self.answer(200, {"Content-Type": "text/html"}, QUOTA_PAGE)
-        if word == "hidden_html":
-            return self.answer(200, {"Content-Type": "application/zip"}, QUOTA_PAGE)
+            return self.answer(200, {"Content-Type": "text/html"}, PAGE)
         if path not in server.files:
-            return self.send_error(404)
+            return self.answer(404, {}, b"")
         self.serve(server.files[path], word, rest)
 
-    def refuse(self, status: int):
-        headers = {"Retry-After": self.server.retry_after} if status == 429 else {}
-        self.answer(status, headers, b"")
-
     def serve(self, body: bytes, word: str, rest: str):
-        first, status = 0, 200
+        first, status, headers = 0, 200, dict(self.server.headers)
         given, condition = self.headers["Range"], self.headers["If-Range"]
-        headers = {"ETag": self.server.etag}
-        if given and word != "no_range" and condition in (None, self.server.etag):
-            first = int(given.removeprefix("bytes=").removesuffix("-"))
-            if first >= len(body):
-                return self.send_error(416)
-            shown = 0 if word == "wrong_range" else first
-            headers["Content-Range"] = f"bytes {shown}-{len(body) - 1}/{len(body)}"
-            status = 206
+        if given and word != "no_range" and condition in (None, headers.get("ETag")):
+            first, status = int(given.removeprefix("bytes=").removesuffix("-")), 206
+            headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
         part = body[first:]
-        length = len(part) + {"longer": 100, "shorter": -len(part) // 2}.get(word, 0)
-        if word == "gzip":
-            headers["Content-Encoding"] = "gzip"
-        if word != "chunked":
-            headers["Content-Length"] = str(length)
+        headers["Content-Length"] = str(len(part))
         sent = int(rest) if word == "break" else len(part) // 2 if word == "stall" else len(part)
         self.answer(status, headers, part[:sent])
         if word == "stall":
@@ -133,14 +111,20 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
+        if self.command == "GET":
+            self.wfile.write(body)
+            self.wfile.flush()
 
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(transfer, "TIMEOUT", 1.0)
+    monkeypatch.setattr(transfer, "RETRIES", 2)
+    monkeypatch.setattr(transfer, "PAUSE", 0.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.0)  # gdown's pauses
+    monkeypatch.setattr(sys.modules["gdown.download"], "CHUNK_SIZE", 1000)
     server = Server()
     server.files["/blob"] = BLOB
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -151,20 +135,20 @@ def server(monkeypatch):
     server.server_close()
 
 
-def get(server, partial, path="/blob") -> bytes:
-    fetch(server.address + path, partial, patience=QUICK, say=list, progress=False)
-    return partial.read_bytes()
+def get(server, target, path="/blob") -> str | None:
+    return transfer.fetch(server.address + path, target, log=lambda _: None, progress=False)
 
 
-def refused(server, partial, path="/blob") -> str:
-    with pytest.raises(TransferError) as caught:
-        get(server, partial, path)
+def refused(server, target, path="/blob") -> str:
+    with pytest.raises(DatasetError) as caught:
+        get(server, target, path)
+    assert not target.exists()
     return str(caught.value)
 
 
 @pytest.fixture
-def partial(tmp_path) -> Path:
-    return tmp_path / "blob.part"
+def target(tmp_path) -> Path:
+    return tmp_path / "blob"
 
 
 # -------------------------------------------------------------------------------- one file by HTTP
@@ -173,135 +157,99 @@ def partial(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("script", "ranges"),
     [
-        (["ok"], [None]),
-        (["break 100000", "ok"], [None, "bytes=100000-"]),
-        (["break 0", "break 200000", "ok"], [None, None, "bytes=200000-"]),
-        (["break 100000", "break 50000", "ok"], [None, "bytes=100000-", "bytes=150000-"]),
-        (["break 100000", "no_range"], [None, "bytes=100000-"]),
-        (["stall", "ok"], [None, "bytes=150000-"]),
-        (["break 100000", "wrong_range", "ok"], [None, "bytes=100000-", None]),
-        (["500", "503", "ok"], [None, None, None]),
-        (["redirect /other"], [None, None]),
-        (["break 100000", "redirect /other"], [None, "bytes=100000-", "bytes=100000-"]),
-        (["chunked"], [None]),
+        (["ok"], []),
+        (["break 100000", "ok"], ["bytes=100000-"]),
+        (["break 100000", "break 50000", "ok"], ["bytes=100000-", "bytes=150000-"]),
+        (["stall", "ok"], ["bytes=150000-"]),
+        (["503", "429", "ok"], []),
+        (["redirect /other"], []),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value[0], str) else "",
+    ids=lambda value: " ".join(value),
 )
-def test_every_byte_arrives(server, partial, script, ranges):
+def test_every_byte_arrives(server, target, script, ranges):
     server.script["/blob"] = script
     server.files["/other"] = BLOB
-    assert get(server, partial) == BLOB
+    get(server, target)
+    assert target.read_bytes() == BLOB and os.listdir(target.parent) == ["blob"]
     assert server.ranges() == ranges
 
 
-def test_a_length_that_is_too_large_is_no_success(server, partial):
-    server.script["/blob"] = ["longer", "416"]
-    assert "HTTP status 416" in refused(server, partial)
-    server.script["/blob"] = ["longer"]
-    assert "300000 of 300100 bytes" in refused(server, partial)
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("404", "HTTP status 404"),
+        ("500", "HTTP status 500"),
+        ("redirect file:///etc/passwd", "file:///etc/passwd"),
+        ("redirect /blob", "HTTP status 302"),
+        ("break 0", "0 bytes"),
+        ("stall", "does not answer any more (timeout)"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence(server, target, script, message):
+    server.script["/blob"] = [script]
+    error = refused(server, target)
+    assert message in error and error.startswith(f"{server.address}/blob: cannot be fetched: ")
+    assert "\n" not in error
+
+
+def test_another_call_goes_on(server, target):
+    server.script["/blob"] = ["break 100000", "404"]
+    assert "0.1 MB are here; the same command goes on there" in refused(server, target)
+    server.script["/blob"] = ["ok"]
+    get(server, target)
+    assert target.read_bytes() == BLOB and server.ranges()[-1] == "bytes=100000-"
+
+
+def test_the_disk_is_looked_at_first(server, target, monkeypatch):
+    monkeypatch.setattr(transfer, "RESERVE", 1 << 60)
+    assert "MB are free" in refused(server, target)
 
 
 @pytest.mark.parametrize(
-    ("script", "message", "requests"),
+    ("address", "message"),
     [
-        ("404", "404 (Not Found)", 1),
-        ("403", "403", 1),
-        ("500", "500 (Internal Server Error) (3 attempts", 3),
-        ("html", "web page ('Google Drive - Quota exceeded') instead", 1),
-        ("hidden_html", "web page ('Google Drive - Quota exceeded') instead", 1),
-        ("gzip", "packed the file (gzip)", 1),
-        ("redirect file:///etc/passwd", "file:///etc/passwd", 1),
-        ("redirect ftp://127.0.0.1/x", "unsafe address", 1),
-        ("redirect /blob", "infinite loop", 5),
-        ("break 0", "0 of 300000 bytes (3 attempts", 3),
-        ("stall", "timeout", 3),
-    ],
-)
-def test_what_cannot_be_had_is_said(server, partial, script, message, requests):
-    server.script["/blob"] = [script]
-    assert message in refused(server, partial)
-    assert len(server.asked) == requests
-
-
-def test_another_call_goes_on(server, partial):
-    server.script["/blob"] = ["break 100000", "404"]
-    refused(server, partial)
-    assert partial.read_bytes() == BLOB[:100000]
-    server.script["/blob"] = ["ok"]
-    assert get(server, partial) == BLOB
-    assert server.ranges()[-1] == "bytes=100000-"
-    assert get(server, partial) == BLOB  # whole: nothing is asked any more
-    assert len(server.asked) == 3
-
-
-def test_parts_of_different_files_are_not_joined(server, partial):
-    server.script["/blob"] = ["break 100000", "404"]
-    refused(server, partial)
-    server.script["/blob"], server.etag = ["ok"], '"two"'
-    server.files["/blob"] = BLOB[::-1]
-    assert get(server, partial) == BLOB[::-1]
-
-
-def test_a_part_that_nobody_explains_is_not_continued(server, partial):
-    partial.write_bytes(b"something else")
-    assert get(server, partial) == BLOB
-    server.files["/blob2"] = BLOB[::-1]
-    assert get(server, partial, "/blob2") == BLOB[::-1]
-
-
-def test_the_disk_is_looked_at_first(server, partial, monkeypatch):
-    monkeypatch.setattr(transfer, "RESERVE", 1 << 60)
-    with pytest.raises(DatasetError, match="MB are free"):
-        get(server, partial)
-    assert not partial.exists()
-
-
-def test_no_network(partial):
-    for address, message in (
         ("http://127.0.0.1:1/x", "no connection"),
         ("http://no-such-host.invalid/x", "is there a network"),
-    ):
-        with pytest.raises(TransferError, match=message):
-            fetch(address, partial, patience=QUICK, say=list, progress=False)
+        ("http://no-such-host.invalid/datasets/a/b/resolve/main/x.zip", "is there a network"),
+    ],
+)
+def test_no_network(server, target, address, message):
+    with pytest.raises(DatasetError, match=message):
+        transfer.fetch(address, target, log=print, progress=False)
 
 
-def test_pauses_grow_and_the_server_may_ask_for_more(server, partial, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(transfer.time, "sleep", pauses.append)
-    server.script["/blob"] = ["503", "503", "429", "ok"]
-    server.retry_after = "40"
-    patience = Patience(attempts=9, pause=7, longest_pause=30)
-    fetch(server.address + "/blob", partial, patience=patience, say=list, progress=False)
-    assert pauses == [7, 14, 30]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_drive_asks_for_confirmation(server, partial, monkeypatch):
-    server.files["/download?id=7&confirm=t&uuid=a-b"] = BLOB
-    serve = Handler.do_GET
-
-    def ask(handler):
-        if handler.path != "/download?id=7":
-            return serve(handler)
-        handler.answer(200, {"Content-Type": "text/html; charset=utf-8"}, DRIVE_PAGE)
-
-    monkeypatch.setattr(Handler, "do_GET", ask)
-    server.script["/download?id=7&confirm=t&uuid=a-b"] = ["break 100000", "ok"]
-    assert get(server, partial, "/download?id=7") == BLOB
-    assert server.ranges() == [None, "bytes=100000-"]
+def test_a_file_of_the_hub_is_fetched_at_its_commit(server, target):
+    """The hub says which commit `main` is, and the hash of the file there."""
+    at = "/datasets/owner/data/resolve/{}/folder/x.zip"
+    digest = hashlib.sha256(BLOB).hexdigest()
+    server.files[at.format("main")] = b"what is pushed meanwhile"
+    server.files[at.format(COMMIT)] = BLOB
+    server.headers |= {"X-Repo-Commit": COMMIT, "X-Linked-ETag": f'"{digest}"'}
+    assert get(server, target, at.format("main")) == digest
+    assert target.read_bytes() == BLOB
+    assert [path for path, _ in server.requests] == [at.format("main"), at.format(COMMIT)]
 
 
-def test_encryption_is_not_given_up():
-    request = transfer.urllib.request.Request("https://host.example/x")
-    with pytest.raises(TransferError, match="unsafe address: http://"):
-        transfer._Redirects().redirect_request(request, None, 302, "", {}, "http://host.example/x")
+def test_drive_is_left_to_gdown(target, monkeypatch):
+    calls = []
 
+    def fake(address, output, **options):
+        calls.append((address, options["use_cookies"], options["resume"]))
+        raise gdown.exceptions.FileURLRetrievalError(
+            "Too many users have viewed this file\n recently"
+        )
 
-def test_a_page_sends_nowhere_else():
-    here = "https://drive.example/download?id=7"
-    assert confirmed_address(DRIVE_PAGE, here) == f"{here}&confirm=t&uuid=a-b"
-    elsewhere = DRIVE_PAGE.replace(b"/download", b"https://evil.example/download")
-    assert confirmed_address(elsewhere, here) is None
-    assert confirmed_address(QUOTA_PAGE, here) is None
+    monkeypatch.setattr(gdown, "download", fake)
+    source = catalogue()["cfcql_drive/2s3z"]
+    with pytest.raises(DatasetError, match="Too many users have viewed this file recently"):
+        transfer.fetch(source.address, target, log=print, progress=False)
+    assert calls == [(source.address, False, True)]
+    from gdown.parse_url import parse_url
+
+    assert parse_url(url=source.address) == ("1Hn0CxnGDiwF9i7ugiLCyUYz-GzIkdQeD", True)
 
 
 # ---------------------------------------------------------------------------------------- archives
@@ -362,7 +310,7 @@ def test_archives_are_unpacked(tmp_path):
 def test_only_what_is_wanted_is_unpacked(tmp_path):
     path = zip_of(tmp_path / "x.zip", ("a/1", b"1"), ("b/2", b"2"))
     names = archives.unpack(path, tmp_path / "out", lambda name: name.startswith("a/"))
-    assert names == ["a/1", "b/2"]
+    assert sorted(names) == ["a/1", "b/2"]
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a", "1"]
 
 
@@ -443,7 +391,7 @@ def test_flipped_bytes_give_clear_errors_only(tmp_path):
     ]
     wholes += [tar_of(tmp_path / "x", *entries, mode=m).read_bytes() for m in ("w", "w:gz", "w:xz")]
     path, folder = tmp_path / "x", tmp_path / "out"
-    for number in range(600):
+    for number in range(300):
         content = bytearray(wholes[number % len(wholes)])
         content[rng.integers(len(content))] = rng.choice([0, 255, rng.integers(256)])
         path.write_bytes(content[: rng.integers(len(content))] if number % 7 == 0 else content)
@@ -498,7 +446,6 @@ class Bench:
         self.said: list[str] = []
         self.source = Source(
             source="drive",
-            about="",
             env="sc2",
             map_name="m",
             address=server.address + "/x.zip",
@@ -506,13 +453,18 @@ class Bench:
             archive="drive/all.zip",
             files=(),
             qualities={quality: f"m_{quality}.h5" for quality in QUALITIES},
-            bytes=None,
         )
 
     def __call__(self, **options) -> list[Path]:
         known = {self.source.name: self.source}
-        options = {"patience": QUICK, "say": self.said.append, "progress": False} | options
-        return download(self.source.name, self.folder, known=known, **options)
+        return download(
+            self.source.name,
+            self.folder,
+            known=known,
+            log=self.said.append,
+            progress=False,
+            **options,
+        )
 
     def error(self, **options) -> str:
         with pytest.raises(DatasetError) as caught:
@@ -521,13 +473,12 @@ class Bench:
 
     @property
     def ledger(self) -> dict:
-        return Ledger(self.folder / "downloads/ledger.json").read()
+        return read_ledger(self.folder / "downloads/ledger.json")
 
     def left(self) -> list[str]:
         """Every file that stands under a name of its own."""
         files = (file for file in self.folder.rglob("*") if file.is_file())
-        names = (file.relative_to(self.folder).as_posix() for file in files)
-        return sorted(name for name in names if not name.endswith(".lock"))
+        return sorted(file.relative_to(self.folder).as_posix() for file in files)
 
 
 @pytest.fixture
@@ -553,28 +504,27 @@ def test_download_and_convert(bench, parts):
     entry = bench.ledger["drive/all.zip"]
     assert entry["bytes"] == len(bench.server.files["/x.zip"])
     assert entry["sha256"] == sha256(bench.folder / "downloads/drive/all.zip")
-    asked = len(bench.server.asked)
+    asked = len(bench.server.requests)
     assert bench() == []  # all of it is here
     made[1].unlink()
     assert bench() == made[1:2]  # from the archive that is here
-    assert len(bench.server.asked) == asked
+    assert len(bench.server.requests) == asked
 
 
-@pytest.mark.parametrize("script", ["404", "500", "html", "hidden_html", "break 9", "stall"])
+@pytest.mark.parametrize("script", ["404", "html", "break 9"])
 def test_failures_say_how_to_go_on(bench, script):
     bench.server.script["/x.zip"] = [script]
     error = bench.error()
     assert bench.source.address in error
     assert "python src/dataset.py download drive/m --from-file FILE" in error
     assert "m_expert.h5" in error and "https://page.example" in error
-    left = {name.removeprefix("downloads/drive/") for name in bench.left()}
-    assert left <= {"all.zip.part", "all.zip.part.json"}
+    assert all(name.endswith(".part") for name in bench.left())
     bench.server.script["/x.zip"] = ["ok"]
     assert len(bench()) == 4 and bench.left() == ALL
 
 
 def test_a_truncated_archive_is_not_kept(bench):
-    bench.server.script["/x.zip"] = ["shorter"]
+    bench.server.files["/x.zip"] = bench.server.files["/x.zip"][:-100]
     assert "expected a zip or tar archive, found a zip archive" in bench.error()
     assert bench.left() == []
 
@@ -606,25 +556,19 @@ def test_a_malicious_archive_leaves_nothing(bench, tmp_path):
 
 def test_interrupted_and_resumed(bench, monkeypatch):
     """Ctrl-C in the middle of the body: the part stays, the next call goes on with it."""
-    bench.server.script["/x.zip"] = ["stall", "ok"]
-    copied = transfer._copy
+    bench.server.script["/x.zip"] = ["break 5000", "ok"]
 
-    def interrupt(response, partial, have, bar):
-        response.read1 = lambda n, read=response.read1: (
-            _stop() if partial.stat().st_size else read(1000)
-        )
-        return copied(response, partial, have, bar)
-
-    def _stop():
+    def interrupt(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transfer, "_copy", interrupt)
+    monkeypatch.setattr(sys.modules["gdown.download"], "_wait_for_retry", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        bench(patience=replace(QUICK, timeout=5))
+        bench()
     monkeypatch.undo()
-    assert [Path(name).name for name in bench.left()] == ["all.zip.part", "all.zip.part.json"]
+    (left,) = bench.left()
+    assert left.endswith(".part") and (bench.folder / left).stat().st_size == 5000
     assert len(bench()) == 4
-    assert bench.server.ranges()[-1].startswith("bytes=")
+    assert bench.server.ranges() == ["bytes=5000-"]
     assert bench.left() == ALL
 
 
@@ -658,6 +602,17 @@ def test_another_file_under_the_same_address(bench, parts, tmp_path):
     assert bench.ledger != old
 
 
+def test_the_published_hash_is_compared(bench, archive, tmp_path):
+    good = hashlib.sha256(archive).hexdigest()
+    bench.source = replace(bench.source, sha256="0" * 64)
+    assert "expected SHA-256 0000" in bench.error() and bench.left() == []
+    by_hand = tmp_path / "x.zip"
+    by_hand.write_bytes(archive)
+    assert "expected SHA-256 0000" in bench.error(from_file=by_hand)
+    bench.source = replace(bench.source, sha256=good)
+    assert len(bench()) == 4
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": {"bytes": 1}}'])
 def test_a_damaged_ledger(bench, content):
     path = bench.folder / "downloads/ledger.json"
@@ -685,7 +640,7 @@ def test_two_at_once(bench):
     for thread in threads:
         thread.join()
     assert sorted(map(len, results)) == [0, 4]
-    assert len(bench.server.asked) == 1 and bench.left() == ALL
+    assert len(bench.server.requests) == 1 and bench.left() == ALL
 
 
 # ------------------------------------------------------------------------------------ --from-file
@@ -695,7 +650,7 @@ def test_from_an_archive(bench, archive, tmp_path):
     path = tmp_path / "fetched by hand"
     path.write_bytes(archive)
     assert len(bench(from_file=path)) == 4
-    assert bench.left() == ALL[1:] and not bench.server.asked
+    assert bench.left() == ALL[1:] and not bench.server.requests
     assert bench.ledger["drive/all.zip"]["bytes"] == len(archive)
     (bench.folder / CONVERTED[0]).unlink()
     path.write_bytes(archive + b"x")
@@ -719,7 +674,7 @@ def test_from_a_folder_and_from_a_file(bench, parts, tmp_path):
         (None, "there is no such file"),
         (b"", "found empty"),
         (b"PK\x03\x04", "found a zip archive"),
-        (QUOTA_PAGE, "found a web page"),
+        (PAGE, "found a web page"),
     ],
 )
 def test_from_something_else(bench, tmp_path, content, message):
@@ -769,7 +724,7 @@ def test_vaults(bench, tmp_path):
 def test_folders_file_by_file(bench, tmp_path):
     """AlberDICE's Bridge in the layout of its repository, one file after the other."""
     published = tmp_path / "published"
-    alberdice.write(published, games.make_dataset("bridge", "bridge", "optimal"))
+    alberdice.write(published, game_data.make_dataset("bridge", "bridge", "optimal"))
     source = catalogue()["alberdice/bridge"]
     place = "/buffer/bridge_from_start/buffer_optimal/"
     for file in published.iterdir():
@@ -784,7 +739,7 @@ def test_folders_file_by_file(bench, tmp_path):
     assert "obs.npy: cannot be fetched" in bench.error()
     bench.server.script[place + "obs.npy"] = ["ok"]
     assert bench() == [bench.folder / "bridge/bridge_alberdice_optimal.h5"]
-    assert sum(path == place + "state.npy" for path, _ in bench.server.asked) == 2
+    assert (place + "state.npy", "bytes=1000-") in bench.server.requests
     read = load_dataset(bench.folder / "bridge/bridge_alberdice_optimal.h5")
     assert same(read, load_dataset(published)) and len(bench.ledger) == len(source.files)
 
@@ -816,11 +771,11 @@ def test_the_catalogue_is_sound():
         assert (source.archive is None) == bool(source.files)
         assert source.qualities and source.env
     known = known_sources()
-    assert len({(k.name, k.quality) for k in known}) == len(known)
     # Only CFCQL's two addresses hold the same data; nothing else may fight for a name.
-    ours = [k.target for k in known if k.source != "cfcql_drive"]
-    assert len(set(ours)) == len(ours)
-    assert {k.target for k in known if k.source == "cfcql_drive"} <= set(ours)
+    names = [(k.env, k.map_name, k.quality) for k in known if k.source != "cfcql_drive"]
+    assert len(set(names)) == len(names)
+    drive = {(k.env, k.map_name, k.quality) for k in known if k.source == "cfcql_drive"}
+    assert drive <= set(names)
     with pytest.raises(DatasetError, match="Did you mean 'cfcql/5m_vs_6m'"):
         find_source("cfcql/5m_vs6m")
 
@@ -842,33 +797,14 @@ def test_the_names_of_vaults_become_qualities(tmp_path):
 # ------------------------------------------------------------------------------------ the command
 
 COMMAND = """
-import argparse, sys
+import sys
 from dataclasses import replace
-from inspo.offline import download, sources
-from inspo.utils.errors import DatasetError
-parser = argparse.ArgumentParser()
-download.add_parser(parser.add_subparsers(required=True))
-options = parser.parse_args()
+from inspo import dataset
+from inspo.offline import sources
 known = sources.catalogue()
 known["cfcql/2s3z"] = replace(known["cfcql/2s3z"], address="ADDRESS")
-try:
-    sys.exit(options.function(options))
-except DatasetError as error:
-    sys.exit(f"{error}")
+sys.exit(dataset.main(sys.argv[1:]))
 """
-
-
-def test_help_has_examples(capsys):
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    with pytest.raises(SystemExit):
-        parser.parse_args(["download", "--help"])
-    said = capsys.readouterr().out
-    assert "python src/dataset.py download cfcql/5m_vs_6m" in said and "og_marl/3m" in said
-    options = parser.parse_args(["download", "x/y"])
-    assert options.datasets_dir == PROJECT_ROOT / "datasets"
-    with pytest.raises(DatasetError, match="found no such dataset"):
-        options.function(options)
 
 
 def test_a_signal_stops_it_cleanly(server, tmp_path):
@@ -881,12 +817,22 @@ def test_a_signal_stops_it_cleanly(server, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    partial = tmp_path / "downloads/cfcql/2s3z.zip.part"
-    deadline = time.monotonic() + 20
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        parts = list(tmp_path.glob("downloads/cfcql/*.part"))
+        if parts and parts[0].stat().st_size:
+            break
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=10)[1]
+    said = process.communicate(timeout=30)[1]
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command goes on" in said and "Traceback" not in said
-    assert json.loads(partial.with_name(partial.name + ".json").read_text())["total"] == len(BLOB)
+    assert parts[0].exists() and not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_dataset_that_is_not_in_the_catalogue(capsys, tmp_path):
+    from inspo import dataset
+
+    assert dataset.main(["download", "x/y", "--datasets-dir", str(tmp_path)]) == 2
+    assert "found no such dataset" in capsys.readouterr().err
+    assert dataset.parse(["download", "x/y"]).datasets_dir == PROJECT_ROOT / "datasets"

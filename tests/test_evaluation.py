@@ -314,7 +314,7 @@ def test_pictures_are_written(tmp_path):
 def test_who_is_home_first_on_bridge():
     from inspo.envs.bridge import DOWN, BridgeVectorEnv
     from inspo.evaluation.bridge_play import first_home
-    from inspo.offline.games import optimal_plan, play
+    from inspo.offline.game_data import optimal_plan, play
 
     for first in (0, 1):
         actions = np.zeros((1, 20, 2), dtype=np.int64)

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 from inspo.offline import CanonicalWriter, OfflineDataset, load_dataset, write_dataset
-from inspo.offline.dataset import FIELDS, FILLED
 from inspo.offline.formats import REGISTRY, canonical, recognise
+from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.utils.errors import DatasetError
 from test_dataset import LIMIT, A, N, make_dataset, metadata, padded, same
 
@@ -62,7 +62,7 @@ def error_of(path, **options) -> str:
 
 
 def test_round_trip_keeps_every_bit(data, file):
-    read = load_dataset(file, env_info=data.env_info(), map_name="2s3z")
+    read = load_dataset(file, env_info=data.metadata.env_info(), map_name="2s3z")
     assert same(read, data)
     np.testing.assert_array_equal(read.battle_won, data.battle_won)
     assert replace(read.metadata, created_by="") == data.metadata
@@ -187,7 +187,7 @@ def test_a_file_of_cfcql_is_read(tmp_path, data, options, caplog):
     assert meta.content_hash == data.metadata.content_hash
     assert meta.win_rate is None and "x.h5" in meta.source
     assert meta.notes == ("keys not read: probs",)
-    assert meta.env_info() == data.env_info()
+    assert meta.env_info() == data.metadata.env_info()
 
 
 def test_a_foreign_file_may_cut_episodes(tmp_path, data, caplog):
@@ -245,7 +245,7 @@ def test_an_episode_that_ends_one_step_beyond_the_limit_keeps_no_terminal(tmp_pa
 
 
 def test_our_own_files_are_cut_too(data, file):
-    read = load_dataset(file, episode_limit=4, env_info={**data.env_info(), "episode_limit": 4})
+    read = load_dataset(file, episode_limit=4, env_info={**data.metadata.env_info(), "episode_limit": 4})
     np.testing.assert_array_equal(read.lengths, [3, 4, 1, 4])
     np.testing.assert_array_equal(read.battle_won, data.battle_won * [1, 0, 1, 0])
     assert read.metadata.win_rate == read.battle_won.mean()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inspo.envs import VECTOR_REGISTRY
 from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv
 from inspo.offline import load_dataset
-from inspo.offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
+from inspo.offline.game_data import JOINT_POLICIES, exact_counts, generate, make_dataset
 from inspo.utils.errors import ConfigError
 
 QUALITIES = sorted(JOINT_POLICIES)

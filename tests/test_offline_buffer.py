@@ -6,7 +6,7 @@ import torch as th
 from cases import SHAPES, random_batch
 from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
 from inspo.offline.buffer import OfflineBuffer
-from inspo.offline.dataset import FIELDS
+from inspo.offline.offline_dataset import FIELDS
 from inspo.offline.scratch import free_memory, is_on_disk
 from inspo.utils.errors import DatasetError
 from test_behaviour import fit, known_policy_data

@@ -17,7 +17,7 @@ from cases import (
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.envs.matrix import PAYOFFS
-from inspo.offline.games import JOINT_POLICIES, exact_counts
+from inspo.offline.game_data import JOINT_POLICIES, exact_counts
 from test_critics import dueling
 
 LENGTHS = [4, 1, 6, 3]

@@ -250,7 +250,7 @@ def test_data_are_fetched_once_for_each_map(tmp_path, monkeypatch):
         path.touch()
     fetched = []
     monkeypatch.setattr(
-        download, "download", lambda name, folder, say: fetched.append((name, folder))
+        download, "download", lambda name, folder, log: fetched.append((name, folder))
     )
     starcraft.download_data(cells.values(), say=print)
     assert fetched == [("cfcql/5m_vs_6m", tmp_path)]

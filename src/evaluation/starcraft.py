@@ -455,4 +455,4 @@ def download_data(cells: Iterable[Cell], say: Callable[[str], None]) -> None:
         if not args.dataset["path"] and not dataset_path(args).exists():
             missing[args.map_name] = Path(args.datasets_dir)
     for name, folder in missing.items():
-        download(f"cfcql/{name}", folder, say=say)
+        download(f"cfcql/{name}", folder, log=say)

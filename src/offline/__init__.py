@@ -1,9 +1,9 @@
 """Offline data: read, validate, annotate with the behaviour policies, sample."""
 
-from inspo.offline.dataset import DatasetMetadata, OfflineDataset, concatenate
 from inspo.offline.formats import load_dataset
 from inspo.offline.formats.canonical import CanonicalWriter, write_dataset
-from inspo.offline.statistics import DatasetStatistics, compute_statistics
+from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
+from inspo.offline.summary import DatasetStatistics, compute_statistics
 from inspo.offline.validation import (
     Violation,
     check_matches,
@@ -20,7 +20,6 @@ __all__ = [
     "Violation",
     "check_matches",
     "compute_statistics",
-    "concatenate",
     "differing_settings",
     "load_dataset",
     "require_valid",

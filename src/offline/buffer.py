@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch as th
 from inspo.components.episode_batch import EpisodeBatch
-from inspo.offline.dataset import OfflineDataset
+from inspo.offline.offline_dataset import OfflineDataset
 from inspo.offline.scratch import is_on_disk
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 from inspo.utils.errors import DatasetError
@@ -19,7 +20,7 @@ class RowsOnDisk:
     Indexed as the tensor that it stands for.
     """
 
-    def __init__(self, array: np.memmap, device: th.device):
+    def __init__(self, array: np.ndarray, device: th.device):
         self._rows = th.from_numpy(array)
         self.device = device
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
@@ -88,8 +89,8 @@ class OfflineBuffer:
         data["filled"] = th.from_numpy(filled[..., None].astype(np.int64)).to(self.device)
         return EpisodeBatch(data)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"rng": get_generator_state(self.rng)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         set_generator_state(self.rng, state["rng"])

@@ -6,40 +6,27 @@ first is what must be there, and must arrive, ever after. See docs/downloads.md.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from inspo.offline import files
 from inspo.offline.archives import is_archive, require_archive, unpack
 from inspo.offline.formats import load_dataset
 from inspo.offline.formats.canonical import write_dataset
 from inspo.offline.formats.common import describe_content
 from inspo.offline.scratch import AUTO
-from inspo.offline.sources import Source, catalogue, find_source, known_sources
-from inspo.offline.transfer import Patience, TransferError, discard, fetch
+from inspo.offline.sources import Source, find_source
+from inspo.offline.transfer import fetch
 from inspo.utils.errors import DatasetError
-from inspo.utils.interrupts import sigterm_as_interrupt
-from inspo.utils.paths import PROJECT_ROOT
-from tqdm import tqdm
 
-__all__ = ["add_parser", "download", "known_sources"]
-
-EXAMPLES = """examples:
-  python src/dataset.py download cfcql/5m_vs_6m
-  python src/dataset.py download cfcql/5m_vs_6m --from-file 5m_vs_6m.zip
-  python src/dataset.py download alberdice/bridge --datasets-dir /data/marl
-
-The same command goes on with a download that was broken off.
-names: """
+JUNK = "__MACOSX"  # what macOS adds to archives: the same names once more
 
 
 @dataclass(frozen=True)
@@ -49,17 +36,12 @@ class Job:
     source: Source
     datasets_dir: Path
     force: bool
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     progress: bool
-    patience: Patience
 
     @property
     def downloads(self) -> Path:
         return self.datasets_dir / "downloads"
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.downloads / "ledger.json")
 
     def target(self, quality: str) -> Path:
         return self.datasets_dir / self.source.target(quality)
@@ -79,9 +61,8 @@ def download(
     *,
     from_file: Path | None = None,
     force: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     progress: bool = True,
-    patience: Patience | None = None,
     known: Mapping[str, Source] | None = None,
 ) -> list[Path]:
     """Fetch `SOURCE/MAP` and convert its qualities; returns the files that were written.
@@ -91,28 +72,22 @@ def download(
     Raises DatasetError with what to do; nothing half-written stands under a final name then.
     """
     source = find_source(name, known)
-    job = Job(source, Path(datasets_dir), force, say, progress, patience or Patience())
-    lock = job.downloads / f".{(source.archive or source.name).replace('/', '_')}.lock"
-    with _locked(lock, say):
+    job = Job(source, Path(datasets_dir), force, log, progress)
+    place = job.downloads / (source.archive or source.name).replace("/", "_")
+    busy = "another process is at the same download: waiting for it"
+    with files.locked(place, lambda: log(busy)):
         if not job.wanted():
-            say(f"{name}: all of it is here already: {_listed(map(job.target, source.qualities))}")
+            log(f"{name}: all of it is here already: {_listed(map(job.target, source.qualities))}")
             return []
         if from_file is not None:
             return _from_hand(job, Path(from_file))
-        if source.archive is None:
-            return _from_files(job)
-        archive = _obtain(job, source.address, source.archive, _check_archive)
-        return _from_archive(job, archive, source.address)
-
-
-def _from_files(job: Job) -> list[Path]:
-    """Fetch the files of each quality into a folder, and convert that."""
-    folder = Path(job.source.name)
-    for path in job.wanted().values():
-        for file in job.source.files:
-            key = (folder / path / file).as_posix()
-            _obtain(job, f"{job.source.address}/{path}/{file}", key, _check_array)
-    return _convert_parts(job, job.downloads / folder, job.source.address)
+        if source.archive is not None:
+            archive = _obtain(job, source.address, source.archive)
+            return _from_archive(job, archive, source.address)
+        for path in job.wanted().values():
+            for file in source.files:
+                _obtain(job, f"{source.address}/{path}/{file}", f"{source.name}/{path}/{file}")
+        return _convert_parts(job, job.downloads / source.name, source.address)
 
 
 def _from_hand(job: Job, path: Path) -> list[Path]:
@@ -125,25 +100,29 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
     if path.is_dir():
         return _convert_parts(job, path, origin)
     if is_archive(path):
-        key = job.source.archive or f"{job.source.name}/{path.name}"
-        _check_against_ledger(job, key, path, job.source.address)
+        _check_hash(job, job.source.archive or f"{job.source.name}/{path.name}", path)
         return _from_archive(job, path, origin)
     if not find_parts(path, job.source.qualities):
         raise DatasetError(
             f"--from-file {path}: found {describe_content(path)}. {_advice(job.source)}"
         )
-    _check_against_ledger(job, f"{job.source.name}/{path.name}", path, job.source.address)
+    _check_hash(job, f"{job.source.name}/{path.name}", path)
     return _convert_parts(job, path, origin)
 
 
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
     """Unpack the qualities that are wanted beside the ledger, convert them, remove them again."""
     folder = job.downloads / job.source.source / f".{job.source.map_name}.unpacked"
-    _make_folder(folder.parent)
+    files.new_parents(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed; we hold the lock
+    marks = [_normal(f"/{ending}/") for ending in job.wanted().values()]
+
+    def wanted(name: str) -> bool:
+        return JUNK not in name.split("/") and any(mark in _normal(f"/{name}/") for mark in marks)
+
     try:
-        job.say(f"unpacking {archive}")
-        names = unpack(archive, folder, _selector(job.wanted().values()), str(archive))
+        job.log(f"unpacking {archive}")
+        names = unpack(archive, folder, wanted)
         return _convert_parts(job, folder, origin, names, str(archive))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +132,7 @@ def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
 
 
 def _convert_parts(
-    job: Job, root: Path, origin: str, names: Iterable[str] | None = None, shown: str = ""
+    job: Job, root: Path, origin: str, names: list[str] | None = None, shown: str = ""
 ) -> list[Path]:
     """Convert every wanted quality that is found below `root`; DatasetError if none is.
 
@@ -164,7 +143,7 @@ def _convert_parts(
     wanted = job.wanted()
     parts = find_parts(root, wanted)
     if not parts:
-        names = [file.name for file in root.glob("*")] if names is None else list(names)
+        names = names or [file.name for file in root.glob("*")]
         raise DatasetError(
             f"{shown}: expected {_listed(wanted.values())} in it, found "
             f"{_listed(names[:12]) or 'nothing'}{', ...' if len(names) > 12 else ''}. Check that "
@@ -172,7 +151,7 @@ def _convert_parts(
             f"{_advice(job.source)}"
         )
     if absent := wanted.keys() - parts.keys():
-        job.say(f"{shown}: not in it, left out: {_listed(sorted(absent))}")
+        job.log(f"{shown}: not in it, left out: {_listed(sorted(absent))}")
     made, errors = [], []
     for quality, path in parts.items():
         try:
@@ -188,8 +167,8 @@ def _convert_parts(
 def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
     """One quality as a canonical file under its final name."""
     source, target = job.source, job.target(quality)
-    job.say(f"converting {quality} to {target}")
-    _make_folder(target.parent)
+    job.log(f"converting {quality} to {target}")
+    files.new_parents(target)
     data = load_dataset(
         path,
         env=source.env,
@@ -211,33 +190,20 @@ def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
 def find_parts(root: Path, qualities: Mapping[str, str]) -> dict[str, Path]:
     """quality -> the file or folder at or below `root` whose path ends as the catalogue says."""
     paths = [root.resolve()]
-    for folder, folders, files in os.walk(paths[0]):
+    for folder, folders, names in os.walk(paths[0]):
         folders[:] = sorted(name for name in folders if name != JUNK)
-        paths += [Path(folder, name) for name in (*folders, *sorted(files))]
-    found: dict[str, Path] = {}
+        paths += [Path(folder, name) for name in (*folders, *sorted(names))]
+    parts: dict[str, Path] = {}
     for path in paths:
         for quality, ending in qualities.items():
             if _normal(f"/{path}").endswith(_normal(f"/{ending}")):
-                if quality in found:
+                if quality in parts:
                     raise DatasetError(
-                        f"{root}: '{ending}' is there twice, {found[quality]} and {path}. Name "
+                        f"{root}: '{ending}' is there twice, {parts[quality]} and {path}. Name "
                         "the right one with --from-file."
                     )
-                found[quality] = path
-    return found
-
-
-JUNK = "__MACOSX"  # what macOS adds to archives: the same names once more
-
-
-def _selector(endings: Iterable[str]) -> Callable[[str], bool]:
-    """Whether an entry of an archive belongs to one of these paths."""
-    marks = [_normal(f"/{ending}/") for ending in endings]
-
-    def wanted(name: str) -> bool:
-        return JUNK not in name.split("/") and any(mark in _normal(f"/{name}/") for mark in marks)
-
-    return wanted
+                parts[quality] = path
+    return parts
 
 
 def _normal(path: str) -> str:
@@ -252,71 +218,46 @@ def _listed(items: Iterable[object]) -> str:
 # ------------------------------------------------------------------------------- one file, checked
 
 
-def _obtain(job: Job, address: str, key: str, check: Callable[[Path, str], None]) -> Path:
+def _obtain(job: Job, address: str, key: str) -> Path:
     """`downloads/key`: as it is if it is what arrived first, fetched from `address` otherwise."""
     path = job.downloads / key
     if path.exists() and not job.force:
-        _check_against_ledger(job, key, path, address)
+        _check_hash(job, key, path)
         return path
-    partial = path.with_name(path.name + ".part")
-    _make_folder(path.parent)
-    job.say(f"fetching {address}")
+    arriving = path.with_name(f"{path.name}.new")
+    files.new_parents(path)
+    job.log(f"fetching {address}")
     try:
-        fetch(
-            address,
-            partial,
-            patience=job.patience,
-            say=job.say,
-            progress=job.progress,
-            name=path.name,
-        )
-    except TransferError as error:
-        kept = ""
-        if partial.exists() and partial.stat().st_size:
-            kept = (
-                f" {partial.stat().st_size / 1e6:.1f} MB are here; the same command goes on there."
-            )
-        raise DatasetError(
-            f"{address}: cannot be fetched: {error}.{kept}\n{_advice(job.source)}"
-        ) from error
-    try:
-        check(partial, address)
-        _check_against_ledger(job, key, partial, address)
+        stated = fetch(address, arriving, log=job.log, progress=job.progress)
+        _check_content(arriving, address)
+        _check_hash(job, key, arriving, stated)
     except DatasetError as error:
-        discard(partial)  # going on with what is wrong would never make it right
+        arriving.unlink(missing_ok=True)  # going on with what is wrong would never make it right
         raise DatasetError(f"{error}\n{_advice(job.source)}") from error
-    os.replace(partial, path)
-    discard(partial)
+    os.replace(arriving, path)
     return path
 
 
-def _check_archive(path: Path, address: str) -> None:
-    require_archive(path, f"what came from {address}")
-
-
-def _check_array(path: Path, address: str) -> None:
-    """One file of an AlberDICE folder: JSON or a `.npy` array, as its address says."""
+def _check_content(path: Path, address: str) -> None:
+    """DatasetError unless a file is what its address says: an array, JSON, or an archive."""
+    name, ending = f"what came from {address}", address.rpartition(".")[2]
+    if ending not in ("npy", "json"):
+        return require_archive(path, name)
     with open(path, "rb") as file:
         head = file.read(6)
-    if address.endswith(".npy"):
-        good = head == b"\x93NUMPY"
-    else:
-        good = head.lstrip().startswith(b"{")
-    if not good:
-        raise DatasetError(
-            f"what came from {address}: expected {address.rpartition('.')[2]}, found "
-            f"{describe_content(path)}."
-        )
+    if not (head == b"\x93NUMPY" if ending == "npy" else head.lstrip().startswith(b"{")):
+        raise DatasetError(f"{name}: expected {ending}, found {describe_content(path)}.")
 
 
 def _advice(source: Source) -> str:
     """How to go on without the network of this machine."""
+    content = _listed(source.qualities.values())
     if source.archive:
         place = f"{source.address} (described at {source.page})"
-        what = f"FILE is that archive, or a folder with its content: {source.content()}."
+        what = f"FILE is that archive, or a folder with its content: {content}."
     else:
         place = f"{source.page} at the commit in {source.address}"
-        what = f"FILE is a folder or an archive with {source.content()}."
+        what = f"FILE is a folder or an archive with {content}."
     return (
         f"To go on by hand, fetch {place} with a browser or on another machine, then run\n"
         f"  python src/dataset.py download {source.name} --from-file FILE\n{what}"
@@ -326,157 +267,62 @@ def _advice(source: Source) -> str:
 # ------------------------------------------------------------------------------------- the ledger
 
 
-class Ledger:
-    """What arrived when, how large, with which SHA-256: key -> facts, in one JSON file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def read(self) -> dict[str, dict]:
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise self._damaged(error) from error
-        if not isinstance(entries, dict) or not all(
-            isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys()
-            for entry in entries.values()
-        ):
-            raise self._damaged("not what is written there")
-        return entries
-
-    def _damaged(self, reason: object) -> DatasetError:
-        return DatasetError(
-            f"{self.path}: the record of what was fetched cannot be read ({reason}). Restore it, "
-            "or remove it: then what lies beside it is taken as it is."
-        )
-
-    def record(self, key: str, facts: dict) -> None:
-        """Add or replace one entry. The file changes at once or not at all."""
-        with _locked(self.path.with_name(f".{self.path.name}.lock")):
-            entries = self.read() | {key: facts}
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            try:
-                temporary.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
-                os.replace(temporary, self.path)
-            except OSError as error:
-                raise DatasetError(f"{self.path}: cannot be written ({error.strerror}).") from error
+def read_ledger(path: Path) -> dict[str, dict[str, Any]]:
+    """What arrived when, how large, with which SHA-256: key -> facts."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if all({"bytes", "sha256"} <= entry.keys() for entry in entries.values()):
+            return dict(entries)
+        reason = "an entry without its size or hash"
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error)
+    raise DatasetError(
+        f"{path}: the record of what was fetched cannot be read ({reason}). Restore it, "
+        "or remove it: then what lies beside it is taken as it is."
+    )
 
 
-def _check_against_ledger(job: Job, key: str, path: Path, address: str) -> None:
-    """Record a file that arrives for the first time; DatasetError if it is not what arrived then.
+def _check_hash(job: Job, key: str, path: Path, stated: str | None = None) -> None:
+    """DatasetError unless a file has the hash that is known of it.
 
-    With `force` what is there now becomes what must be there.
+    Known are those of the catalogue, of the host (`stated`), and of what arrived first under this
+    key. With `force` what is there now is what must be there from now on.
     """
-    facts = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    known = job.ledger.read().get(key)
-    same = known is not None and all(known[what] == facts[what] for what in facts)
-    if same:
-        return
-    if known is not None and not job.force:
+    facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    published = (job.source.sha256 if key == job.source.archive else None) or stated
+    if published is not None and published != facts["sha256"] and not job.force:
         raise DatasetError(
-            f"{path}: has changed: {known['bytes']} bytes with SHA-256 {known['sha256'][:16]}... "
-            f"arrived on {known.get('arrived', 'an unknown day')}, now it is {facts['bytes']} "
-            f"bytes with {facts['sha256'][:16]}.... It is damaged, or was published anew. "
-            "To take the new one, run the command again with --force."
+            f"{path}: expected SHA-256 {published[:16]}..., found {facts['sha256'][:16]}.... It is "
+            "damaged, or was published anew. To take it as it is, run the command again with "
+            "--force."
         )
-    arrived = time.strftime("%Y-%m-%d", time.gmtime())
-    job.ledger.record(key, facts | {"address": address, "arrived": arrived})
-    job.say(f"recorded {key}: {facts['bytes']} bytes, SHA-256 {facts['sha256']}")
+    ledger = job.downloads / "ledger.json"
+    with files.locked(ledger):
+        entries = read_ledger(ledger)
+        known = entries.get(key)
+        if known is not None and all(known[name] == facts[name] for name in facts):
+            return
+        if known is not None and not job.force:
+            raise DatasetError(
+                f"{path}: has changed: {known['bytes']} bytes with SHA-256 "
+                f"{known['sha256'][:16]}... arrived on {known.get('arrived', 'an unknown day')}, "
+                f"now it is {facts['bytes']} bytes with {facts['sha256'][:16]}.... It is damaged, "
+                "or was published anew. To take the new one, run the command again with --force."
+            )
+        arrived = time.strftime("%Y-%m-%d", time.gmtime())
+        entries[key] = facts | {"address": job.source.address, "arrived": arrived}
+        try:
+            with files.temporary(ledger) as new:
+                new.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+                os.replace(new, ledger)
+        except OSError as error:
+            raise DatasetError(f"{ledger}: cannot be written ({error.strerror}).") from error
+    job.log(f"recorded {key}: {facts['bytes']} bytes, SHA-256 {facts['sha256']}")
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be made ({error.strerror}). Choose another folder with --datasets-dir."
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """One process at a time; the lock goes with the process, the empty file stays."""
-    _make_folder(path.parent)
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be written ({error.strerror}). Choose another folder with "
-            "--datasets-dir."
-        ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if say is not None:
-                say("another process is at the same download: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-# ---------------------------------------------------------------------------------------- command
-
-
-def add_parser(subparsers) -> None:
-    """Add `download` to the tool's commands."""
-    parser = subparsers.add_parser(
-        "download",
-        help="fetch a published dataset and convert it",
-        description="Fetch a published dataset and convert each of its qualities to "
-        "DATASETS_DIR/ENV/MAP_QUALITY.h5.",
-        epilog=EXAMPLES + ", ".join(catalogue()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="SOURCE/MAP", help="what to fetch, as `list` shows it")
-    parser.add_argument(
-        "--from-file",
-        type=Path,
-        metavar="FILE",
-        help="take this archive, folder or dataset, which was fetched by hand",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="fetch it again, even if it changed, and overwrite what was converted",
-    )
-    parser.add_argument(
-        "--datasets-dir",
-        type=Path,
-        default=PROJECT_ROOT / "datasets",
-        metavar="DIR",
-        help="where datasets stand (default: datasets/ in the repository's root)",
-    )
-    parser.set_defaults(function=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    """The command; the paths it wrote go to stdout. Returns the exit status."""
-
-    def say(message: str) -> None:
-        tqdm.write(message, file=sys.stderr)
-
-    try:
-        with sigterm_as_interrupt():
-            made = download(
-                options.name,
-                options.datasets_dir,
-                from_file=options.from_file,
-                force=options.force,
-                say=say,
-            )
-    except KeyboardInterrupt as error:
-        say("stopped; the same command goes on where this one was")
-        return getattr(error, "exit_status", 130)
-    for path in made:
-        print(path)
-    return 0

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from inspo.offline.dataset import DatasetMetadata, OfflineDataset
-from inspo.offline.statistics import DatasetStatistics, Summary, compute_statistics
+from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
+from inspo.offline.summary import DatasetStatistics, Summary, compute_statistics
 
 CELL_BITS = 10  # states are counted in at most 2^10 cells
 VISITS = 5  # mean visits of a state from which a number given the state means something
@@ -157,7 +157,9 @@ def shuffle_each(actions: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.stack([rng.permutation(column) for column in actions.T], axis=1)
 
 
-def _dependence(actions, joint, shuffled, states) -> Dependence:
+def _dependence(
+    actions: np.ndarray, joint: np.ndarray, shuffled: np.ndarray, states: np.ndarray
+) -> Dependence:
     n = actions.shape[1]
     own = np.array([entropy(column) for column in actions.T])
     together = entropy(joint)
@@ -176,7 +178,7 @@ def _dependence(actions, joint, shuffled, states) -> Dependence:
     )
 
 
-def _given_state(actions, joint, states) -> float | None:
+def _given_state(actions: np.ndarray, joint: np.ndarray, states: np.ndarray) -> float | None:
     """sum_i H(a_i | s) - H(a | s), where H(x | s) = H(x, s) - H(s)."""
     if len(states) < VISITS * (states.max() + 1):
         return None
@@ -221,9 +223,10 @@ def _forced(dataset: OfflineDataset, rows: np.ndarray) -> float:
 # ------------------------------------------------------------------------------ in words
 
 
-def to_text(found: Inspection) -> str:
+def to_text(inspection: Inspection) -> str:
     """What `inspect` prints."""
-    meta, stats, dep, cov = found.metadata, found.statistics, found.dependence, found.coverage
+    meta, stats = inspection.metadata, inspection.statistics
+    dep, cov = inspection.dependence, inspection.coverage
     names = ("mean", "std", "min", "q25", "median", "q75", "max")
     lines = [
         f"{meta.env} {meta.map_name} {meta.quality} ({meta.simulator})",
@@ -241,8 +244,8 @@ def to_text(found: Inspection) -> str:
     rows = {"return": stats.returns, "length": stats.lengths}
     for name, summary in rows.items():
         lines.append(f"{name:<12}" + "".join(f"{getattr(summary, k):>10.3f}" for k in names))
-    if found.won is not None:
-        won = found.won.mean()
+    if inspection.won is not None:
+        won = inspection.won.mean()
         lines.append(f"{'won':<12}{won:>10.3f}{np.sqrt(won * (1 - won)):>10.3f}")
     actions = range(meta.n_actions)
     lines += ["", "share of each action", " " * 12 + "".join(f"{a:>7}" for a in actions)]

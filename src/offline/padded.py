@@ -1,48 +1,33 @@
-"""Datasets that are stored padded, `[E, T, ...]`: how they are read into flat rows.
+"""Datasets that are stored padded, `[E, T, ...]`: their layout, and the way into flat rows.
 
-A format whose files hold padded arrays gives a `PaddedSource`; the rest (slabs, trimming, cutting)
-is here, once for all of them.
+A format whose files hold padded arrays gives a `PaddedSource`; the rest (rules, slabs, trimming) is
+here, once for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any
 
 import numpy as np
-from inspo.offline.dataset import FIELDS, FILLED, row_offsets
+from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, row_offsets
 from inspo.offline.scratch import Allocate
+from inspo.offline.validation import Rule, Tally, Violation
 from inspo.utils.errors import DatasetError
 
 SLAB_BYTES = 4 << 20
 """Padded bytes read at a time: small beside any dataset, large beside a disk block."""
 
-
-class PaddedSource(Protocol):
-    """Arrays `[E, T, ...]` by key, read in slabs of episodes."""
-
-    name: str
-    """What error messages call it: a path."""
-
-    def keys(self) -> list[str]: ...
-
-    def shape(self, key: str) -> tuple[int, ...]: ...
-
-    def dtype(self, key: str) -> np.dtype: ...
-
-    def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
-        """Episodes `first:end`, steps `:n_steps`: `[end - first, n_steps, ...]`."""
-        ...
-
-    def chunk_episodes(self, key: str) -> int:
-        """Episodes that are stored in one piece: slabs are multiples of it."""
-        ...
+STORED = {**FIELDS, FILLED: FILLED_FIELD}
 
 
-class ArraySource:
-    """A `PaddedSource` over arrays in memory or mapped from disk."""
+class PaddedSource:
+    """Arrays `[E, T, ...]` by key, read in slabs of episodes. name: a path, for errors.
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], name: str = "arrays in memory"):
+    These arrays are in memory; a format that reads as it goes overrides `read`.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], name: str = "arrays in memory"):
         self.arrays = dict(arrays)
         self.name = name
 
@@ -50,34 +35,134 @@ class ArraySource:
         return list(self.arrays)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return self.arrays[key].shape
+        return tuple(self.arrays[key].shape)
 
-    def dtype(self, key: str) -> np.dtype:
-        return self.arrays[key].dtype
+    def dtype(self, key: str) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.arrays[key].dtype
+        return dtype
 
     def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
-        return self.arrays[key][first:end, :n_steps]
+        """Episodes `first:end`, steps `:n_steps`: `[end - first, n_steps, ...]`."""
+        return np.asarray(self.arrays[key][first:end, :n_steps])
 
     def chunk_episodes(self, key: str) -> int:
+        """Episodes that are stored in one piece: slabs are multiples of it."""
         return 1
 
+    def episode_bytes(self, key: str) -> int:
+        return int(np.prod(self.shape(key)[1:])) * self.dtype(key).itemsize
 
-def slabs(source: PaddedSource, key: str, n_episodes: int) -> Iterator[tuple[int, int]]:
-    """`(first, end)` of runs of episodes of about `SLAB_BYTES` padded bytes of `key`."""
-    episode_bytes = int(np.prod(source.shape(key)[1:])) * source.dtype(key).itemsize
-    chunk = max(source.chunk_episodes(key), 1)
-    step = max(SLAB_BYTES // max(episode_bytes, 1) // chunk, 1) * chunk
-    for first in range(0, n_episodes, step):
-        yield first, min(first + step, n_episodes)
+    def slabs(self, key: str, n_episodes: int) -> Iterator[tuple[int, int]]:
+        """`(first, end)` of runs of episodes of about `SLAB_BYTES` padded bytes of `key`."""
+        chunk = max(self.chunk_episodes(key), 1)
+        step = max(SLAB_BYTES // max(self.episode_bytes(key), 1) // chunk, 1) * chunk
+        for first in range(0, n_episodes, step):
+            yield first, min(first + step, n_episodes)
+
+
+# --------------------------------------------------------------------------------------- the rules
+
+SIZES = {"E": "episodes", "T": "time steps", "n": "agents", "A": "actions"}
+
+
+def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list[Violation]:
+    """Keys, dtypes and shapes. episode_limit: where it is known, T must be one more."""
+    broken: list[Violation] = []
+    sizes: dict[str, tuple[int, str]] = {}  # dimension -> size, the first key that has it
+    present = source.keys()
+    for key, spec in STORED.items():
+        if key not in present:
+            only = f"only {', '.join(sorted(present))}"
+            broken.append(Violation("missing_key", key, f"a dataset '{key}'", only))
+            continue
+        shape, dtype = source.shape(key), source.dtype(key)
+        if dtype.newbyteorder("=") != spec.dtype:
+            broken.append(Violation("wrong_dtype", key, str(spec.dtype), str(dtype)))
+        dims = ("E", "T", *spec.dims)
+        described = f"[{', '.join(map(str, dims))}]"
+        if len(shape) != len(dims):
+            expected = f"{len(dims)} dimensions {described}"
+            broken.append(Violation("wrong_ndim", key, expected, str(shape)))
+            continue
+        for dim, size in zip(dims, shape):
+            if isinstance(dim, int) or (size == 0 and dim != "E"):
+                if size != dim:
+                    positive = "" if isinstance(dim, int) else f" with {dim} > 0"
+                    expected = f"shape {described}{positive}"
+                    broken.append(Violation("wrong_shape", key, expected, str(shape)))
+                continue
+            agreed, first = sizes.setdefault(dim, (size, key))
+            if agreed != size:
+                expected = f"{agreed} {SIZES.get(dim, dim)} as '{first}' has"
+                broken.append(Violation("sizes_disagree", key, expected, str(size)))
+    n_episodes, key = sizes.get("E", (1, ""))
+    if n_episodes == 0:
+        broken.append(Violation("zero_episodes", key, "at least 1 episode", "0"))
+    n_steps, key = sizes.get("T", (0, ""))
+    if n_steps and episode_limit is not None and n_steps != episode_limit + 1:
+        expected = f"T = episode_limit + 1 = {episode_limit + 1} time steps"
+        broken.append(Violation("wrong_length", key, expected, str(n_steps)))
+    return broken
+
+
+def _resumed(filled: np.ndarray) -> np.ndarray:
+    resumed = np.zeros(filled.shape, dtype=bool)
+    resumed[:, 1:] = (filled[:, 1:] != 0) & (filled[:, :-1] == 0)
+    return resumed
+
+
+FILLED_RULES: tuple[Rule[np.ndarray], ...] = (
+    Rule(
+        "filled_values",
+        FILLED,
+        "0 or 1",
+        lambda filled: (filled != 0) & (filled != 1),
+        lambda filled, at: str(filled[at]),
+    ),
+    Rule(
+        "filled_prefix",
+        FILLED,
+        "ones, then zeros",
+        _resumed,
+        lambda filled, at: "a filled step after one that is not",
+    ),
+    Rule(
+        "empty_episode",
+        FILLED,
+        "at least 1 transition and the terminal observation",
+        lambda filled: (filled != 0).sum(axis=1) < 2,
+        lambda filled, at: f"{(filled[at] != 0).sum()} filled steps",
+    ),
+)
+"""Masks `[e, T]` or `[e]` of what is wrong with `filled` `[e, T]`."""
+
+
+def check_filled(source: PaddedSource) -> tuple[np.ndarray, list[Violation]]:
+    """The number of transitions of each episode, int64 `[E]`, and what is wrong with `filled`.
+
+    The lengths mean something only where nothing is wrong.
+    """
+    n_episodes, n_steps = source.shape(FILLED)[:2]
+    lengths = np.zeros(n_episodes, dtype=np.int64)
+    tally = Tally()
+    for first, end in source.slabs(FILLED, n_episodes):
+        filled = source.read(FILLED, first, end, n_steps)[..., 0]
+        lengths[first:end] = (filled != 0).sum(axis=1) - 1
+        for rule in FILLED_RULES:
+            tally.add(rule, filled, first)
+    return lengths, tally.violations()
+
+
+# ----------------------------------------------------------------------------------------- reading
 
 
 def flatten(
-    source: PaddedSource, lengths: np.ndarray, first: int = 0, allocate: Allocate = np.empty
+    source: PaddedSource, lengths: np.ndarray, allocate: Allocate = np.empty
 ) -> dict[str, np.ndarray]:
-    """The filled rows of episodes `first : first + len(lengths)`: key -> `[rows, ...]`.
+    """The filled rows of all episodes: key -> `[rows, ...]`.
 
-    lengths: transitions to keep of each of these episodes, int64 `[E]`. allocate: gives room for
-    the rows of one key. Raises DatasetError if there is none.
+    lengths: transitions to keep of each episode, int64 `[E]`. allocate: gives room for the rows of
+    one key. Raises DatasetError if there is none.
     """
     offsets = row_offsets(lengths)
     flat = {}
@@ -89,17 +174,9 @@ def flatten(
                 f"{source.name}: there is no memory for key '{key}' ({offsets[-1]} rows of shape "
                 f"{source.shape(key)[2:]}). Use dataset.in_memory=False, or fewer episodes."
             ) from error
-        for begin, end in slabs(source, key, len(lengths)):
-            n_steps = int(lengths[begin:end].max()) + 1
-            slab = source.read(key, first + begin, first + end, n_steps)
-            mask = np.arange(n_steps) <= lengths[begin:end, None]
-            rows[offsets[begin] : offsets[end]] = slab[mask]
+        for first, end in source.slabs(key, len(lengths)):
+            n_steps = int(lengths[first:end].max()) + 1
+            mask = np.arange(n_steps) <= lengths[first:end, None]
+            rows[offsets[first] : offsets[end]] = source.read(key, first, end, n_steps)[mask]
         flat[key] = rows
     return flat
-
-
-def read_filled(source: PaddedSource, n_episodes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`(first episode, filled [e, T])` slab by slab, with the values as stored."""
-    n_steps = source.shape(FILLED)[1]
-    for first, end in slabs(source, FILLED, n_episodes):
-        yield first, source.read(FILLED, first, end, n_steps)[..., 0]

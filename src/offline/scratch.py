@@ -11,20 +11,20 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from inspo.utils.errors import DatasetError
 
 AUTO = "auto"
-IN_MEMORY = (AUTO, True, False)
 SHARE_OF_FREE_MEMORY = 0.6  # the rest is for the networks, the annotations and other programs
 CGROUP = Path("/sys/fs/cgroup")
 
-Allocate = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+Allocate = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 """`allocate(shape, dtype)`: room for one key's rows."""
 
 
-def allocator(in_memory: bool | str, n_bytes: int, beside: str | os.PathLike) -> Allocate:
+def allocator(in_memory: bool | str, n_bytes: int, beside: str | Path) -> Allocate:
     """How to hold `n_bytes` of rows of the dataset at `beside`.
 
     in_memory: True, False, or "auto", which takes memory if at most 60 % of what is free is needed.
@@ -35,8 +35,8 @@ def allocator(in_memory: bool | str, n_bytes: int, beside: str | os.PathLike) ->
     return np.empty if in_memory else lambda shape, dtype: on_disk(shape, dtype, beside)
 
 
-def on_disk(shape: tuple[int, ...], dtype: np.dtype, beside: str | os.PathLike) -> np.memmap:
-    """An array in a nameless file in the folder of `beside`, or in the system's temporary one.
+def on_disk(shape: tuple[int, ...], dtype: np.dtype[Any], beside: str | Path) -> np.ndarray:
+    """A memory map of a nameless file in the folder of `beside`, or in the temporary folder.
 
     Raises DatasetError if neither has room.
     """
@@ -63,24 +63,17 @@ def is_on_disk(array: np.ndarray) -> bool:
 
 def free_memory() -> int | None:
     """Bytes that can be had without pushing anything out; None where the system does not say."""
-    found = [value for value in (_of_machine(), _of_container()) if value is not None]
-    return min(found) if found else None
-
-
-def _of_machine() -> int | None:
+    known = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
+        known += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
     except OSError:
-        return None
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)
-
-
-def _of_container() -> int | None:
-    """What the limit of this control group (version 2) leaves; its file cache can be given up."""
-    try:
+        pass
+    try:  # what the limit of this control group (version 2) leaves; its file cache can be given up
         limit = int((CGROUP / "memory.max").read_text())  # "max" where there is none
         used = int((CGROUP / "memory.current").read_text())
         fields = dict(x.split() for x in (CGROUP / "memory.stat").read_text().splitlines())
-        return max(limit - used + int(fields["inactive_file"]), 0)
+        known.append(max(limit - used + int(fields["inactive_file"]), 0))
     except (OSError, ValueError, KeyError):
-        return None
+        pass
+    return min(known, default=None)

@@ -1,8 +1,8 @@
 """The rules of the canonical dataset, one validator for training, collection and tools.
 
-Three kinds, from the outside in: the layout of padded arrays (`check_layout`), the mask `filled`
-(`check_filled`), and the values of the rows (`ROW_RULES`). All violations are counted; of each
-rule the first is located. A new rule on values is one entry in `ROW_RULES`.
+Here are those of the rows: their layout and their values (`ROW_RULES`). Those of padded arrays are
+in `padded.py`. All violations are counted; of each rule the first is located. A new rule on values
+is one entry in `ROW_RULES`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from inspo.offline.dataset import FIELDS, FILLED, FILLED_FIELD, DatasetMetadata, OfflineDataset
-from inspo.offline.padded import ArraySource, PaddedSource, flatten, read_filled, slabs
+from inspo.offline.offline_dataset import FIELDS, DatasetMetadata, OfflineDataset, ends_terminated
 from inspo.utils.errors import DatasetError
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -35,155 +36,60 @@ class Violation:
     agent: int | None = None
 
     def __str__(self) -> str:
-        where = [
-            f"{name} {value}"
-            for name, value in (
-                ("episode", self.episode),
-                ("step", self.step),
-                ("agent", self.agent),
-            )
-            if value is not None
-        ]
-        place = f" (first at {', '.join(where)})" if where else ""
-        times = f"; {self.count} in all{place}" if place else ""
-        what = f"[{self.rule}] key '{self.key}': expected {self.expected}, found {self.found}"
-        return what + times
-
-
-# ---------------------------------------------------------------------------- layout (padded)
-
-SIZES = {"E": "episodes", "T": "time steps", "n": "agents", "A": "actions"}
-
-
-def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list[Violation]:
-    """Keys, dtypes and shapes of padded arrays `[E, T, ...]`.
-
-    episode_limit: where it is known, T must be one more.
-    """
-    fields = {**FIELDS, FILLED: FILLED_FIELD}
-    present = set(source.keys())
-    found: list[Violation] = [
-        Violation("missing_key", key, f"a dataset '{key}'", f"only {', '.join(sorted(present))}")
-        for key in fields
-        if key not in present
-    ]
-    sizes: dict[str, tuple[int, str]] = {}
-    for key, spec in fields.items():
-        if key not in present:
-            continue
-        shape, dtype = source.shape(key), source.dtype(key)
-        if dtype.newbyteorder("=") != spec.dtype:
-            found.append(Violation("wrong_dtype", key, str(spec.dtype), str(dtype)))
-        dims = ("E", "T", *spec.dims)
-        described = f"[{', '.join(map(str, dims))}]"
-        if len(shape) != len(dims):
-            found.append(
-                Violation("wrong_ndim", key, f"{len(dims)} dimensions {described}", str(shape))
-            )
-            continue
-        for dim, size in zip(dims, shape, strict=True):
-            found += _check_size(key, dim, size, described, shape, sizes)
-    if "E" in sizes and sizes["E"][0] == 0:
-        found.append(Violation("zero_episodes", sizes["E"][1], "at least 1 episode", "0"))
-    if "T" in sizes and episode_limit is not None and sizes["T"][0] != episode_limit + 1:
-        found.append(
-            Violation(
-                "wrong_length",
-                sizes["T"][1],
-                f"T = episode_limit + 1 = {episode_limit + 1} time steps",
-                str(sizes["T"][0]),
-            )
+        places = {"episode": self.episode, "step": self.step, "agent": self.agent}
+        where = ", ".join(f"{name} {at}" for name, at in places.items() if at is not None)
+        place = f"; {self.count} in all (first at {where})" if where else ""
+        return (
+            f"[{self.rule}] key '{self.key}': expected {self.expected}, found {self.found}{place}"
         )
-    return found
 
 
-def _check_size(key, dim, size, described, shape, sizes) -> list[Violation]:
-    """One dimension of one key; remembers in `sizes` the first key that has this dimension."""
-    if isinstance(dim, int):
-        if size == dim:
-            return []
-        return [Violation("wrong_shape", key, f"shape {described}", str(shape))]
-    if size == 0 and dim != "E":
-        return [Violation("wrong_shape", key, f"shape {described} with {dim} > 0", str(shape))]
-    agreed, first_key = sizes.setdefault(dim, (size, key))
-    if agreed == size:
-        return []
-    what = SIZES.get(dim, dim)
-    return [Violation("sizes_disagree", key, f"{agreed} {what} as '{first_key}' has", str(size))]
+Place = tuple[int, ...]
+"""Episode, step and agent, as many of them as there are; or an index of an array."""
 
 
-# ------------------------------------------------------------------------- the mask `filled`
+@dataclass(frozen=True)
+class Rule(Generic[Data]):
+    """A rule on values. bad: a mask of the entries that break it. value: what stands in one."""
+
+    name: str
+    key: str
+    expected: str
+    bad: Callable[[Data], np.ndarray]
+    value: Callable[[Data, Place], str]
 
 
-def check_filled(source: PaddedSource) -> tuple[np.ndarray, list[Violation]]:
-    """The number of transitions of each episode, int64 `[E]`, and what is wrong with `filled`.
+class Tally:
+    """Counts violations by rule, and keeps the first of each."""
 
-    The lengths mean something only where nothing is wrong.
-    """
-    n_episodes = source.shape(FILLED)[0]
-    lengths = np.zeros(n_episodes, dtype=np.int64)
-    tally = _Tally()
-    for first, filled in read_filled(source, n_episodes):
-        rows = (filled != 0).sum(axis=1)
-        lengths[first : first + len(filled)] = rows - 1
-        tally.add(
-            "filled_values",
-            FILLED,
-            "0 or 1",
-            (filled != 0) & (filled != 1),
-            lambda at, filled=filled: str(filled[at]),
-            first,
-        )
-        resumed = (filled[:, 1:] != 0) & (filled[:, :-1] == 0)
-        tally.add(
-            "filled_prefix",
-            FILLED,
-            "ones, then zeros",
-            resumed,
-            lambda at: "a filled step after one that is not",
-            first,
-            step_shift=1,
-        )
-        tally.add(
-            "empty_episode",
-            FILLED,
-            "at least 1 transition and the terminal observation",
-            rows < 2,
-            lambda at, rows=rows: f"{rows[at]} filled steps",
-            first,
-        )
-    return lengths, tally.violations()
-
-
-class _Tally:
-    """Counts violations by rule, and keeps the first of each. Masks are `[e]` or `[e, T]`."""
-
-    def __init__(self):
+    def __init__(self) -> None:
         self._first: dict[str, Violation] = {}
-        self._count: dict[str, int] = {}
 
-    def add(self, rule, key, expected, bad, describe, first_episode, step_shift=0) -> None:
+    def add(
+        self,
+        rule: Rule[Data],
+        data: Data,
+        first_episode: int,
+        offsets: np.ndarray | None = None,
+    ) -> None:
+        """Apply a rule to a run of episodes. offsets: where each begins, if the data are rows."""
+        bad = rule.bad(data)
         count = int(np.count_nonzero(bad))
         if not count:
             return
-        if rule not in self._first:
+        first = self._first.get(rule.name)
+        if first is None:
             at = tuple(int(i) for i in np.argwhere(bad)[0])
-            step = at[1] + step_shift if len(at) > 1 else None
-            self.put(Violation(rule, key, expected, describe(at), 0, first_episode + at[0], step))
-        self._count[rule] += count
-
-    def put(self, violation: Violation) -> None:
-        self._first[violation.rule] = violation
-        self._count[violation.rule] = violation.count
-
-    def has(self, rule: str) -> bool:
-        return rule in self._first
-
-    def more(self, rule: str, count: int) -> None:
-        self._count[rule] += count
+            value = rule.value(data, at)
+            if offsets is not None:
+                episode = int(np.searchsorted(offsets, at[0], side="right")) - 1
+                at = (episode, at[0] - int(offsets[episode]), *at[1:])
+            where = dict(zip(("episode", "step", "agent"), (first_episode + at[0], *at[1:])))
+            first = Violation(rule.name, rule.key, rule.expected, value, 0, **where)
+        self._first[rule.name] = replace(first, count=first.count + count)
 
     def violations(self) -> list[Violation]:
-        return [replace(v, count=self._count[rule]) for rule, v in self._first.items()]
+        return list(self._first.values())
 
 
 # -------------------------------------------------------------------------- values of the rows
@@ -199,242 +105,164 @@ class Rows:
     def __getitem__(self, key: str) -> np.ndarray:
         return self.arrays[key]
 
-    def is_transition(self) -> np.ndarray:
-        """False in the rows of terminal observations: `[rows]`."""
-        mask = np.ones(int(self.offsets[-1]), dtype=bool)
-        mask[self.offsets[1:] - 1] = False
-        return mask
-
-    def is_last_transition(self) -> np.ndarray:
-        """True in the row of the last transition of each episode: `[rows]`."""
+    def are(self, place: int) -> np.ndarray:
+        """True in one row of each episode, counted from its end: bool `[rows]`."""
         mask = np.zeros(int(self.offsets[-1]), dtype=bool)
-        mask[self.offsets[1:] - 2] = True
+        mask[self.offsets[1:] + place] = True
         return mask
 
 
-@dataclass(frozen=True)
-class RowRule:
-    """A rule on the values of rows. `bad(rows)` is a mask `[rows]` or `[rows, n]`."""
-
-    name: str
-    key: str
-    expected: str
-    bad: Callable[[Rows], np.ndarray]
+LAST_TRANSITION, TERMINAL = -2, -1  # rows of an episode
 
 
 def _not_finite(key: str) -> Callable[[Rows], np.ndarray]:
     def bad(rows: Rows) -> np.ndarray:
-        values = rows[key]
-        finite = np.isfinite(values)
+        finite = np.isfinite(rows[key])
         # Nearly always all is well: one reduction over everything is the cheap way to know.
-        if finite.all():
-            return np.zeros(len(values), dtype=bool)
-        return ~finite.all(axis=-1)
+        return np.zeros(len(finite), dtype=bool) if finite.all() else ~finite.all(axis=-1)
 
     return bad
 
 
 def _out_of_range(rows: Rows) -> np.ndarray:
     actions = rows["actions"][..., 0]
-    return (actions < 0) | (actions >= rows["avail_actions"].shape[-1])
+    return np.asarray((actions < 0) | (actions >= rows["avail_actions"].shape[-1]))
 
 
 def _unavailable(rows: Rows) -> np.ndarray:
     actions, avail = rows["actions"], rows["avail_actions"]
     inside = np.clip(actions, 0, avail.shape[-1] - 1)
-    taken = np.take_along_axis(avail, inside, axis=-1)[..., 0] != 0
+    refused = np.take_along_axis(avail, inside, axis=-1)[..., 0] == 0
     # An action outside the range is the business of another rule, and that of a terminal row
     # starts no transition.
-    return ~taken & (inside == actions)[..., 0] & rows.is_transition()[:, None]
+    return np.asarray(refused & (inside == actions)[..., 0] & ~rows.are(TERMINAL)[:, None])
 
 
-ROW_RULES: tuple[RowRule, ...] = (
-    RowRule("finite_state", "state", "finite numbers", _not_finite("state")),
-    RowRule("finite_obs", "obs", "finite numbers", _not_finite("obs")),
-    RowRule("finite_reward", "reward", "finite numbers", _not_finite("reward")),
-    RowRule("action_range", "actions", "an action in 0..n_actions-1", _out_of_range),
-    RowRule("action_available", "actions", "an action that its mask allows", _unavailable),
-    RowRule(
-        "mask_values",
-        "avail_actions",
-        "0 or 1",
-        lambda rows: ((rows["avail_actions"] & ~np.int32(1)) != 0).any(axis=-1),
+def _not_binary(rows: Rows) -> np.ndarray:
+    return np.asarray(((rows["avail_actions"] & ~np.int32(1)) != 0).any(axis=-1))
+
+
+def _without_action(rows: Rows) -> np.ndarray:
+    return np.asarray((rows["avail_actions"] == 0).all(axis=-1))
+
+
+def _misplaced(rows: Rows) -> np.ndarray:
+    return np.asarray((rows["terminated"][:, 0] != 0) & ~rows.are(LAST_TRANSITION))
+
+
+def _stored(key: str) -> Callable[[Rows, Place], str]:
+    """What stands in a row, or in one of an agent; of states and the like what is not finite."""
+
+    def value(rows: Rows, at: Place) -> str:
+        entry = rows[key][at]
+        odd = entry[~np.isfinite(entry)]
+        return str(odd[0] if len(odd) else entry[0] if entry.size == 1 else entry.tolist())
+
+    return value
+
+
+def _action_and_mask(rows: Rows, at: Place) -> str:
+    return f"action {rows['actions'][at][0]}, mask {rows['avail_actions'][at].tolist()}"
+
+
+def _rule(
+    name: str,
+    key: str,
+    expected: str,
+    bad: Callable[[Rows], np.ndarray],
+    value: Callable[[Rows, Place], str] | None = None,
+) -> Rule[Rows]:
+    return Rule(name, key, expected, bad, value or _stored(key))
+
+
+ROW_RULES = (
+    _rule("finite_state", "state", "finite numbers", _not_finite("state")),
+    _rule("finite_obs", "obs", "finite numbers", _not_finite("obs")),
+    _rule("finite_reward", "reward", "finite numbers", _not_finite("reward")),
+    _rule("action_range", "actions", "an action in 0..n_actions-1", _out_of_range),
+    _rule(
+        "action_available",
+        "actions",
+        "an action that its mask allows",
+        _unavailable,
+        _action_and_mask,
     ),
-    RowRule(
-        "no_action",
-        "avail_actions",
-        "at least 1 available action",
-        lambda rows: ~(rows["avail_actions"] != 0).any(axis=-1),
-    ),
-    RowRule("terminated_values", "terminated", "0 or 1", lambda rows: rows["terminated"][:, 0] > 1),
-    RowRule(
+    _rule("mask_values", "avail_actions", "0 or 1", _not_binary),
+    _rule("no_action", "avail_actions", "at least 1 available action", _without_action),
+    _rule("terminated_values", "terminated", "0 or 1", lambda rows: rows["terminated"][:, 0] > 1),
+    _rule(
         "terminated_place",
         "terminated",
         "1 in the last transition of an episode only",
-        lambda rows: (rows["terminated"][:, 0] != 0) & ~rows.is_last_transition(),
+        _misplaced,
     ),
 )
+"""Masks `[rows]` or `[rows, n]`."""
 
 
-def _describe(rows: Rows, rule: RowRule, row: int, agent: int | None) -> str:
-    """The offending value, short."""
-    value = rows[rule.key][row] if agent is None else rows[rule.key][row, agent]
-    if rule.name.startswith("finite_"):
-        return str(value[~np.isfinite(value)][0])
-    if rule.name == "action_available":
-        return f"action {value[0]}, mask {rows['avail_actions'][row, agent].tolist()}"
-    return str(value[0]) if value.size == 1 else str(value.tolist())
-
-
-def _check_rows(rows: Rows, first_episode: int, tally: _Tally) -> None:
-    """Apply `ROW_RULES` to a run of whole episodes that begins with `first_episode`."""
-    for rule in ROW_RULES:
-        bad = rule.bad(rows)
-        count = int(np.count_nonzero(bad))
-        if not count:
-            continue
-        if tally.has(rule.name):
-            tally.more(rule.name, count)
-            continue
-        at = np.argwhere(bad)[0]
-        row, agent = int(at[0]), (int(at[1]) if len(at) > 1 else None)
-        episode = int(np.searchsorted(rows.offsets, row, side="right")) - 1
-        tally.put(
-            Violation(
-                rule.name,
-                rule.key,
-                rule.expected,
-                _describe(rows, rule, row, agent),
-                count,
-                first_episode + episode,
-                row - int(rows.offsets[episode]),
-                agent,
-            )
-        )
-
-
-def _check_short(
-    lengths: np.ndarray, terminated: np.ndarray, episode_limit: int, n_cut: int
-) -> list[Violation]:
-    """Episodes that neither terminate nor reach the limit, beyond those that metadata admits."""
-    short = (lengths < episode_limit) & ~terminated
-    count = int(short.sum())
-    if count <= max(n_cut, 0):
-        return []
-    episode = int(np.flatnonzero(short)[0])
-    return [
-        Violation(
-            "no_terminal",
-            "terminated",
-            f"an episode that terminates, or lasts {episode_limit} steps"
-            + (f" ({n_cut} such episodes are admitted)" if n_cut else ""),
-            f"{lengths[episode]} steps and no terminal",
-            count,
-            episode,
-            int(lengths[episode]) - 1,
-        )
-    ]
-
-
-# ------------------------------------------------------------------------------- entry points
-
-
-def validate(
-    data: OfflineDataset | PaddedSource | Mapping[str, np.ndarray],
-    *,
-    episode_limit: int | None = None,
-    n_cut: int | None = 0,
-) -> list[Violation]:
-    """Every rule of the canonical dataset; an empty list says that all hold.
-
-    data: a dataset in memory, or padded arrays `[E, T, ...]`, which are read slab by slab.
-    episode_limit: for padded arrays, where it is known (T must be one more). n_cut: how many
-    episodes may end early without a terminal (None: any number); a dataset brings its own.
-    """
-    if isinstance(data, OfflineDataset):
-        return _validate_flat(data)
-    source = ArraySource(data) if isinstance(data, Mapping) else data
-    return _validate_padded(source, episode_limit, n_cut)
-
-
-def _validate_flat(dataset: OfflineDataset) -> list[Violation]:
-    found = _check_flat_layout(dataset)
-    if found:
-        return found
-    tally = _Tally()
+def validate(dataset: OfflineDataset) -> list[Violation]:
+    """Every rule of the canonical dataset; an empty list says that all hold."""
+    if broken := _check_layout(dataset):
+        return broken
+    tally = Tally()
     for first, end in dataset.blocks():
         begin, stop = dataset.offsets[first], dataset.offsets[end]
         arrays = {key: array[begin:stop] for key, array in dataset.arrays.items()}
-        _check_rows(Rows(arrays, dataset.offsets[first : end + 1] - begin), first, tally)
-    terminated = dataset.arrays["terminated"][dataset.offsets[1:] - 2, 0] != 0
-    meta = dataset.metadata
-    return tally.violations() + _check_short(
-        dataset.lengths, terminated, meta.episode_limit, meta.n_cut
-    )
+        rows = Rows(arrays, dataset.offsets[first : end + 1] - begin)
+        for rule in ROW_RULES:
+            tally.add(rule, rows, first, rows.offsets)
+    return tally.violations() + _check_cut(dataset)
 
 
-def _check_flat_layout(dataset: OfflineDataset) -> list[Violation]:
-    """Keys, dtypes and shapes of flat rows against the metadata."""
+def _check_layout(dataset: OfflineDataset) -> list[Violation]:
+    """Keys, dtypes and shapes of the rows against the metadata."""
     if not len(dataset):
         return [Violation("zero_episodes", "lengths", "at least 1 episode", "0")]
-    found = []
+    broken = []
     limit = dataset.metadata.episode_limit
-    off = (dataset.lengths < 1) | (dataset.lengths > limit)
-    if off.any():
-        episode = int(np.flatnonzero(off)[0])
-        found.append(
-            Violation(
-                "wrong_length",
-                "lengths",
-                f"1 to episode_limit = {limit} transitions",
-                str(dataset.lengths[episode]),
-                int(off.sum()),
-                episode,
-            )
-        )
+    wrong = np.flatnonzero((dataset.lengths < 1) | (dataset.lengths > limit))
+    if len(wrong):
+        expected, value = f"1 to episode_limit = {limit} transitions", dataset.lengths[wrong[0]]
+        place = len(wrong), int(wrong[0])
+        broken.append(Violation("wrong_length", "lengths", expected, str(value), *place))
     for key, spec in FIELDS.items():
         array = dataset.arrays.get(key)
         if array is None:
-            found.append(Violation("missing_key", key, f"an array '{key}'", "none"))
+            broken.append(Violation("missing_key", key, f"an array '{key}'", "none"))
             continue
         if array.dtype != spec.dtype:
-            found.append(Violation("wrong_dtype", key, str(spec.dtype), str(array.dtype)))
-        expected = (dataset.n_rows, *dataset.metadata.row_shape(key))
-        if array.shape != expected:
-            found.append(Violation("wrong_shape", key, f"shape {expected}", str(array.shape)))
-    return found
+            broken.append(Violation("wrong_dtype", key, str(spec.dtype), str(array.dtype)))
+        shape = (dataset.n_rows, *dataset.metadata.row_shape(key))
+        if array.shape != shape:
+            broken.append(Violation("wrong_shape", key, f"shape {shape}", str(array.shape)))
+    return broken
 
 
-def _validate_padded(
-    source: PaddedSource, episode_limit: int | None, n_cut: int | None
-) -> list[Violation]:
-    found = check_layout(source, episode_limit)
-    if found:
-        return found
-    lengths, found = check_filled(source)
-    if found:
-        return found
-    tally = _Tally()
-    terminated = np.zeros(len(lengths), dtype=bool)
-    for first, end in slabs(source, "obs", len(lengths)):
-        arrays = flatten(source, lengths[first:end], first)
-        offsets = np.concatenate([[0], np.cumsum(lengths[first:end] + 1)])
-        _check_rows(Rows(arrays, offsets), first, tally)
-        terminated[first:end] = arrays["terminated"][offsets[1:] - 2, 0] != 0
-    limit = source.shape(FILLED)[1] - 1
-    short = [] if n_cut is None else _check_short(lengths, terminated, limit, n_cut)
-    return tally.violations() + short
+def _check_cut(dataset: OfflineDataset) -> list[Violation]:
+    """Episodes that neither terminate nor reach the limit, beyond those that metadata admits."""
+    limit, admitted = dataset.metadata.episode_limit, dataset.metadata.n_cut
+    ended = ends_terminated(dataset.arrays["terminated"], dataset.lengths)
+    cut = np.flatnonzero((dataset.lengths < limit) & ~ended)
+    if len(cut) <= max(admitted, 0):
+        return []
+    length = int(dataset.lengths[cut[0]])
+    expected = f"an episode that terminates, or lasts {limit} steps"
+    expected += f" ({admitted} such episodes are admitted)" if admitted else ""
+    value = f"{length} steps and no terminal"
+    place = len(cut), int(cut[0]), length - 1
+    return [Violation("no_terminal", "terminated", expected, value, *place)]
 
 
 def require_valid(
     violations: Sequence[Violation], name: str, advice: str = "Collect or convert it again."
 ) -> None:
     """Raise one DatasetError that names the file, and every rule that is broken, if any is."""
-    if not violations:
-        return
-    shown = "\n".join(f"  {violation}" for violation in violations)
-    raise DatasetError(f"{name} is not a valid dataset:\n{shown}\n{advice}")
+    if violations:
+        shown = "\n".join(f"  {violation}" for violation in violations)
+        raise DatasetError(f"{name} is not a valid dataset:\n{shown}\n{advice}")
 
+
+# ------------------------------------------------------------------- the data and the environment
 
 CHOOSE = "Choose the dataset of this map, or the map of this dataset."
 
@@ -469,22 +297,16 @@ def check_matches(
 
 
 # Settings of a simulator that say nothing of the data: where and how it is watched.
-NOT_OF_THE_DATA = (
-    "map_name",
-    "seed",
-    "game_version",
-    "debug",
-    "replay_dir",
-    "replay_prefix",
-    "window_size_x",
-    "window_size_y",
-)
+NOT_OF_THE_DATA = {
+    *("map_name", "seed", "game_version", "debug", "replay_dir", "replay_prefix"),
+    *("window_size_x", "window_size_y"),
+}
 
 
 def differing_settings(
     metadata: DatasetMetadata, env_args: Mapping[str, Any], name: str = "The dataset"
 ) -> list[str]:
-    """What the data were collected with and the environment has otherwise, in words.
+    """What the data were collected with and the environment has otherwise, one text each.
 
     Of the settings that both know. Data whose settings are not known differ in none. DatasetError
     if the metadata are damaged.

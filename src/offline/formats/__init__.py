@@ -8,27 +8,34 @@ written too has `write(path, dataset, overwrite=False)`.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from inspo.offline.dataset import OfflineDataset
-from inspo.offline.formats import alberdice, canonical, vault
-from inspo.offline.formats.common import Hints, describe_content
+from inspo.offline.formats import alberdice, canonical, folders, vault
+from inspo.offline.formats.common import PICKLE, Hints, describe_content
+from inspo.offline.offline_dataset import OfflineDataset
 from inspo.offline.validation import check_matches
 from inspo.utils.errors import DatasetError
 
-REGISTRY = {module.NAME: module for module in (canonical, alberdice, vault)}
+REGISTRY: dict[str, ModuleType] = {module.NAME: module for module in (canonical, alberdice, vault)}
+
+WAY_ROUND = (
+    "OMIGA's SMAC data are such files. The same data are published as OG-MARL's vaults, which are "
+    "read: `python src/dataset.py download omiga/MAP`. Others must be written anew by the program "
+    "that made them, as HDF5 or .npy."
+)
 
 
-def recognise(path: str | os.PathLike) -> str:
+def recognise(path: str | os.PathLike[str]) -> str:
     """The name in `REGISTRY` of the format of a file or folder.
 
     Raises DatasetError: nothing there, no permission, or a format that nobody here knows.
     """
     path = Path(path)
     try:
+        folders.restore(path)
         if not path.exists():
             raise DatasetError(
                 f"{path}: there is no such file or folder. Collect or download the dataset, or "
@@ -37,48 +44,19 @@ def recognise(path: str | os.PathLike) -> str:
         for name, module in REGISTRY.items():
             if module.recognises(path):
                 return name
-        found = _describe(path)
+        content = describe_content(path)
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if PICKLE in found:
-        raise DatasetError(f"{path}: found {found}. {WAY_ROUND}")
+    if PICKLE in content:
+        raise DatasetError(f"{path}: found {content}. {WAY_ROUND}")
     known = "; ".join(f"{name}: {module.DESCRIPTION}" for name, module in REGISTRY.items())
-    raise DatasetError(f"{path}: no known dataset: found {found}. Known formats: {known}.")
-
-
-PICKLE = "a pickle, which is never opened: it could run code"
-WAY_ROUND = (
-    "OMIGA's SMAC data are such files. The same data are published as OG-MARL's vaults, which are "
-    "read: `python src/dataset.py download omiga/MAP`. Others must be written anew by the program "
-    "that made them, as HDF5 or .npy."
-)
-
-
-def _describe(path: Path) -> str:
-    """What there is at `path`, for the error that nobody knows it."""
-    if path.is_dir():
-        pickles = sum(file.is_file() and _describe(file) == PICKLE for file in path.iterdir())
-        if pickles:
-            return f"a folder of {pickles} files like {PICKLE}"
-        return "a folder without meta.json, and no vault"
-    if path.is_file() and _is_torch_archive(path):
-        return PICKLE
-    return describe_content(path) if path.is_file() else "neither a file nor a folder"
-
-
-def _is_torch_archive(path: Path) -> bool:
-    """Whether `torch.save` made it: a zip archive around a pickle."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+    raise DatasetError(f"{path}: no known dataset: found {content}. Known formats: {known}.")
 
 
 def load_dataset(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     env: str | None = None,
     map_name: str | None = None,
@@ -96,11 +74,11 @@ def load_dataset(
     longer episodes are cut there (and bootstrap from there). verify_hash: recompute the hash of the
     content, where the file states one. in_memory: False holds the rows in a scratch file on disk,
     "auto" chooses by size against free memory. advise: what to do with data of these numbers that
-    do not match, for the error. Raises DatasetError: one message with file, key,
-    expected, found, and what to do.
+    do not match, for the error. Raises DatasetError: one message with file, key, expected, found,
+    and what to do.
     """
     path = Path(path)
     hints = Hints(env, map_name, quality, episode_limit, verify_hash, in_memory)
-    dataset = REGISTRY[recognise(path)].load(path, hints)
+    dataset: OfflineDataset = REGISTRY[recognise(path)].load(path, hints)
     check_matches(dataset.metadata, env_info, map_name, str(path), advise)
     return dataset

@@ -12,19 +12,20 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
-from inspo.offline.dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
 from inspo.offline.formats import folders
 from inspo.offline.formats.common import Hints, read_padded
-from inspo.offline.padded import ArraySource
+from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
+from inspo.offline.padded import PaddedSource
 from inspo.utils.errors import DatasetError
 
 NAME = "alberdice"
 DESCRIPTION = "AlberDICE's folder of {key}.npy and meta.json"
 META = "meta.json"
 ONEHOT = "actions_onehot"
+BLOCK = 64  # episodes padded at a time
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -39,32 +40,37 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     """Read the folder; the arrays are mapped, so that only the filled rows come into memory."""
     arrays = {file.stem: _map_array(file) for file in sorted(path.glob("*.npy")) if file.is_file()}
     content = folders.read_json(path / META)
-    n_episodes = _episodes_in_buffer(content, path / META)
+    count = content.get("episodes_in_buffer")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise DatasetError(
+            f"{path / META}: 'episodes_in_buffer': expected a number of episodes, found "
+            f"{count!r}. Fetch it again."
+        )
     for key, array in arrays.items():
-        if array.ndim and len(array) < n_episodes:
+        if array.ndim and len(array) < count:
             raise DatasetError(
-                f"{path / (key + '.npy')}: expected at least {n_episodes} episodes, as meta.json "
+                f"{path / (key + '.npy')}: expected at least {count} episodes, as meta.json "
                 f"says, found {len(array)}. The folder is incomplete: fetch it again."
             )
     stated = folders.stated_metadata(content, path / META)
     dataset = read_padded(
-        MappedSource(arrays, str(path), n_episodes),
+        MappedSource(arrays, str(path), count),
         folders.hints_with(stated, hints),
         metadata=None,
         origin=f"converted from {path.name} (AlberDICE's folder)",
-        battle_won=folders.stated_victories(stated, n_episodes, path / META),
+        battle_won=folders.stated_victories(stated, count, path / META),
     )
     return replace(dataset, metadata=folders.with_stated(dataset.metadata, stated))
 
 
-class MappedSource(ArraySource):
+class MappedSource(PaddedSource):
     """The first `n_episodes` of memory-mapped files, of which no more than a slab is held.
 
     Each slab is mapped anew: pages that were read would count as the process's memory until the
     map goes.
     """
 
-    def __init__(self, arrays: dict[str, np.memmap], name: str, n_episodes: int):
+    def __init__(self, arrays: dict[str, np.memmap[Any, Any]], name: str, n_episodes: int):
         super().__init__(arrays, name)
         self.n_episodes = n_episodes
 
@@ -74,16 +80,20 @@ class MappedSource(ArraySource):
 
     def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
         array = self.arrays[key]
-        order = "C" if array.flags.c_contiguous else "F"
-        mapped = np.memmap(array.filename, array.dtype, "r", array.offset, array.shape, order)
-        return mapped[first:end, :n_steps]
+        order: Any = "C" if array.flags.c_contiguous else "F"
+        again = np.memmap(array.filename, array.dtype, "r", array.offset, array.shape, order)
+        return np.asarray(again[first:end, :n_steps])
 
 
-def _map_array(path: Path) -> np.ndarray:
+def _map_array(path: Path) -> np.memmap[Any, Any]:
     """A `.npy` file as a read-only memory map; arrays of Python objects are refused."""
     try:
         # Not np.load: it would open an archive or a pickle under this name as well.
-        return np.lib.format.open_memmap(path, mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
+        size, expected = path.stat().st_size, array.offset + array.nbytes
+        if size != expected:
+            raise ValueError(f"{size} bytes, expected {expected}")
+        return array
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except Exception as error:  # numpy parses the head as Python: whatever a parser raises
@@ -92,20 +102,7 @@ def _map_array(path: Path) -> np.ndarray:
         ) from error
 
 
-def _episodes_in_buffer(meta: dict, file: Path) -> int:
-    """How many episodes the arrays hold, from `meta.json`."""
-    count = meta.get("episodes_in_buffer")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise DatasetError(
-            f"{file}: 'episodes_in_buffer': expected a number of episodes, found {count!r}. "
-            "Fetch it again."
-        )
-    return count
-
-
 # ------------------------------------------------------------------------------------ writing
-
-BLOCK = 64  # episodes padded at a time
 
 
 def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> None:
@@ -113,18 +110,25 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
 
     Our metadata stand in `meta.json` under a key of their own, which its loader does not read.
     """
-    n_steps = dataset.metadata.episode_limit + 1
+    facts = dataset.metadata
+    n_steps = facts.episode_limit + 1
+    layout = {key: (spec.dtype, facts.row_shape(key)) for key, spec in FIELDS.items()}
+    layout[ONEHOT] = np.dtype(np.float32), facts.row_shape("avail_actions")
+    layout[FILLED] = FILLED_FIELD.dtype, (1,)
     with folders.new_folder(path, overwrite) as folder, contextlib.ExitStack() as stack:
-        files = {}
-        for key, dtype, row in _layout(dataset):
-            files[key] = stack.enter_context(open(folder / f"{key}.npy", "wb"))
-            _write_header(files[key], dtype, (len(dataset), n_steps, *row))
+        out = {}
+        for key, (dtype, row) in layout.items():
+            out[key] = stack.enter_context(open(folder / f"{key}.npy", "wb"))
+            # The values follow by plain writes: a map would crash where the disk is full.
+            header: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(dtype)}
+            header |= {"fortran_order": False, "shape": (len(dataset), n_steps, *row)}
+            np.lib.format.write_array_header_1_0(out[key], header)
         for first in range(0, len(dataset), BLOCK):
             batch = dataset.episodes(range(first, min(first + BLOCK, len(dataset))), n_steps)
-            onehot = np.eye(dataset.metadata.n_actions, dtype=np.float32)[batch["actions"][..., 0]]
+            onehot = np.eye(facts.n_actions, dtype=np.float32)[batch["actions"][..., 0]]
             batch[ONEHOT] = onehot * batch[FILLED][..., None].astype(np.float32)
             for key, values in batch.items():
-                files[key].write(values.tobytes())
+                out[key].write(values.tobytes())
         meta = {
             "buffer_index": 0,
             "episodes_in_buffer": len(dataset),
@@ -132,19 +136,3 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
             folders.KEY: folders.describe(dataset),
         }
         (folder / META).write_text(json.dumps(meta))
-
-
-def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """The head of a `.npy` file. The values follow by plain writes: a map would crash where the
-    disk is full."""
-    described = np.lib.format.dtype_to_descr(dtype)
-    header = {"descr": described, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _layout(dataset: OfflineDataset) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
-    """Key, dtype and shape of one row of every array."""
-    meta = dataset.metadata
-    keys = [(key, spec.dtype, meta.row_shape(key)) for key, spec in FIELDS.items()]
-    onehot = (ONEHOT, np.dtype(np.float32), meta.row_shape("avail_actions"))
-    return [*keys, onehot, (FILLED, FILLED_FIELD.dtype, (1,))]

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from inspo.offline.dataset import (
+from inspo.offline.offline_dataset import (
     FIELDS,
-    FILLED,
     UNKNOWN,
     DatasetMetadata,
     OfflineDataset,
     content_hash,
 )
-from inspo.offline.padded import PaddedSource, flatten
+from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layout, flatten
 from inspo.offline.scratch import allocator
-from inspo.offline.validation import check_filled, check_layout, require_valid, validate
+from inspo.offline.validation import require_valid, validate
 from inspo.utils.errors import DatasetError
 
 log = logging.getLogger(__name__)
+
+MAX_COMPRESSION = 1100
+"""Deflate packs at most about 1030 to 1: a file that claims to hold more is damaged."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +43,6 @@ class Hints:
     in_memory: bool | str = True
 
 
-def infer_metadata(
-    source: PaddedSource, hints: Hints, origin: str, notes: list[str]
-) -> DatasetMetadata:
-    """Metadata of a file that has none: sizes from its shapes, names from the hints."""
-    obs, avail = source.shape("obs"), source.shape("avail_actions")
-    return DatasetMetadata(
-        env=hints.env or UNKNOWN,
-        map_name=hints.map_name or UNKNOWN,
-        quality=hints.quality or UNKNOWN,
-        simulator=UNKNOWN,
-        source=origin,
-        n_agents=obs[2],
-        n_actions=avail[3],
-        state_shape=source.shape("state")[2],
-        obs_shape=obs[3],
-        episode_limit=hints.episode_limit or obs[1] - 1,
-        created_by=origin,
-        notes=tuple(notes),
-    )
-
-
-def unused_keys(source: PaddedSource) -> list[str]:
-    """A note about the keys that a dataset does not have, `probs` or `actions_onehot`, if any."""
-    unused = sorted(set(source.keys()) - {*FIELDS, FILLED})
-    return [f"keys not read: {', '.join(unused)}"] if unused else []
-
-
 def read_padded(
     source: PaddedSource,
     hints: Hints,
@@ -83,69 +59,104 @@ def read_padded(
     Raises DatasetError with every rule that is broken.
     """
     require_valid(check_layout(source, metadata.episode_limit if metadata else None), source.name)
-    lengths, found = check_filled(source)
-    require_valid(found, source.name)
-    notes = unused_keys(source)
+    lengths, broken = check_filled(source)
+    require_valid(broken, source.name)
+    unread = sorted(set(source.keys()) - STORED.keys())
+    notes = [f"keys not read: {', '.join(unread)}"] if unread else []
     for note in notes:
         log.info("%s: %s", source.name, note)
 
-    kept = lengths if hints.episode_limit is None else np.minimum(lengths, hints.episode_limit)
-    allocate = allocator(hints.in_memory, _bytes_of(source, kept), source.name)
-    arrays = flatten(source, kept, allocate=allocate)
+    kept, cut = cut_at_limit(lengths, hints.episode_limit, source.name, notes)
+    n_bytes = int((kept + 1).sum()) * sum(
+        int(np.prod(source.shape(key)[2:])) * spec.dtype.itemsize for key, spec in FIELDS.items()
+    )
+    arrays = flatten(source, kept, allocator(hints.in_memory, n_bytes, source.name))
+    arrays["terminated"][np.repeat(cut, kept + 1)] = 0  # a cut episode goes on
+    if metadata is None:
+        limit = hints.episode_limit or source.shape("obs")[1] - 1
+        metadata = foreign_metadata(arrays, limit, hints, origin, notes)
+    elif cut.any() and hints.episode_limit is not None:
+        all_notes = (*metadata.notes, *notes)
+        metadata = replace(metadata, episode_limit=hints.episode_limit, notes=all_notes)
+    else:
+        return _as_stated(OfflineDataset(arrays, kept, metadata, battle_won), source.name, hints)
+    return built(arrays, kept, metadata, lost_where(cut, battle_won), source.name)
+
+
+def cut_at_limit(
+    lengths: np.ndarray, limit: int | None, name: str, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Transitions to keep of each episode `[E]`, and where that is less than there are `[E]`.
+
+    Says in the log and in `notes` how many episodes are cut.
+    """
+    kept = lengths if limit is None else np.minimum(lengths, limit)
     cut = kept < lengths
     if cut.any():
         notes.append(
             f"{int(cut.sum())} of {len(lengths)} episodes were longer than the limit of "
-            f"{hints.episode_limit} and are cut there"
+            f"{limit} and are cut there"
         )
-        log.warning("%s: %s", source.name, notes[-1])
-        _forget_terminals(arrays["terminated"], kept, cut)
-        battle_won = None if battle_won is None else np.where(cut, 0, battle_won).astype(np.uint8)
+        log.warning("%s: %s", name, notes[-1])
+    return kept, cut
 
-    if metadata is None:
-        metadata = infer_metadata(source, hints, origin, notes)
-    elif cut.any():
-        metadata = replace(
-            metadata, episode_limit=hints.episode_limit, notes=(*metadata.notes, *notes)
-        )
-    else:
-        return _as_stated(OfflineDataset(arrays, kept, metadata, battle_won), source.name, hints)
 
-    dataset = OfflineDataset.build(arrays, kept, metadata, battle_won)
-    require_valid(validate(dataset), source.name)
+def lost_where(cut: np.ndarray, battle_won: np.ndarray | None) -> np.ndarray | None:
+    """Who won, without the victories of cut episodes, which come after the cut: uint8 `[E]`."""
+    return None if battle_won is None else np.where(cut, 0, battle_won).astype(np.uint8)
+
+
+def foreign_metadata(
+    arrays: dict[str, np.ndarray], episode_limit: int, hints: Hints, origin: str, notes: list[str]
+) -> DatasetMetadata:
+    """Metadata of a file that has none: sizes from its rows, names from the hints."""
+    return DatasetMetadata(
+        env=hints.env or UNKNOWN,
+        map_name=hints.map_name or UNKNOWN,
+        quality=hints.quality or UNKNOWN,
+        simulator=UNKNOWN,
+        source=origin,
+        n_agents=arrays["obs"].shape[1],
+        n_actions=arrays["avail_actions"].shape[2],
+        state_shape=arrays["state"].shape[1],
+        obs_shape=arrays["obs"].shape[2],
+        episode_limit=episode_limit,
+        created_by=origin,
+        notes=tuple(notes),
+    )
+
+
+def built(
+    arrays: dict[str, np.ndarray],
+    lengths: np.ndarray,
+    metadata: DatasetMetadata,
+    battle_won: np.ndarray | None,
+    name: str,
+) -> OfflineDataset:
+    """The dataset of these rows with statistics and hash, if it is valid."""
+    dataset = OfflineDataset.build(arrays, lengths, metadata, battle_won)
+    require_valid(validate(dataset), name)
     if dataset.metadata.n_cut:
         log.warning(
             "%s: %d episodes end before the limit of %d without a terminal",
-            source.name,
+            name,
             dataset.metadata.n_cut,
             dataset.metadata.episode_limit,
         )
     return dataset
 
 
-def _bytes_of(source: PaddedSource, lengths: np.ndarray) -> int:
-    """What the rows of episodes of these lengths take, flat."""
-    return int((lengths + 1).sum()) * sum(
-        int(np.prod(source.shape(key)[2:])) * spec.dtype.itemsize for key, spec in FIELDS.items()
-    )
-
-
-def _forget_terminals(terminated: np.ndarray, lengths: np.ndarray, cut: np.ndarray) -> None:
-    """A cut episode goes on beyond its last row: no row of it is a terminal."""
-    terminated[np.repeat(cut, lengths + 1)] = 0
-
-
 def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDataset:
     """The dataset, if it is valid, its metadata tell the truth and its content has its hash."""
     require_valid(validate(dataset), name)
     meta = dataset.metadata
-    for what, stated, found in (
+    for what, stated, counted in (
         ("n_episodes", meta.n_episodes, len(dataset)),
         ("n_steps", meta.n_steps, int(dataset.lengths.sum())),
     ):
-        if stated != found:
+        if stated != counted:
             raise DatasetError(
-                f"{name}: the attribute '{what}' says {stated}, the data hold {found}. "
+                f"{name}: the attribute '{what}' says {stated}, the data hold {counted}. "
                 "The file was changed after it was written: collect or convert it again."
             )
     if hints.verify_hash and content_hash(dataset.arrays, dataset.lengths) != meta.content_hash:
@@ -160,22 +171,33 @@ def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDatas
     return replace(dataset, metadata=meta)
 
 
+PICKLE = "a pickle, which is never opened: it could run code"
 MAGIC = (
-    (b"PK\x03\x04", "a zip archive (.zip or .npz): unpack it first"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"\x93NUMPY", "a single .npy array: name the folder that holds it"),
-    (b"\x80", "a pickle, which is never opened: it could run code"),
+    (b"\x80", PICKLE),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"\x89HDF", "a damaged HDF5 file"),
 )
 
 
 def describe_content(path: Path) -> str:
-    """What a file seems to be, from its first bytes; raises OSError where it cannot be read."""
+    """What a file or folder seems to be, for errors; raises OSError where it cannot be read."""
+    if path.is_dir():
+        pickles = sum(
+            file.is_file() and describe_content(file) == PICKLE for file in path.iterdir()
+        )
+        several = f"a folder of {pickles} files like {PICKLE}"
+        return several if pickles else "a folder without meta.json, and no vault"
+    if not path.is_file():
+        return "neither a file nor a folder" if path.exists() else "nothing"
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
         return "empty"
+    if head.startswith(b"PK\x03\x04"):
+        zipped = "a zip archive (.zip or .npz): unpack it first"
+        return PICKLE if _is_torch_archive(path) else zipped
     for magic, description in MAGIC:
         if head.startswith(magic):
             return description
@@ -185,3 +207,12 @@ def describe_content(path: Path) -> str:
     if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
         return "a text file"
     return "of an unknown kind"
+
+
+def _is_torch_archive(path: Path) -> bool:
+    """Whether `torch.save` made it: a zip archive around a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inspo.offline.dataset import UNKNOWN, DatasetMetadata, OfflineDataset
+from inspo.offline import files
 from inspo.offline.formats.common import Hints
+from inspo.offline.offline_dataset import (
+    FIELDS,
+    FILLED,
+    UNKNOWN,
+    DatasetMetadata,
+    OfflineDataset,
+)
 from inspo.utils.errors import DatasetError
 
 KEY = "offline_marl_dataset"
@@ -22,16 +29,15 @@ KEY = "offline_marl_dataset"
 
 TEXTS = ("env", "map_name", "quality", "simulator", "source")
 
+ARRAYS = "|".join((*FIELDS, FILLED, "actions_onehot"))
+WRITTEN = {
+    "meta.json": re.compile(rf"meta\.json|({ARRAYS})\.npy"),
+    "metadata.json": re.compile(r"metadata\.json|manifest\.ocdbt|d|d/[0-9a-f]+"),
+}
+"""For each JSON file that can hold our metadata, all names that we write into such a folder."""
 
-def describe(dataset: OfflineDataset) -> dict[str, Any]:
-    """What the foreign format itself has no place for, as JSON."""
-    meta = dataset.metadata
-    stated: dict[str, Any] = {name: getattr(meta, name) for name in TEXTS}
-    stated |= {"episode_limit": meta.episode_limit, "notes": list(meta.notes)}
-    stated |= {} if meta.env_args is None else {"env_args": meta.env_args}
-    if dataset.battle_won is not None:
-        stated["battle_won"] = np.packbits(dataset.battle_won).tobytes().hex()
-    return stated
+
+# ------------------------------------------------------------------------------------ reading
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -54,12 +60,12 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
     stated = content.get(KEY)
     if stated is None:
         return {}
-    limit = stated.get("episode_limit") if isinstance(stated, dict) else None
+    kinds = dict.fromkeys(TEXTS, str) | {"episode_limit": int, "notes": list}
     if (
-        not isinstance(limit, int)
-        or limit < 1
-        or not all(isinstance(stated.get(name), str) for name in TEXTS)
-        or not all(isinstance(note, str) for note in _list(stated.get("notes")))
+        not isinstance(stated, dict)
+        or not all(isinstance(stated.get(name), kind) for name, kind in kinds.items())
+        or stated["episode_limit"] < 1
+        or not all(isinstance(note, str) for note in stated["notes"])
         or not isinstance(stated.get("env_args", ""), str)
     ):
         raise DatasetError(
@@ -67,10 +73,6 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
             "changed or damaged: convert it again."
         )
     return stated
-
-
-def _list(value: Any) -> list:
-    return value if isinstance(value, list) else [None]
 
 
 def hints_with(stated: dict[str, Any], hints: Hints) -> Hints:
@@ -106,41 +108,104 @@ def stated_victories(stated: dict[str, Any], n_episodes: int, file: Path) -> np.
     )
 
 
+# ------------------------------------------------------------------------------------ writing
+
+
+def describe(dataset: OfflineDataset) -> dict[str, Any]:
+    """What the foreign format itself has no place for, as JSON."""
+    meta = dataset.metadata
+    stated: dict[str, Any] = {name: getattr(meta, name) for name in TEXTS}
+    stated |= {"episode_limit": meta.episode_limit, "notes": list(meta.notes)}
+    stated |= {} if meta.env_args is None else {"env_args": meta.env_args}
+    if dataset.battle_won is not None:
+        stated["battle_won"] = np.packbits(dataset.battle_won).tobytes().hex()
+    return stated
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder holds a dataset that this program wrote, and nothing else."""
+    for name, written in WRITTEN.items():
+        try:
+            stated = stated_metadata(read_json(path / name), path / name)
+        except DatasetError:
+            continue
+        return bool(stated) and all(
+            written.fullmatch(item.relative_to(path).as_posix()) and not item.is_symlink()
+            for item in path.rglob("*")
+        )
+    return False
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
+    """DatasetError if a folder may not be written at `path`."""
+    if not path.exists():
+        return
+    if not overwrite:
         raise DatasetError(
             f"{path}: exists already and is not overwritten. Choose another name, remove it, or "
             "use --force."
         )
-    if path.exists() and not path.is_dir():
+    if not path.is_dir():
         raise DatasetError(f"{path}: a file, expected the name of a folder to write.")
+    if any(path.iterdir()) and not is_ours(path):
+        raise DatasetError(
+            f"{path}: holds something else than a dataset that this program wrote, and is never "
+            "replaced. Choose another name, or remove the folder yourself."
+        )
+
+
+def _replaced(path: Path) -> Path:
+    """Where a folder stands while another takes its name."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def restore(path: Path) -> None:
+    """Put a folder back that lost its name to a process that was killed while it replaced it."""
+    if not path.exists() and is_ours(_replaced(path)):
+        with files.locked(path):
+            if not path.exists():
+                os.replace(_replaced(path), path)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder that gets the name `path` when the block ends without an exception.
 
-    Otherwise it is removed. A folder that is replaced is there until the last moment.
+    Otherwise it is removed. A folder that is replaced is there until the last moment, and comes
+    back if the process is killed in it (`restore`).
     """
-    refuse_existing(path, overwrite)
-    token = f"{os.getpid()}.{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
-    old = path.with_name(f".{path.name}.{token}.old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
+        restore(path)
         refuse_existing(path, overwrite)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        with files.temporary(path, folder=True) as folder:
+            yield folder
+            with files.locked(path):
+                refuse_existing(path, overwrite)
+                _replace(folder, path)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be written ({error.strerror or error}). Nothing was left under this "
             "name; make room or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not path.exists():  # the second of the two moves failed
+
+
+def _replace(folder: Path, path: Path) -> None:
+    """Give `folder` the name `path`, and remove what had it, which may be replaced."""
+    old = _replaced(path)
+    if path.exists():
+        _discard(old)  # of a process that was killed after it had replaced it
+        os.replace(path, old)
+    try:
+        os.replace(folder, path)
+    except OSError:
+        if old.exists():
             os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
+        raise
+    _discard(old)
+
+
+def _discard(old: Path) -> None:
+    if is_ours(old):
+        shutil.rmtree(old)
+    elif old.is_dir():
+        old.rmdir()  # an empty one; nothing else is ever replaced

@@ -1,4 +1,4 @@
-"""What the commands of `dataset.py` do: find, convert, mix, choose and split datasets."""
+"""What the commands of `dataset.py` do with files: convert, mix, choose and split datasets."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from inspo.offline.dataset import (
-    AGREE,
-    DatasetMetadata,
-    OfflineDataset,
-    common_env_args,
-    differences,
-)
-from inspo.offline.formats import alberdice, canonical, load_dataset, vault
-from inspo.offline.formats.folders import refuse_existing
+from inspo.offline.formats import alberdice, canonical, folders, load_dataset, vault
+from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.utils.errors import DatasetError, UserError, nearest
 from inspo.utils.seeding import spawn_seeds
 
@@ -24,7 +17,14 @@ WRITERS = {
     alberdice.NAME: alberdice.write,
     vault.NAME: vault.write,
 }
-BLOCK = 64  # episodes that are padded at a time
+LEFT_OUT = {vault.NAME: "the observation after each last transition"}
+"""What a format cannot hold."""
+
+AGREE = (
+    *("env", "map_name", "n_agents", "n_actions", "state_shape", "obs_shape", "episode_limit"),
+    "simulator",
+)
+"""What datasets must have in common to be mixed."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -58,51 +58,44 @@ def convert(
     to: str | None = None,
     force: bool = False,
     episode_limit: int | None = None,
-    **names: str | None,
+    env: str | None = None,
+    map_name: str | None = None,
+    quality: str | None = None,
 ) -> OfflineDataset:
     """Read any format, write any format that can be written. Returns what was read.
 
-    episode_limit: longer episodes are cut there; of a foreign vault it becomes the limit. names:
-    env, map_name, quality, where the source is silent.
+    episode_limit: longer episodes are cut there; of a foreign vault it becomes the limit. env,
+    map_name, quality: where the source is silent.
     """
     name = target_format(target, to)
-    _refuse(target, force, source)
     if episode_limit is not None and episode_limit < 1:
         raise UserError(f"--episode-limit {episode_limit}: expected at least 1.")
-    dataset = load_dataset(source, in_memory="auto", episode_limit=episode_limit, **names)
+    _refuse(target, force, source, file=name == canonical.NAME)
+    dataset = load_dataset(
+        source,
+        env=env,
+        map_name=map_name,
+        quality=quality,
+        episode_limit=episode_limit,
+        in_memory="auto",
+    )
     WRITERS[name](target, dataset, overwrite=force)
     return dataset
 
 
-def left_out(name: str) -> str | None:
-    """What a format cannot hold, in words; None if it holds all."""
-    return "the observation after each last transition" if name == vault.NAME else None
-
-
-def _refuse(target: Path, force: bool, *sources: Path) -> None:
-    """Before anything is read: a target that exists, or that is one of the sources."""
+def _refuse(target: Path, force: bool, *sources: Path, file: bool = True) -> None:
+    """Before anything is read: a target that may not be written, or that is one of the sources."""
     for source in sources:
         if target.exists() and source.exists() and target.samefile(source):
             raise DatasetError(f"{target}: is what is read. Choose another name for the result.")
-    if target.is_dir():
-        refuse_existing(target, force)
-    elif target.exists() and not force:
-        raise DatasetError(
-            f"{target}: exists already and is not overwritten. Choose another name, remove it, or "
-            "use --force."
-        )
+    (canonical.refuse_existing if file else folders.refuse_existing)(target, force)
 
 
 # --------------------------------------------------------------------------------------------------
 # Episodes of one or more datasets into one canonical file
 
-
-@dataclass(frozen=True)
-class Piece:
-    """The episodes `indices` of a dataset, in that order."""
-
-    dataset: OfflineDataset
-    indices: np.ndarray
+Piece = tuple[OfflineDataset, np.ndarray]
+"""A dataset and which of its episodes, in which order."""
 
 
 def write_pieces(
@@ -111,24 +104,21 @@ def write_pieces(
     """The episodes of all pieces in one canonical file; no more than some are in memory."""
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"{path}: expected a name that ends with .h5; use convert for others.")
-    first = pieces[0].dataset.metadata
-    notes = dict.fromkeys(note for piece in pieces for note in piece.dataset.metadata.notes)
+    facts = [dataset.metadata for dataset, _ in pieces]
+    settings = {part.env_args for part in facts}
     metadata = replace(
-        first,
+        facts[0],
         quality=quality,
         source=source,
-        notes=tuple(notes),
-        env_args=common_env_args([piece.dataset.metadata for piece in pieces]),
+        notes=tuple(dict.fromkeys(note for part in facts for note in part.notes)),
+        env_args=settings.pop() if len(settings) == 1 else None,  # if they agree, or are known
         created_by="",
     )
-    known = all(piece.dataset.battle_won is not None for piece in pieces)
-    cut = any(piece.dataset.metadata.n_cut for piece in pieces)
+    won = all(dataset.battle_won is not None for dataset, _ in pieces)
+    cut = any(part.n_cut for part in facts)
     with canonical.CanonicalWriter(path, metadata, overwrite=force, allow_cut=cut) as writer:
-        for piece in pieces:
-            for first_index in range(0, len(piece.indices), BLOCK):
-                chosen = piece.indices[first_index : first_index + BLOCK]
-                won = piece.dataset.battle_won[chosen] if known else None
-                writer.append(piece.dataset.episodes(chosen), won)
+        for dataset, indices in pieces:
+            canonical.append_episodes(writer, dataset, indices, won)
     return writer.metadata
 
 
@@ -197,27 +187,32 @@ def mix(
     _refuse(target, force, *paths)
     datasets = [load_dataset(path, in_memory="auto") for path in paths]
     for path, dataset in zip(paths[1:], datasets[1:]):
-        found = differences(datasets[0].metadata, dataset.metadata, AGREE)
-        if found:
+        both = [(name, datasets[0].metadata, dataset.metadata) for name in AGREE]
+        differing = [
+            f"{name} {getattr(a, name)!r} and {getattr(b, name)!r}"
+            for name, a, b in both
+            if getattr(a, name) != getattr(b, name)
+        ]
+        if differing:
             raise DatasetError(
-                f"{path}: does not fit {paths[0]}: {'; '.join(found)}. Mix datasets of one "
+                f"{path}: does not fit {paths[0]}: {'; '.join(differing)}. Mix datasets of one "
                 "environment and map only."
             )
     counts = episode_counts([amount for _, amount in parsed], [len(d) for d in datasets], total)
     pieces, sources = [], []
     for number, (path, dataset, count) in enumerate(zip(paths, datasets, counts)):
         rng = np.random.default_rng(spawn_seeds(seed, f"mix {number}", 1)[0])
-        pieces.append(Piece(dataset, np.sort(rng.choice(len(dataset), count, replace=False))))
+        drawn = np.sort(rng.choice(len(dataset), count, replace=False))
+        pieces += [(dataset, drawn)] if count else []
         sources.append(f"{count} of {len(dataset)} episodes of {path.name} (seed {seed}): "
                        f"{dataset.metadata.source}")  # fmt: skip
-    kept = [piece for piece in pieces if len(piece.indices)]
-    if not kept:
+    if not pieces:
         raise UserError("No episode is left to mix: ask for more of them.")
-    return write_pieces(target, kept, quality=quality, source="; ".join(sources), force=force)
+    return write_pieces(target, pieces, quality=quality, source="; ".join(sources), force=force)
 
 
 # --------------------------------------------------------------------------------------------------
-# subsample
+# subsample, split
 
 
 @dataclass(frozen=True)
@@ -236,16 +231,16 @@ class Choice:
     seed: int = 0
 
     def __str__(self) -> str:
-        words = []
+        parts = []
         if self.returns:
-            words.append(f"returns {self.returns[0]:g} to {self.returns[1]:g}")
+            parts.append(f"returns {self.returns[0]:g} to {self.returns[1]:g}")
         if self.quantiles:
-            words.append(f"return quantiles {self.quantiles[0]:g} to {self.quantiles[1]:g}")
+            parts.append(f"return quantiles {self.quantiles[0]:g} to {self.quantiles[1]:g}")
         if self.won is not None:
-            words.append("won" if self.won else "not won")
+            parts.append("won" if self.won else "not won")
         if self.episodes is not None:
-            words.append(f"{self.episodes} drawn with seed {self.seed}")
-        return ", ".join(words) or "all"
+            parts.append(f"{self.episodes} drawn with seed {self.seed}")
+        return ", ".join(parts) or "all"
 
 
 def choose(dataset: OfflineDataset, choice: Choice) -> np.ndarray:
@@ -267,18 +262,18 @@ def choose(dataset: OfflineDataset, choice: Choice) -> np.ndarray:
         if dataset.battle_won is None:
             raise UserError("--won, --lost: the dataset does not say who won.")
         fits &= dataset.battle_won.astype(bool) == choice.won
-    found = np.flatnonzero(fits)
-    if not len(found):
+    chosen = np.flatnonzero(fits)
+    if not len(chosen):
         raise UserError(
             f"No episode fits ({choice}). The returns go from {returns.min():g} to "
             f"{returns.max():g}; `inspect` shows how they are spread."
         )
     if choice.episodes is None:
-        return found
-    if not 0 < choice.episodes <= len(found):
-        raise UserError(f"--episodes {choice.episodes}: expected 1 to {len(found)}, which fit.")
+        return chosen
+    if not 0 < choice.episodes <= len(chosen):
+        raise UserError(f"--episodes {choice.episodes}: expected 1 to {len(chosen)}, which fit.")
     rng = np.random.default_rng(spawn_seeds(choice.seed, "subsample", 1)[0])
-    return np.sort(rng.choice(found, choice.episodes, replace=False))
+    return np.sort(rng.choice(chosen, choice.episodes, replace=False))
 
 
 def subsample(
@@ -293,18 +288,14 @@ def subsample(
     _refuse(target, force, source)
     dataset = load_dataset(source, in_memory="auto")
     indices = choose(dataset, choice)
+    origin = f"{len(indices)} of {len(dataset)} episodes ({choice}) of {source.name}: "
     return write_pieces(
         target,
-        [Piece(dataset, indices)],
+        [(dataset, indices)],
         quality=quality or dataset.metadata.quality,
-        source=f"{len(indices)} of {len(dataset)} episodes ({choice}) of {source.name}: "
-        f"{dataset.metadata.source}",
+        source=origin + dataset.metadata.source,
         force=force,
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# split
 
 
 def split(
@@ -315,7 +306,7 @@ def split(
     share: float = 0.1,
     seed: int = 0,
     force: bool = False,
-) -> tuple[DatasetMetadata, DatasetMetadata]:
+) -> list[DatasetMetadata]:
     """Two canonical files that have no episode in common and all of them together.
 
     share: of the held-out episodes, rounded, at least 1 and not all. Both files or none.
@@ -333,132 +324,22 @@ def split(
     count = min(max(round(share * len(dataset)), 1), len(dataset) - 1)
     rng = np.random.default_rng(spawn_seeds(seed, "split", 1)[0])
     order = rng.permutation(len(dataset))
-    facts, existed = [], training.exists()
+    existed = training.exists()
+    facts: list[DatasetMetadata] = []
     try:
-        for path, indices, word in (
+        for path, indices, name in (
             (training, np.sort(order[count:]), "training"),
             (held_out, np.sort(order[:count]), "held-out"),
         ):
-            source_text = (
-                f"{word} part, {len(indices)} of {len(dataset)} episodes (seed {seed}), of "
+            origin = (
+                f"{name} part, {len(indices)} of {len(dataset)} episodes (seed {seed}), of "
                 f"{source.name}: {dataset.metadata.source}"
             )
             quality = dataset.metadata.quality
-            pieces = [Piece(dataset, indices)]
-            facts.append(
-                write_pieces(path, pieces, quality=quality, source=source_text, force=force)
-            )
+            pieces = [(dataset, indices)]
+            facts.append(write_pieces(path, pieces, quality=quality, source=origin, force=force))
     except BaseException:
         if len(facts) == 1 and not existed:
             training.unlink(missing_ok=True)
         raise
-    return facts[0], facts[1]
-
-
-# --------------------------------------------------------------------------------------------------
-# list
-
-
-@dataclass(frozen=True)
-class Known:
-    """One line of `list`. size: bytes here, or of the download; None where it is not known."""
-
-    env: str
-    map_name: str
-    quality: str
-    source: str
-    size: int | None
-    here: bool
-    how: str
-
-
-def known_datasets(datasets_dir: Path) -> list[Known]:
-    """What is in `datasets_dir`, what can be made, what can be downloaded; sorted."""
-    # Of several ways to the same data the first of the catalogue, and what is here before all.
-    found = {(k.env, k.map_name, k.quality): k for k in reversed(_recipes() + _downloads())}
-    found |= {(k.env, k.map_name, k.quality): k for k in _here(datasets_dir)}
-    return [found[key] for key in sorted(found)]
-
-
-def _here(datasets_dir: Path) -> list[Known]:
-    """The files `{env}/{map}_{quality}.h5`; names from their metadata, where they can be read."""
-    lines = []
-    for path in sorted(datasets_dir.glob("*/*.h5")):
-        env, map_name, quality, source = path.parent.name, path.stem, "", "no metadata"
-        try:
-            with canonical.open_source(path) as opened:
-                meta = canonical.read_metadata(opened)
-            if meta is not None:
-                env, map_name, quality, source = meta.env, meta.map_name, meta.quality, meta.source
-        except DatasetError:
-            source = "damaged: see `validate`"
-        size = path.stat().st_size
-        lines.append(Known(env, map_name, quality, source, size, True, str(path)))
-    return lines
-
-
-def _recipes() -> list[Known]:
-    """What a run makes by itself when it asks for it."""
-    from inspo.offline.collect import POLICIES, qualities
-    from inspo.offline.games import QUALITIES
-
-    maps = {(f.parent.parent.name, f.parent.name) for f in POLICIES.glob("*/*/recipes.yaml")}
-    lines = []
-    for env, map_name in sorted(maps | set(QUALITIES)):
-        for quality in qualities(env, map_name):
-            how = (
-                f"python src/main.py --config=bc --env-config={env}_offline with "
-                f"map_name={map_name} quality={quality}"
-            )
-            lines.append(Known(env, map_name, quality, "made by the first run", None, False, how))
-    return lines
-
-
-def _downloads() -> list[Known]:
-    """What `download` knows."""
-    from inspo.offline.sources import known_sources
-
-    return [
-        Known(
-            known.env,
-            known.map_name,
-            known.quality,
-            known.source,
-            known.bytes,
-            False,
-            f"python src/dataset.py download {known.name}",
-        )
-        for known in known_sources()
-    ]
-
-
-def size_text(size: int | None) -> str:
-    """Bytes for people."""
-    if size is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
-
-
-def list_text(known: Sequence[Known]) -> str:
-    """A table of what is here, then of the rest with the command that gets it."""
-    here = [k for k in known if k.here]
-    rest = [k for k in known if not k.here]
-    rows = [("env", "map", "quality", "size", "file")]
-    rows += [(k.env, k.map_name, k.quality, size_text(k.size), k.how) for k in here]
-    text = _table(rows) if here else "Nothing is here yet."
-    if rest:
-        more = [("env", "map", "quality", "source", "size", "how to get it")]
-        more += [(k.env, k.map_name, k.quality, k.source, size_text(k.size), k.how) for k in rest]
-        text += "\n\n" + _table(more)
-    return text
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    return facts

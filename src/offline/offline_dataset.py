@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from inspo.utils.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,14 @@ class DatasetMetadata:
 
     def row_shape(self, key: str) -> tuple[int, ...]:
         """Shape of one row of `key`, `(n_agents, obs_shape)` for "obs"."""
-        sizes = {
-            "S": self.state_shape,
-            "O": self.obs_shape,
-            "n": self.n_agents,
-            "A": self.n_actions,
-        }
-        return tuple(sizes.get(dim, dim) for dim in FIELDS[key].dims)
+        sizes = {"S": self.state_shape, "O": self.obs_shape}
+        sizes |= {"n": self.n_agents, "A": self.n_actions}
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in FIELDS[key].dims)
+
+    def row_bytes(self) -> int:
+        """Bytes of one row of all keys."""
+        sizes = (np.prod(self.row_shape(key)) * spec.dtype.itemsize for key, spec in FIELDS.items())
+        return int(sum(sizes))
 
 
 class ContentHash:
@@ -102,7 +101,7 @@ class ContentHash:
     compression of a file nor on the batches in which the rows came.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._keys = {key: hashlib.sha256() for key in (*FIELDS, "lengths")}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
@@ -150,7 +149,7 @@ def episode_returns(reward: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def ends_terminated(terminated: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Whether the last transition of each episode is a true end: bool `[E]`."""
-    return terminated[row_offsets(lengths)[1:] - 2, 0] != 0
+    return np.asarray(terminated[row_offsets(lengths)[1:] - 2, 0] != 0)
 
 
 def complete_metadata(
@@ -191,7 +190,7 @@ class OfflineDataset:
     battle_won: np.ndarray | None = None
     offsets: np.ndarray = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", row_offsets(self.lengths))
 
     @classmethod
@@ -217,10 +216,6 @@ class OfflineDataset:
         return len(self.lengths)
 
     @property
-    def n_episodes(self) -> int:
-        return len(self.lengths)
-
-    @property
     def n_rows(self) -> int:
         """Rows of all episodes, terminal observations included."""
         return int(self.offsets[-1])
@@ -229,10 +224,6 @@ class OfflineDataset:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values()) + self.lengths.nbytes
-
-    def env_info(self) -> dict[str, int]:
-        """See `DatasetMetadata.env_info`: training builds its networks from this."""
-        return self.metadata.env_info()
 
     def episode_returns(self) -> np.ndarray:
         """Undiscounted return of each episode, float64 `[E]`."""
@@ -303,65 +294,3 @@ class OfflineDataset:
             metadata,
             None if self.battle_won is None else self.battle_won[indices],
         )
-
-
-AGREE = (
-    "env",
-    "map_name",
-    "n_agents",
-    "n_actions",
-    "state_shape",
-    "obs_shape",
-    "episode_limit",
-    "simulator",
-)
-"""What datasets must have in common to be joined."""
-
-
-def concatenate(
-    datasets: Sequence[OfflineDataset], *, quality: str | None = None, source: str | None = None
-) -> OfflineDataset:
-    """The episodes of all `datasets`, one after the other.
-
-    Raises DatasetError, naming every field of `AGREE` in which two of them differ.
-    """
-    if not datasets:
-        raise DatasetError("There is nothing to concatenate: pass at least one dataset.")
-    first = datasets[0].metadata
-    for position, other in enumerate(datasets[1:], start=2):
-        differing = differences(first, other.metadata, AGREE)
-        if differing:
-            raise DatasetError(
-                f"Dataset {position} of the {len(datasets)} to join does not fit the first: "
-                + "; ".join(differing)
-                + ". Join datasets of one environment and map only."
-            )
-    known = all(dataset.battle_won is not None for dataset in datasets)
-    metadata = replace(
-        first,
-        quality=quality or "+".join(dict.fromkeys(d.metadata.quality for d in datasets)),
-        source=source or " + ".join(f"[{len(d)} of: {d.metadata.source}]" for d in datasets),
-        notes=tuple(dict.fromkeys(note for d in datasets for note in d.metadata.notes)),
-        env_args=common_env_args([d.metadata for d in datasets]),
-    )
-    return OfflineDataset.build(
-        {key: np.concatenate([d.arrays[key] for d in datasets]) for key in FIELDS},
-        np.concatenate([d.lengths for d in datasets]),
-        metadata,
-        np.concatenate([d.battle_won for d in datasets]) if known else None,
-    )
-
-
-def common_env_args(parts: Sequence[DatasetMetadata]) -> str | None:
-    """The settings under which all parts were collected; None if they differ, or are not known."""
-    known = {part.env_args for part in parts}
-    return known.pop() if len(known) == 1 else None
-
-
-def differences(first: Any, second: Any, names: Sequence[str]) -> list[str]:
-    """`name a and b` for each attribute of `names` in which the two differ."""
-    return [
-        f"{name} {getattr(first, name)!r} and {getattr(second, name)!r}"
-        for name in names
-        if getattr(first, name) != getattr(second, name)
-    ]

@@ -1,7 +1,6 @@
 """Datasets of the paper's small games, made in seconds: matrix games and Bridge.
 
 `generate(env, map_name, quality, path, seed)` writes one; the same seed gives the same content.
-From a shell, all of them: `cd src && python -m offline.games ../datasets`.
 
 What is in them, and whose recipe it is (InSPO, arXiv 2412.07639, Figures 1 and 2, Appendix C.2;
 Bridge as in AlberDICE's published files):
@@ -22,19 +21,19 @@ a multiple of 9, so in `balanced` one joint action, AA, occurs 112 times and the
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from inspo.envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
-from inspo.offline.dataset import DatasetMetadata, OfflineDataset
 from inspo.offline.formats.canonical import write_dataset
+from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.utils.errors import ConfigError, nearest
 
 # Probabilities of joint actions, [a_1][a_2], and the number of episodes.
-JOINT_POLICIES = {
+JOINT_POLICIES: dict[tuple[str, str], tuple[Any, int]] = {
     ("xor", "a"): ([[0, 1 / 2], [1 / 2, 0]], 1200),
     ("xor", "b"): ([[1 / 3, 1 / 3], [1 / 3, 0]], 1200),
     ("xor", "c"): ([[1 / 4, 1 / 4], [1 / 4, 1 / 4]], 1200),
@@ -165,11 +164,11 @@ def check_names(env: str, map_name: str, quality: str) -> None:
             f"{nearest(f'{env}/{map_name}', known)} Known: {', '.join(known)}. For data of your "
             "own give dataset.path."
         )
-    known = QUALITIES[env, map_name]
-    if quality not in known:
+    qualities = QUALITIES[env, map_name]
+    if quality not in qualities:
         raise ConfigError(
-            f"quality: '{env}/{map_name}' has no quality '{quality}'.{nearest(quality, known)} "
-            f"Known: {', '.join(known)}. For data of your own give dataset.path."
+            f"quality: '{env}/{map_name}' has no quality '{quality}'.{nearest(quality, qualities)} "
+            f"Known: {', '.join(qualities)}. For data of your own give dataset.path."
         )
 
 
@@ -201,20 +200,21 @@ def make_dataset(
             n_envs=len(actions), episode_limit=episode_limit, observation=observation
         )
     arrays, lengths = play(simulator, actions)
+    info: dict[str, Any] = simulator.get_env_info()
     metadata = DatasetMetadata(
         env=env,
         map_name=map_name,
         quality=quality,
         simulator=f"{env} 1",
         source=f"generated, seed {seed}",
-        created_by="offline.games",
-        **simulator.get_env_info(),
+        created_by="offline.games",  # as it was called when the first were made
+        **info,
     )
     return OfflineDataset.build(arrays, lengths, metadata)
 
 
 def generate(
-    env: str, map_name: str, quality: str, path: str | Path, seed: int = 0, **options
+    env: str, map_name: str, quality: str, path: str | Path, seed: int = 0, **options: Any
 ) -> OfflineDataset:
     """Make a dataset (see `make_dataset`), write it to `path` and return it.
 
@@ -224,19 +224,3 @@ def generate(
     dataset = make_dataset(env, map_name, quality, seed, **options)
     write_dataset(path, dataset, overwrite=True)
     return dataset
-
-
-def main(folder: str = "datasets") -> None:
-    """Write those datasets that are missing to `{folder}/{env}/{map}_{quality}.h5`."""
-    for (env, map_name), qualities in QUALITIES.items():
-        for quality in qualities:
-            path = Path(folder) / env / f"{map_name}_{quality}.h5"
-            if path.exists():
-                print(f"{path}: is there already, left as it is")
-                continue
-            facts = generate(env, map_name, quality, path).metadata
-            print(f"{path}: {facts.n_episodes} episodes, mean return {facts.return_mean:.3f}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2])

@@ -1,0 +1,133 @@
+"""Locks, temporary files and names that become paths: none follows a link, none stays for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from inspo.utils.errors import ConfigError, DatasetError
+
+TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+YOUNG = 60  # seconds in which a temporary file may not be locked yet
+
+
+def path_component(key: str, name: str) -> str:
+    """`name`, the value of `key`, as one component of a path; ConfigError if it is none."""
+    if name.startswith(".") or any(c in "/\\" or ord(c) < 32 for c in name):
+        raise ConfigError(
+            f"{key}: expected a plain name, which becomes part of a file's name: no slash, no "
+            f"control character, no dot in front; found {name!r}."
+        )
+    return name
+
+
+def new_parents(path: Path) -> None:
+    """Make the folder in which `path` shall stand; DatasetError if that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"{path.parent}: cannot be made ({error.strerror}). Choose another folder."
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One process at a time makes what stands at `path`.
+
+    waiting: called if another process has the lock. The lock goes with the process, and its file
+    `.{name}.lock` with the last that holds it. Raises DatasetError where there can be no lock.
+    """
+    new_parents(path)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        handle = _lock(lock, waiting)
+    except OSError as error:
+        raise DatasetError(
+            f"{lock}: cannot be written ({error.strerror}). Remove it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(lock: Path, waiting: Callable[[], None]) -> int:
+    """The open file `lock`, locked."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever had it has removed the file: another process may hold a new one by now.
+            if lock.exists() and os.path.samestat(os.fstat(handle), os.lstat(lock)):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new empty file or folder beside `path`, to be renamed to it; removed if it is not.
+
+    What killed processes left in this folder goes as well. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent)
+    name = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    if folder:
+        name.mkdir()
+    else:
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield name
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            _remove(name)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders that no living process has locked."""
+    for name in folder.glob(".*.tmp"):
+        if not TEMPORARY.fullmatch(name.name):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(handle).st_mtime > YOUNG:
+                    _remove(name)
+            finally:
+                os.close(handle)
+
+
+def _remove(name: Path) -> None:
+    if name.is_dir():
+        shutil.rmtree(name, ignore_errors=True)
+    else:
+        name.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,80 @@
+"""Locks and temporary files: one at a time, never through a link, and nothing stays for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from inspo.offline import files
+from inspo.utils.errors import DatasetError
+from inspo.utils.paths import PROJECT_ROOT
+
+
+def test_a_lock_lets_one_in_at_a_time_and_leaves_no_file(tmp_path):
+    inside, most, waited = [], [], []
+
+    def work():
+        for _ in range(20):
+            with files.locked(tmp_path / "deep" / "x", lambda: waited.append(1)):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 80
+    assert os.listdir(tmp_path / "deep") == []
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    os.symlink(precious, tmp_path / ".x.lock")
+    with (
+        pytest.raises(DatasetError, match=r"\.x\.lock: cannot be written"),
+        files.locked(tmp_path / "x"),
+    ):
+        pass
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_temporary_file_goes_with_its_block_unless_it_gets_its_name(tmp_path, folder):
+    with pytest.raises(KeyboardInterrupt), files.temporary(tmp_path / "x", folder=folder) as new:
+        assert new.is_dir() == folder and new.parent == tmp_path
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    with files.temporary(tmp_path / "x", folder=folder) as new:
+        os.replace(new, tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from inspo.offline import files
+with files.temporary(Path(sys.argv[1]), folder=sys.argv[2] == "folder"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_dead_processes_left_goes_with_the_next_write(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "package")}
+    for kind in ("file", "folder"):
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path / kind, kind], env=env)
+    (tmp_path / ".mine.tmp").write_text("of another program")
+    abandoned = [p for p in tmp_path.iterdir() if p.name != ".mine.tmp"]
+    assert len(abandoned) == 2
+    with files.temporary(tmp_path / "alive") as alive:
+        assert all(p.exists() for p in abandoned)  # young ones may not have their lock yet
+        for path in (*abandoned, alive):
+            os.utime(path, (0, 0))
+        with files.temporary(tmp_path / "other"):
+            assert not any(p.exists() for p in abandoned) and alive.exists()
+    assert os.listdir(tmp_path) == [".mine.tmp"]
