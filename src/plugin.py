@@ -64,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="inspo-plugin",
         description=DESCRIPTION,
         epilog="docs/epymarl.md: what trains how, and what was tried.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
