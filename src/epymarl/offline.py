@@ -43,27 +43,33 @@ class OfflineRunner(EpisodeRunner):
     Attributes:
         settings: the configuration as our code reads it, with the shapes of the data (of the
             environment, where a checkpoint is only tested).
+        dataset: until training begins, None thereafter.
+        buffer: what minibatches are drawn from, once training has begun.
         minibatch: what the learner trains on next, `(batch, t_env before it)`; None at the end.
         learner: set by `make_learner`.
     """
+
+    buffer: OfflineBuffer
+    learner: Any
 
     def __init__(self, args: SimpleNamespace, logger: Any) -> None:
         settings = checked(args)
         only_tests = args.evaluate or args.save_replay
         self.dataset = None if only_tests else read_dataset(settings)
+        self.minibatch: tuple[Any, int] | None = None
         super().__init__(args, logger)
         info = self.get_env_info()
         if self.dataset:
-            self._compare(self.dataset, info, settings.dataset.path)
+            self._compare(self.dataset, info)
             info = self.dataset.metadata.env_info()
         self.settings = settings.with_facts(**{key: int(info[key]) for key in SHAPES})
-        self.buffer = self.minibatch = self.learner = None
         args.buffer_size = args.batch_size  # run.py's buffer hands on what it is given
         args.offline_runner = self
 
-    def _compare(self, dataset: OfflineDataset, info: Mapping[str, Any], path: str) -> None:
+    def _compare(self, dataset: OfflineDataset, info: Mapping[str, Any]) -> None:
         """Policies meet the environment through these three alone; the rest may differ."""
-        facts, log = dataset.metadata, self.logger.console_logger.info
+        facts, path = dataset.metadata, self.args.dataset["path"]
+        log = self.logger.console_logger.info
         needed = {key: info[key] for key in ("n_agents", "n_actions", "obs_shape")}
         check_matches(facts, needed, name=path)
         log(
@@ -88,22 +94,24 @@ class OfflineRunner(EpisodeRunner):
             self.minibatch = None
             self.t_env += 1
             return self.blank
-        if self.buffer is None:
-            self.buffer = self._begin()
+        if self.dataset:
+            self.buffer = self._begin(self.dataset)
         batch = self.buffer.sample(self.args.batch_size)
         self.minibatch = batch, self.t_env
         self.t_env += int(batch["filled"].sum())
         return self.blank
 
-    def _begin(self) -> OfflineBuffer:
+    def _begin(self, dataset: OfflineDataset) -> OfflineBuffer:
         """Fit the behaviour policies, or read them from the cache, and let the learner start."""
-        a, facts = self.settings, self.dataset.metadata
-        buffer = OfflineBuffer(self.dataset, spawn_seeds(a.seed, "sampling", 1)[0], a.device)
+        a, content = self.settings, dataset.metadata.content_hash
+        seed = spawn_seeds(self.args.seed, "sampling", 1)[0]
+        buffer = OfflineBuffer(dataset, seed, a.device)
         self.dataset = None
+        del dataset
         if self.learner.needs_behaviour:
             cache = Path(a.local_results_path) / "behaviour"
             log = self.logger.console_logger.info
-            fitted = obtain(buffer, self.mac, a, facts.content_hash, cache, log, lambda: None)
+            fitted = obtain(buffer, self.mac, a, content, cache, log, lambda: None)
             fitted.annotate(buffer)
             # run.py may have read a checkpoint: then the learner goes on from that.
             loaded = copy.deepcopy(self.learner.state_dict()) if a.checkpoint_path else None
