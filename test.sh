@@ -7,11 +7,12 @@ make_environment requirements-dev.txt || exit 1
 cd "$project_root" || exit 1
 python="$venv/bin/python"
 
-check() { # the code itself: style, the list of keys, types
+check() { # the code itself: style, who imports whom, the list of keys, types
     local packages=(-p inspo)
     if [ -d paper ]; then packages+=(-p paper); fi
     "$python" -m ruff check --quiet . \
         && "$python" -m ruff format --quiet --check . \
+        && PYTHONPATH=package "$venv/bin/lint-imports" --no-logo --no-cache \
         && "$python" scripts/settings_stub.py --check \
         && MYPYPATH=package:. "$python" -m mypy "${packages[@]}"
 }

@@ -17,7 +17,8 @@ version={version}
 case "$1 $2" in
 "-c import"*) echo "$version"; exit ;;
 "-m venv") case "$FAIL" in *venv*) exit 1 ;; esac
-    mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; echo "venv by $version" >>"$NOTES"; exit ;;
+    mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/lint-imports"
+    echo "venv by $version" >>"$NOTES"; exit ;;
 "-m pip") [ "$3" = --version ] && exit ;;
 esac
 echo "$@" >>"$NOTES"
@@ -150,7 +151,9 @@ def test_what_fails_is_named_and_can_be_gone_on_with(machine, fail, message):
     assert status == 0 and notes[-2:] == [INSTALL, "src/main.py x"]
 
 
-CHECKS = ["-m ruff check", "-m ruff format", "scripts/settings_stub.py --check", "-m mypy"]
+CHECKS = [
+    "-m ruff check", "-m ruff format", "--no-logo", "scripts/settings_stub.py --check", "-m mypy",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
@@ -165,7 +168,7 @@ def test_all_checks_come_before_the_tests(machine, script):
     assert "-p inspo -p paper" in machine(script)[2][-2]
 
 
-@pytest.mark.parametrize("failing", ["check", "format", "--check", "mypy"])
+@pytest.mark.parametrize("failing", ["check", "format", "--no-logo", "--check", "mypy"])
 def test_a_check_that_fails_is_the_end(machine, failing):
     machine.add("python3.11", "3.11")
     status, _, notes = machine("test.sh", FAIL=failing)
