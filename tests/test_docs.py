@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from inspo import dataset, reproduce, sweep
+from inspo import dataset, plugin, reproduce, sweep
 from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import CONFIG_DIR
@@ -26,7 +26,7 @@ def commands(text: str) -> list[str]:
     lines = [line for body in blocks for line in body.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     lines = [re.sub(r"\s+#.*", "", re.sub(r"^cd \w+ && ", "", line)).strip() for line in lines]
-    return [line for line in lines if line.startswith(("python ", "./run.sh", "./test.sh"))]
+    return [line for line in lines if re.match(r"python |\./(run|test)\.sh|inspo-\w+ ", line)]
 
 
 CASES = [(page, line) for page in PAGES for line in dict.fromkeys(commands(page.read_text()))]
@@ -48,7 +48,7 @@ def examples(tmp_path_factory):
 
 @pytest.mark.parametrize(("page", "line"), CASES, ids=[f"{p.name}: {c}" for p, c in CASES])
 def test_commands_name_what_there_is(page, line, examples):
-    program, *words = shlex.split(line)
+    program, *words = shlex.split(re.sub(r"^inspo-(\w+)", r"python src/\1.py", line))
     if program == "python" and words[0] == "-m":
         assert (ROOT / "src" / words[1].replace(".", "/")).with_suffix(".py").exists()
         return
@@ -62,9 +62,9 @@ def test_commands_name_what_there_is(page, line, examples):
         if "--help" not in words:
             for name in reproduce.parse(words)[1].algorithms or ():
                 assert (examples / "algs" / f"{name}.yaml").exists() or name == "control"
-    elif script.name == "sweep.py":
+    elif script.name in ("plugin.py", "sweep.py"):
         if "--help" not in words:
-            sweep.parse(words)
+            {"plugin.py": plugin, "sweep.py": sweep}[script.name].parse(words)
     elif script.name == "dataset.py":
         if words[:1] == ["collect"]:
             load_config(words[1:], config_dir=examples)
