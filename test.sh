@@ -1,8 +1,21 @@
 #!/usr/bin/env bash
-# ./test.sh            all the tests
-# ./test.sh -k name    arguments go to pytest
+# ./test.sh            lint, format, types, then all the tests
+# ./test.sh -k name    arguments go to pytest, and the tests alone are run
 set -u
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 make_environment requirements-dev.txt || exit 1
 cd "$project_root" || exit 1
-exec "$venv/bin/python" -m pytest "$@"
+python="$venv/bin/python"
+
+check() { # the code itself: style, who imports whom, the list of keys, types
+    local packages=(-p inspo)
+    if [ -d paper ]; then packages+=(-p paper); fi
+    "$python" -m ruff check --quiet . \
+        && "$python" -m ruff format --quiet --check . \
+        && PYTHONPATH=package "$venv/bin/lint-imports" --no-logo --no-cache \
+        && "$python" scripts/settings_stub.py --check \
+        && MYPYPATH=package:. "$python" -m mypy "${packages[@]}"
+}
+
+if [ "$#" -eq 0 ]; then check || exit 1; fi
+exec "$python" -m pytest "$@"

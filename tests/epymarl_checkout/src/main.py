@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch as th
 import yaml
-from inspo.run import run
+
+from run import run
 
 CONFIG = Path(__file__).parent / "config"
 

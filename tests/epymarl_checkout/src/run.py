@@ -4,11 +4,12 @@ import os
 from types import SimpleNamespace
 
 import torch as th
-from inspo.components.episode_buffer import ReplayBuffer
-from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.learners import REGISTRY as le_REGISTRY
-from inspo.runners import REGISTRY as r_REGISTRY
-from inspo.utils.logging import Logger
+from components.episode_buffer import ReplayBuffer
+
+from controllers import REGISTRY as mac_REGISTRY
+from learners import REGISTRY as le_REGISTRY
+from runners import REGISTRY as r_REGISTRY
+from utils.logging import Logger
 
 
 class OneHot:

@@ -3,8 +3,9 @@
 from functools import partial
 
 import numpy as np
-from inspo.components.episode_buffer import EpisodeBatch
-from inspo.envs import REGISTRY as env_REGISTRY
+from components.episode_buffer import EpisodeBatch
+
+from envs import REGISTRY as env_REGISTRY
 
 
 class EpisodeRunner:
