@@ -75,7 +75,7 @@ def run_inspect(options) -> int:
     found = inspect(load_dataset(options.path, in_memory="auto"))
     print(json.dumps(found.as_dict(), indent=1) if options.json else to_text(found))
     if options.plot:
-        from inspo.evaluation.dataset_plots import draw_dataset
+        from inspo.experiments.dataset_plots import draw_dataset
 
         draw_dataset(options.plot, found)
         print(f"picture: {options.plot}", file=sys.stderr)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inspo.evaluation.grid import FOLDER_NAMES, Cell, check, is_folder_name
+from inspo.experiments.cells import FOLDER_NAMES, Cell, check_cells, is_folder_name, is_offline
 from inspo.utils.config import (
     PATH_KEYS,
     expand_user,
     flatten,
-    load_config,
     map_label,
     names,
     read_yaml,
@@ -132,7 +131,7 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
         pairs += made
     pairs.sort(key=lambda pair: pair[1].seed)  # stable: otherwise in the order of the file
     cells = tuple(cell for cell, _ in pairs)
-    check(cells)
+    check_cells(cells)
     return Grid(path, folder, cells, {cell.id: place for cell, place in pairs}, about)
 
 
@@ -211,11 +210,6 @@ def _algorithms(block: Mapping[str, Any]) -> list[str]:
 def offline_algorithms() -> list[str]:
     """The registered algorithms that learn from data."""
     return [name for name in names("algs", CONFIG_DIR) if is_offline(name)]
-
-
-def is_offline(algorithm: str) -> bool:
-    """Whether it learns from data: an online learner says how often it trains as it plays."""
-    return "train_interval" not in load_config([f"--config={algorithm}"]).values
 
 
 def _list(block: Mapping[str, Any], key: str, default: list | None = None) -> list:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from inspo.evaluation.plots import HEAT, INK, MUTED, STYLE, save
+from inspo.experiments.plots import HEAT, INK, MUTED, STYLE, save
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator

@@ -1,0 +1,580 @@
+"""Methods on datasets, several seeds each: the cells to run, the comparison, and its four files.
+
+    cells = cells_of(comparison)                      # (task, method, seed) -> Cell
+    runs = recorded_runs(comparison, cells, target, folder) | finished_runs(cells, folder)
+    write(comparison, keyed(runs), target)            # NAME.md, .csv, .json, .png
+
+`keyed` makes the table that all functions here take: the runs', with the columns `task` (a
+dataset's key) and `method`. A comparison may be written at any time: what is missing is named and
+never averaged away. Its JSON file holds every run with all of its tests and the values of every
+final test episode, so that the table can be written anew from that file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from inspo.experiments.cells import Cell, finished_run_of
+from inspo.experiments.records import (
+    Run,
+    commits,
+    differences,
+    from_provenance,
+    is_number,
+    provenance,
+    rows,
+    to_table,
+)
+from inspo.experiments.statistics import bootstrap, mean_std, welch_p, wilson
+from inspo.experiments.tables import (
+    NONE,
+    fixed,
+    interval,
+    markdown_table,
+    mean_pm_std,
+    write_csv,
+    write_json,
+    write_text,
+)
+from inspo.utils.errors import UserError
+
+LEVEL = 0.05  # of Welch's test
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: an algorithm, or a variant of one.
+
+    deviation: what it does otherwise than the paper, for a footnote. only: the datasets it is run
+    on (all).
+    """
+
+    key: str
+    algorithm: str
+    label: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    deviation: str = ""
+    only: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A column: a dataset. published: method -> (mean, std) as the paper prints it."""
+
+    key: str
+    label: str
+    environment: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    published_data: float | None = None  # the data's own mean, as printed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how it is written. metric: a key of the final test."""
+
+    name: str
+    title: str
+    caption: str
+    datasets: Sequence[Data]
+    methods: Sequence[Method]
+    seeds: Sequence[int]
+    metric: str
+    unit: str
+    further: Sequence[tuple[str, str]] = ()  # (metric, title) of further tables
+    digits: int = 2
+    data_row: bool = False
+    share: bool = False  # the metric is a share of episodes: Wilson's intervals, percent in the PNG
+    with_paper: bool = True
+    limits: tuple[float, float] | None = None
+    datasets_down: bool = False  # many datasets: they stand in the rows, the methods across
+    published_average: Mapping[str, float] | None = None  # method -> over all datasets, as printed
+    picture: Callable[[Sequence[Entry], Path], Path] | None = None  # draws it; None: bars
+
+
+Key = tuple[str, str, int]  # dataset, method, seed
+
+
+def cells_of(comparison: Comparison) -> dict[Key, Cell]:
+    """Every run of a comparison, seed by seed, so that a stop leaves whole seeds."""
+    return {
+        (data.key, method.key, seed): Cell(
+            f"{data.key}/{method.key}/seed{seed}",
+            method.algorithm,
+            data.environment,
+            {**data.overrides, **method.overrides, "seed": seed},
+        )
+        for seed in comparison.seeds
+        for data in comparison.datasets
+        for method in comparison.methods
+        if method.only is None or data.key in method.only
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# The runs
+
+
+def keyed(runs: Mapping[Key, Run]) -> pd.DataFrame:
+    """The table of runs, with the columns `task` and `method`."""
+    table = to_table(runs.values())
+    table.insert(0, "task", [task for task, _, _ in runs])
+    table.insert(1, "method", [method for _, method, _ in runs])
+    return table
+
+
+def finished_runs(cells: Mapping[Key, Cell], folder: Path) -> dict[Key, Run]:
+    """The runs of the cells that are finished in `folder`; UserError as `finished_run_of`."""
+    runs = {key: finished_run_of(folder, cell) for key, cell in cells.items()}
+    return {key: run for key, run in runs.items() if run}
+
+
+def recorded_runs(
+    comparison: Comparison, cells: Mapping[Key, Cell], target: Path, folder: Path
+) -> dict[Key, Run]:
+    """The runs that `{target}/{comparison.name}.json` holds, of cells without a finished run.
+
+    The files of a table are kept under version control, the runs' folders are not: in a fresh
+    checkout the file is all that is left of a run. folder: where the runs are. UserError if the
+    file cannot be read, or holds a run that the comparison would lose: of a cell that it does not
+    have, or of another configuration, and not in `folder` either.
+    """
+    path = target / f"{comparison.name}.json"
+    kept, lost = {}, []
+    for key, run in _read_runs(path).items():
+        cell = cells.get(key)
+        if cell is None:
+            data, method, seed = key
+            name = f"{data}/{method}/seed{seed}"
+            if not (folder / name).is_dir():
+                lost.append(f"{name}, which is not among this command's runs")
+        elif finished_run_of(folder, cell) is None:
+            differing = differences(run.config, cell.config().values, cell.overrides)
+            if differing:
+                lost.append(f"{cell.id}, of another configuration ({'; '.join(differing)})")
+            else:
+                kept[key] = run
+    if lost:
+        raise UserError(
+            f"{path} holds {len(lost)} runs that would be lost by writing it anew, such as "
+            f"{lost[0]}. Write elsewhere with --results DIR, or move that file away"
+        )
+    return kept
+
+
+def _read_runs(path: Path) -> dict[Key, Run]:
+    """The runs of a table's file; none if there is no file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            (entry["dataset"], entry["method"], run["seed"]): from_provenance(run, path)
+            for entry in content["entries"]
+            for run in entry["runs"]
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} would be written anew, and cannot be read ({type(error).__name__}: {error}): "
+            "expected a table's record, with `entries` and their `runs`. Move it away, or write "
+            "elsewhere with --results DIR"
+        ) from error
+
+
+def check_measured(comparison: Comparison, runs: Iterable[Run]) -> None:
+    """UserError for a run without a number under one of the metrics of the comparison."""
+    metrics = [comparison.metric, *(metric for metric, _ in comparison.further)]
+    for run in runs:
+        for metric in metrics:
+            if not is_number(run.final.get(metric)):
+                raise UserError(
+                    f"{run.folder}: expected a number under {metric} in the final test, found "
+                    f"{run.final.get(metric)}. Was it run without tests (final_test_nepisode=0)? "
+                    "Move its folder away to run it anew"
+                )
+
+
+# --------------------------------------------------------------------------------------------------
+# The numbers
+
+
+@dataclass
+class Entry:
+    """A method on a dataset: a cell of the tables.
+
+    runs: seed -> run that counts. values: seed -> the metric of its final test. complete: it may be
+    compared. unequal: why its runs may not even be averaged, in words.
+    """
+
+    data: Data
+    method: Method
+    runs: dict[int, Run]
+    values: dict[int, float]
+    missing: list[int]  # seeds
+    complete: bool = False
+    unequal: str = ""
+    mean: float = field(init=False, default=math.nan)
+    std: float = field(init=False, default=math.nan)
+    best: bool = False
+    p: float = math.nan  # of Welch's test against the best one
+
+    def __post_init__(self) -> None:
+        if self.averaged:
+            self.mean, self.std = mean_std(list(self.values.values()))
+
+    @property
+    def averaged(self) -> bool:
+        return bool(self.values) and not self.unequal
+
+    @property
+    def published(self) -> tuple[float, float] | None:
+        return self.data.published.get(self.method.key)
+
+    @property
+    def as_good(self) -> bool:
+        """Not the best, and no difference from it found."""
+        return not self.best and self.p >= LEVEL
+
+
+def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = None) -> list[Entry]:
+    """All entries, of a table of `keyed`; the best of a dataset among those with all seeds."""
+    metric = metric or comparison.metric
+    groups = {key: rows(part) for key, part in runs.groupby(["task", "method"], sort=False)}
+    entries = []
+    for data in comparison.datasets:
+        column = []
+        for method in comparison.methods:
+            if method.only is not None and data.key not in method.only:
+                continue
+            by_seed = {run.seed: run for run in groups.get((data.key, method.key), [])}
+            own = {seed: by_seed[seed] for seed in comparison.seeds if seed in by_seed}
+            missing = [seed for seed in comparison.seeds if seed not in own]
+            values = {seed: run.final[metric] for seed, run in own.items()}
+            column.append(Entry(data, method, own, values, missing, bool(own) and not missing))
+        judge([entry for entry in column if entry.complete], comparison.digits)
+        entries += column
+    return entries
+
+
+def judge(column: Sequence[Entry], digits: int) -> None:
+    """Mark the best of a column (all that print the same mean) and test the others against it."""
+    top = max(column, key=lambda entry: entry.mean, default=None)
+    for entry in column:
+        assert top is not None
+        entry.best = fixed(entry.mean, digits) == fixed(top.mean, digits)
+        samples = list(entry.values.values()), list(top.values.values())
+        entry.p = 1.0 if entry is top else welch_p(*samples)
+
+
+def data_mean(entries: Sequence[Entry], data: Data, metric: str) -> float | None:
+    """The data's own mean (win rate or return) by the record of a run on them; None if unknown."""
+    fact = "win_rate" if metric == "test_battle_won_mean" else "return_mean"
+    runs = (run for entry in entries if entry.data is data for run in entry.runs.values())
+    return next((run.dataset.get(fact) for run in runs), None)
+
+
+# --------------------------------------------------------------------------------------------------
+# Markdown
+
+
+def write(comparison: Comparison, runs: pd.DataFrame, folder: Path) -> list[Path]:
+    """`{folder}/{name}.md`, `.csv`, `.json` and `.png`, of what is finished."""
+    entries = compare(comparison, runs)
+    stem = folder / comparison.name
+    paths = [
+        write_text(f"{stem}.md", to_markdown(comparison, runs)),
+        write_csv(f"{stem}.csv", to_rows(comparison, entries)),
+        write_json(f"{stem}.json", to_record(comparison, entries)),
+    ]
+    if any(entry.values for entry in entries):
+        picture = Path(f"{stem}.png")
+        if comparison.picture:
+            paths.append(comparison.picture(entries, picture))
+        else:
+            paths.append(draw(comparison, entries, picture))
+    return paths
+
+
+def to_markdown(comparison: Comparison, runs: pd.DataFrame) -> str:
+    """The page: the main table, its legend, further metrics, every seed, where it comes from."""
+    entries = compare(comparison, runs)
+    parts = [f"# {comparison.title}", comparison.caption]
+    parts.append(main_table(comparison, entries, comparison.metric))
+    parts.append(legend(comparison, entries))
+    for metric, title in comparison.further:
+        further = compare(comparison, runs, metric)
+        parts += [f"## {title}", main_table(comparison, further, metric)]
+    parts += ["## Every seed", seed_table(comparison, entries)]
+    parts.append(origin(comparison, entries))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_table(comparison: Comparison, entries: Sequence[Entry], metric: str) -> str:
+    """Methods by datasets; where the paper has numbers, its value beside ours."""
+    c, down, main = comparison, comparison.datasets_down, metric == comparison.metric
+    by_key = {(entry.data.key, entry.method.key): entry for entry in entries}
+    with_paper = {
+        method.key: main
+        and c.with_paper
+        and (not down or any(method.key in data.published for data in c.datasets))
+        for method in c.methods
+    }
+
+    def heads(label: str, paper: bool) -> list[str]:
+        return [f"{label}, paper", "ours"] if paper else [label]
+
+    def texts(data: Data, method: Method) -> list[str]:
+        printed, entry = data.published.get(method.key), by_key.get((data.key, method.key))
+        share = main and c.share and not down
+        ours = _cell_text(entry, c.digits, share) if entry else NONE
+        paper = mean_pm_std(*printed) if printed else NONE
+        return [paper, ours] if with_paper[method.key] else [ours]
+
+    def known(value: float | None, digits: int = c.digits) -> str:
+        return NONE if value is None else fixed(value, digits)
+
+    names = {m.key: m.label + (" †" if m.deviation else "") for m in c.methods}
+    means = [known(data_mean(entries, data, metric)) for data in c.datasets] if c.data_row else []
+    if not down:
+        papers = any(with_paper.values())
+        header = ["", *chain(*(heads(data.label, papers) for data in c.datasets))]
+        lines = [[names[m.key], *chain(*(texts(d, m) for d in c.datasets))] for m in c.methods]
+        if means:
+            pairs = zip([known(data.published_data, 2) for data in c.datasets], means)
+            lines.insert(0, ["the data", *(chain(*pairs) if papers else means)])
+        return markdown_table(header, lines)
+    header = ["", *chain(*(heads(names[m.key], with_paper[m.key]) for m in c.methods))]
+    lines = [[d.label, *chain(*(texts(d, m) for m in c.methods))] for d in c.datasets]
+    if main and c.published_average is not None:
+        average = ["average"]
+        for method in c.methods:
+            own = [entry for entry in entries if entry.method is method]
+            whole = len(own) == len(c.datasets) and all(entry.complete for entry in own)
+            mean = sum(entry.mean for entry in own) / len(own) if whole else None
+            printed = [known(c.published_average.get(method.key))] if with_paper[method.key] else []
+            average += [*printed, known(mean)]
+        lines.append(average)
+    if means:
+        header.insert(1, "the data")
+        for line, mean_text in zip(lines, [*means, ""]):
+            line.insert(1, mean_text)
+    return markdown_table(header, lines)
+
+
+def _cell_text(entry: Entry, digits: int, share: bool) -> str:
+    if not entry.values:
+        return "missing"
+    text = mean_pm_std(entry.mean, entry.std, digits)
+    if entry.missing:
+        total = len(entry.values) + len(entry.missing)
+        return f"{text} (only {len(entry.values)} of {total} seeds)"
+    if entry.best:
+        text = f"**{text}**"
+    elif entry.as_good:
+        text += "\\*"
+    return f"{text} {interval(*_pooled(entry), digits)}" if share else text
+
+
+def _pooled(entry: Entry) -> tuple[float, float]:
+    """Wilson's interval over the final test episodes of all seeds together."""
+    won = [value for run in entry.runs.values() for value in run.raw["battle_won"]]
+    return wilson(sum(won), len(won))
+
+
+def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    """What bold, asterisks and brackets mean, the footnotes, and what is missing."""
+    lines = [
+        f"Mean ± standard deviation (n − 1) over seeds {_range(comparison.seeds)}. Bold: the best "
+        "mean of ours. An asterisk: Welch's t-test at 5 % finds no difference from the best."
+    ]
+    if any(len(entry.values) == 1 and entry.complete for entry in entries):
+        lines.append("Where there is a single seed nothing is tested, and nothing has an asterisk.")
+    if comparison.share and not comparison.datasets_down:
+        lines.append(
+            "In brackets Wilson's 95 % interval over the final test episodes of all seeds "
+            "together; it knows nothing of the spread between seeds."
+        )
+    lines += [f"† {m.label}: {m.deviation}" for m in comparison.methods if m.deviation]
+    missing = []
+    for method in comparison.methods:
+        own = [entry for entry in entries if entry.method is method]
+        if nothing := [entry.data.label for entry in own if not entry.values]:
+            missing.append(f"{method.label} on {', '.join(nothing)} (all seeds)")
+        missing += [
+            f"{method.label} on {entry.data.label} (seeds {', '.join(map(str, entry.missing))})"
+            for entry in own
+            if entry.values and entry.missing
+        ]
+    if missing:
+        lines.append(
+            f"**Not finished, and so not compared**: {'; '.join(missing)}. The same command runs "
+            "what is missing."
+        )
+    return "\n\n".join(lines)
+
+
+def seed_table(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    header = ["dataset", "method", *(f"seed {seed}" for seed in comparison.seeds)]
+    header += ["updates", "minutes a run", "commit"]
+    digits = max(3, comparison.digits)
+    lines = []
+    for entry in entries:
+        runs, values = list(entry.runs.values()), entry.values
+        if runs:
+            lines.append(
+                [
+                    entry.data.label,
+                    entry.method.label,
+                    *(fixed(values[s], digits) if s in values else NONE for s in comparison.seeds),
+                    ", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)),
+                    fixed(60 * sum(run.hours for run in runs) / len(runs), 1),
+                    commits(runs),
+                ]
+            )
+    return markdown_table(header, lines, numbers=2) if lines else "No run is finished yet."
+
+
+def origin(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    """How many runs, on which machines; and whether the runs of a dataset read the same data."""
+    runs = [run for entry in entries for run in entry.runs.values()]
+    if not runs:
+        return ""
+    name, machines = comparison.name, ", ".join(dict.fromkeys(run.machine for run in runs))
+    lines = [
+        f"{len(runs)} runs, {sum(run.hours for run in runs):.1f} hours of one core in all, on "
+        f"{machines}. Per-episode values, configuration and command of every run: [{name}.json]"
+        f"({name}.json); all values as a flat table: [{name}.csv]({name}.csv)."
+    ]
+    for data in comparison.datasets:
+        own = [entry for entry in entries if entry.data is data]
+        hashes = {str(run.dataset.get("hash")) for entry in own for run in entry.runs.values()}
+        if len(hashes) > 1:
+            lines.append(
+                f"**{data.label}: the runs were not made on the same data** (content hashes "
+                f"{', '.join(text[:12] for text in sorted(hashes))})."
+            )
+    return "\n\n".join(lines)
+
+
+def _range(seeds: Sequence[int]) -> str:
+    seeds = list(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+# --------------------------------------------------------------------------------------------------
+# CSV, JSON, PNG
+
+
+def to_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One row for each run."""
+    metrics = [comparison.metric, *(metric for metric, _ in comparison.further)]
+    return [
+        {
+            "dataset": entry.data.key,
+            "method": entry.method.key,
+            "seed": seed,
+            **{metric: run.final[metric] for metric in metrics},
+            "mean": entry.mean,
+            "std": "" if math.isnan(entry.std) else entry.std,
+            "seeds_missing": len(entry.missing),
+            "best": entry.best,
+            "welch_p": "" if math.isnan(entry.p) else entry.p,
+            "paper_mean": entry.published[0] if entry.published else "",
+            "paper_std": entry.published[1] if entry.published else "",
+            "test_episodes": len(run.raw.get("returns", [])),
+            "updates": run.updates,
+            "t_env": run.t_env,
+            "hours": round(run.hours, 4),
+            "commit": run.commit,
+            "dataset_hash": run.dataset.get("hash"),
+        }
+        for entry in entries
+        for seed, run in entry.runs.items()
+    ]
+
+
+def to_record(comparison: Comparison, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Everything: every test of every run, and the raw values of every final test episode."""
+    return {
+        "name": comparison.name,
+        "title": comparison.title,
+        "caption": comparison.caption,
+        "metric": comparison.metric,
+        "seeds": list(comparison.seeds),
+        "entries": [_entry_record(comparison, entry) for entry in entries],
+    }
+
+
+def _entry_record(comparison: Comparison, entry: Entry) -> dict[str, Any]:
+    published, runs = entry.published, list(entry.runs.values())
+    record: dict[str, Any] = {
+        "dataset": entry.data.key,
+        "method": entry.method.key,
+        "label": entry.method.label,
+        "deviation": entry.method.deviation or None,
+        "paper": None if published is None else {"mean": published[0], "std": published[1]},
+        "values": entry.values,
+        "missing_seeds": entry.missing,
+        "mean": entry.mean,
+        "std": entry.std,
+        "best": entry.best,
+        "welch_p_against_best": entry.p,
+    }
+    if comparison.share and runs:
+        record["wilson_95_pooled"] = _pooled(entry)
+    if runs:
+        record["bootstrap_95_of_mean_over_seeds"] = bootstrap(list(entry.values.values()))
+    record["runs"] = [
+        provenance(run)
+        | {"final": run.final, "raw": {k: _compact(v) for k, v in run.raw.items()}}
+        | ({"tests": run.tests} if run.tests else {})  # tables of before lack them
+        for run in runs
+    ]
+    return record
+
+
+def _compact(values: Sequence[float]) -> list[float]:
+    """Whole numbers as such, others to six digits: half the file, and no information lost."""
+    return [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
+
+
+def draw(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:
+    """A panel of bars for each dataset, the paper's value beside ours."""
+    from inspo.experiments import plots  # matplotlib; most of this module does without
+
+    groups = {
+        data.label: [
+            plots.Bar(
+                entry.method.label,
+                entry.method.key,
+                list(entry.values.values()),
+                entry.published[0] if entry.published and comparison.with_paper else None,
+            )
+            for entry in entries
+            if entry.data is data
+        ]
+        for data in comparison.datasets
+    }
+    levels = {}
+    for data in comparison.datasets if comparison.data_row else ():
+        mean = data_mean(entries, data, comparison.metric)
+        if mean is not None:
+            levels[data.label] = ("mean of the data", mean)
+    return plots.bar_groups(
+        path,
+        comparison.title,
+        groups,
+        comparison.unit,
+        levels=levels,
+        limits=comparison.limits,
+        percent=comparison.share,
+    )
