@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,22 @@ def _short(value: Any) -> str:
     return "nothing" if value in (None, [], {}) else f"'{str(value)[:60]}'"
 
 
-def select(grid: Grid, keep) -> Grid:
+def select(grid: Grid, keep: Callable[[Cell, Place], bool]) -> Grid:
     """The grid of those cells for which `keep(cell, place)` holds."""
     cells = tuple(cell for cell in grid.cells if keep(cell, grid.places[cell.id]))
     return replace(grid, cells=cells, places={c.id: grid.places[c.id] for c in cells})
+
+
+def select_names(grid: Grid, names: Sequence[str]) -> Grid:
+    """The cells whose name, or the beginning of it, fits one of the patterns; all without any."""
+    if not names:
+        return grid
+    patterns = [*names, *(f"{name}/*" for name in names)]
+    selected = select(grid, lambda cell, _: any(fnmatchcase(cell.id, p) for p in patterns))
+    if not selected.cells:
+        known = [cell.id for cell in grid.cells]
+        raise ConfigError(
+            f"--only {' '.join(names)}: no cell of {grid.path} has such a name."
+            f"{nearest(names[0], known)} --list shows them all"
+        )
+    return selected
