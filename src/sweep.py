@@ -86,12 +86,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     check_options(options.backend, options.jobs, options.address, options.gpus)
+    options.grid = read_grid(options.grid)
     return options
 
 
 def sweep(options: argparse.Namespace) -> bool:
     """Run what is missing of the grid; whether all that was requested is finished."""
-    grid = read_grid(options.grid)
+    grid = options.grid
     folder = expand_user(options.results, "--results").resolve() / "runs" / grid.folder
     cells = select_names(grid, options.only).cells
     try:

@@ -356,9 +356,7 @@ def test_more_tests_along_the_way_are_as_good():
 
     def differing(before, now, **others):
         both = {"test_greedy": True, "test_epsilon": 0.0, **others}
-        return differences(
-            {**both, "test_nepisode": before}, {**both, "test_nepisode": now}, set()
-        )
+        return differences({**both, "test_nepisode": before}, {**both, "test_nepisode": now}, set())
 
     assert differing(96, 32) == differing(32, 32) == []
     assert differing(32, 96) == ["test_nepisode was 32 and is 96"]
