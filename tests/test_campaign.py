@@ -1,4 +1,4 @@
-"""Campaigns: small real runs, a failing one, a stopped one; all else with a pool that is scripted."""
+"""Campaigns: small real runs, a failing one, a stopped one; the rest with a scripted pool."""
 
 import errno
 import fcntl

@@ -287,11 +287,13 @@ def written(tmp_path):
     cells = cells_of(made)
     runs = {
         key: result(
-            key[2], 0.5 + key[2] / 3, (2 / 3, 1.0000004), [1.0, 0.0], **cell.config().values
+            value=0.5 + key[2] / 3,
+            returns=(2 / 3, 1.0000004),
+            won=[1.0, 0.0],
+            **cell.config().values,
         )
         for key, cell in cells.items()
     }
-    runs = {key: run for key, run in runs.items() if run.config.update(seed=key[2]) is None}
     write(made, keyed(runs), tmp_path)
     return made, cells, tmp_path
 
