@@ -89,7 +89,7 @@ def run_inspect(options: Options) -> int:
     inspection = inspect(load_dataset(options.path, in_memory="auto"))
     print(json.dumps(inspection.as_dict(), indent=1) if options.json else to_text(inspection))
     if options.plot:
-        from inspo.evaluation.dataset_plots import draw_dataset
+        from inspo.experiments.dataset_plots import draw_dataset
 
         draw_dataset(options.plot, inspection)
         print(f"picture: {options.plot}", file=sys.stderr)

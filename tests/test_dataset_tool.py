@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from inspo import dataset as tool_main
-from inspo.evaluation.dataset_plots import draw_dataset
+from inspo.experiments.dataset_plots import draw_dataset
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
 from inspo.offline.formats import alberdice, canonical, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text

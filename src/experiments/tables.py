@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspo.evaluation.grid import Result
-from inspo.utils.config import PATH_KEYS, flatten, put
 from inspo.utils.errors import UserError
 
-# --------------------------------------------------------------------------------------------------
-# Files
+NONE = "–"  # in a table: there is no such number
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Replace a file by `text` in one move."""
+    """Replace a file by `text` in one move; UserError if it cannot be written."""
     return write_bytes(path, text.encode("utf-8"))
 
 
@@ -77,16 +71,11 @@ def to_json(content: Any, indent: str = "") -> str:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Rows of dictionaries; the columns are the keys in the order of their first appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_text(path, out.getvalue())
+    import pandas as pd
 
-
-# --------------------------------------------------------------------------------------------------
-# Tables
+    columns = dict.fromkeys(key for row in rows for key in row)
+    table = pd.DataFrame(list(rows), columns=pd.Index(list(columns)), dtype=object)
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1) -> str:
@@ -140,65 +129,3 @@ def fixed(value: float, digits: int = 2) -> str:
 
 def interval(low: float, high: float, digits: int = 2) -> str:
     return f"[{fixed(low, digits)}, {fixed(high, digits)}]"
-
-
-# --------------------------------------------------------------------------------------------------
-# Where a number comes from
-
-
-def provenance(result: Result) -> dict[str, Any]:
-    """What a reader needs to run a cell again and compare, without paths of the machine."""
-    return {
-        "seed": result.seed,
-        "git_commit": result.commit,
-        "command": public_command(result.command),
-        "config": public_config(result.config),
-        "dataset": result.dataset,
-        "updates": result.updates,
-        "t_env": result.t_env,
-        "hours": round(result.hours, 4),
-        "sessions": result.sessions,
-        "machine": machine(result.host),
-        "versions": result.versions,
-    }
-
-
-def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without folders of this machine; of a dataset's file its name."""
-    public: dict[str, Any] = {}
-    for key, value in flatten(config):
-        if key in PATH_KEYS:
-            if key != "dataset.path":
-                continue
-            value = Path(value).name if value else value
-        put(public, key, value)
-    return public
-
-
-def public_command(words: Sequence[str]) -> str:
-    """The command line that does the same elsewhere."""
-    kept = [word for word in words if word.partition("=")[0] not in (*PATH_KEYS, "torch_threads")]
-    return " ".join(["./run.sh", *kept])
-
-
-def machine(host: Mapping[str, Any]) -> str:
-    """`AMD EPYC, 2 cores`: the CPU by Sacred's record, the cores of the machine that asks.
-
-    In results that come from a table's own record these words stand as `machine`.
-    """
-    if "machine" in host:
-        return host["machine"]
-    return f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, {os.cpu_count()} cores"
-
-
-def commits(results: Sequence[Result]) -> str:
-    """The commits of results, short, each once: one, if everything was run as it should be."""
-    short = dict.fromkeys(_short(result.commit) for result in results)
-    return ", ".join(short) or "none"
-
-
-def _short(commit: str | None) -> str:
-    if not commit:
-        return "no commit"
-    name, _, dirty = commit.partition("-")
-    return f"`{name[:10]}`" + (" with uncommitted changes" if dirty else "")

@@ -7,9 +7,12 @@ that of a single value is not known and is `nan`.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from statistics import NormalDist  # the standard library's, not this module
 
 import numpy as np
+from scipy import stats
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -32,59 +35,44 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if min(len(first), len(second)) < 2:
         return math.nan
-    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    gap = abs(a.mean() - b.mean())
-    errors = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])  # of the means, squared
-    if errors.sum() == 0:
-        return 1.0 if gap < 1e-12 else 0.0
-    from scipy.stats import t  # the distribution alone: its ttest_ind warns of exact returns
-
-    freedom = errors.sum() ** 2 / (errors**2 / [a.size - 1, b.size - 1]).sum()
-    return float(2 * t.sf(gap / np.sqrt(errors.sum()), freedom))
+    if np.std(first) == np.std(second) == 0:
+        return 1.0 if abs(np.mean(first) - np.mean(second)) < 1e-12 else 0.0
+    with warnings.catch_warnings(action="ignore"):  # exact returns are nearly identical
+        return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share: right at 0 and 1 too, where the normal one has no width.
+
+    By hand: scipy's (`binomtest`) takes whole numbers of successes alone.
 
     >>> [round(x, 3) for x in wilson(8, 10)]
     [0.49, 0.943]
     """
     if n <= 0:
         raise ValueError("wilson's interval needs at least one trial")
-    z = _normal_quantile(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bootstrap(
-    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean. The same values give the same interval."""
+def bootstrap(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, of 10,000 resamples; repeatable."""
     array = np.asarray(values, dtype=float)
     if array.size == 0:
         raise ValueError("bootstrap of no values")
-    rng = np.random.default_rng(seed)
-    means = [
-        array[rng.integers(array.size, size=(block, array.size))].mean(axis=1)
-        for block in _blocks(resamples, max(1, 2_000_000 // array.size))  # bounds the memory
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.5 - level / 2, 0.5 + level / 2])
+    if array.size == 1:
+        return float(array[0]), float(array[0])
+    drawn = stats.bootstrap(
+        (array,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+    ).bootstrap_distribution
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
 
 def normal_interval(mean: float, std: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a mean of which only mean, standard deviation and number are known."""
-    half = _normal_quantile(0.5 + level / 2) * std / math.sqrt(n)
-    return mean - half, mean + half
-
-
-def _normal_quantile(p: float) -> float:
-    from statistics import NormalDist  # the standard library's, not this module
-
-    return NormalDist().inv_cdf(p)
-
-
-def _blocks(total: int, size: int) -> list[int]:
-    return [size] * (total // size) + ([total % size] if total % size else [])
+    low, high = stats.norm.interval(level, mean, std / math.sqrt(n))
+    return float(low), float(high)

@@ -1,0 +1,436 @@
+"""Methods on datasets, several seeds each: the cells to run, the comparison, and its four files.
+
+    cells = cells_of(comparison)                      # (task, method, seed) -> Cell
+    runs = recorded_runs(comparison, cells, target, folder) | finished_runs(cells, folder)
+    write(comparison, keyed(runs), target)            # NAME.md, .csv, .json, .png
+
+`keyed` makes the table that all functions here take: the runs', with the columns `task` (a
+dataset's key) and `method`. A comparison may be written at any time: what is missing is named and
+never averaged away. Its JSON file holds every run with all of its tests and the values of every
+final test episode, so that the table can be written anew from that file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from inspo.experiments.cells import Cell, finished_run_of
+from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, data_mean, judge
+from inspo.experiments.records import (
+    Run,
+    commits,
+    differences,
+    from_provenance,
+    is_number,
+    provenance,
+    to_table,
+)
+from inspo.experiments.statistics import bootstrap, wilson
+from inspo.experiments.tables import (
+    NONE,
+    fixed,
+    interval,
+    markdown_table,
+    mean_pm_std,
+    write_csv,
+    write_json,
+    write_text,
+)
+from inspo.utils.errors import UserError
+
+
+def cells_of(comparison: Comparison) -> dict[Key, Cell]:
+    """Every run of a comparison, seed by seed, so that a stop leaves whole seeds."""
+    return {
+        (data.key, method.key, seed): Cell(
+            f"{data.key}/{method.key}/seed{seed}",
+            method.algorithm,
+            data.environment,
+            {**data.overrides, **method.overrides, "seed": seed},
+        )
+        for seed in comparison.seeds
+        for data in comparison.datasets
+        for method in comparison.methods
+        if method.only is None or data.key in method.only
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# The runs
+
+
+def keyed(runs: Mapping[Key, Run]) -> pd.DataFrame:
+    """The table of runs, with the columns `task` and `method`."""
+    keys = pd.DataFrame(list(runs), columns=["task", "method", "seed"])
+    return keys.join(to_table(runs.values()).drop(columns="seed", errors="ignore"))
+
+
+def finished_runs(cells: Mapping[Key, Cell], folder: Path) -> dict[Key, Run]:
+    """The runs of the cells that are finished in `folder`; UserError as `finished_run_of`."""
+    runs = {key: finished_run_of(folder, cell) for key, cell in cells.items()}
+    return {key: run for key, run in runs.items() if run}
+
+
+def recorded_runs(
+    comparison: Comparison, cells: Mapping[Key, Cell], target: Path, folder: Path
+) -> dict[Key, Run]:
+    """The runs that `{target}/{comparison.name}.json` holds, of cells without a finished run.
+
+    The files of a table are kept under version control, the runs' folders are not: in a fresh
+    checkout the file is all that is left of a run. folder: where the runs are. UserError if the
+    file cannot be read, or holds a run that the comparison would lose: of a cell that it does not
+    have, or of another configuration, and not in `folder` either.
+    """
+    path = target / f"{comparison.name}.json"
+    kept, lost = {}, []
+    for key, run in _read_runs(path).items():
+        cell = cells.get(key)
+        if cell is None:
+            data, method, seed = key
+            name = f"{data}/{method}/seed{seed}"
+            if not (folder / name).is_dir():
+                lost.append(f"{name}, which is not among this command's runs")
+        elif finished_run_of(folder, cell) is None:
+            differing = differences(run.config, cell.config().values, cell.overrides)
+            if differing:
+                lost.append(f"{cell.id}, of another configuration ({'; '.join(differing)})")
+            else:
+                kept[key] = run
+    if lost:
+        raise UserError(
+            f"{path} holds {len(lost)} runs that would be lost by writing it anew, such as "
+            f"{lost[0]}. Write elsewhere with --results DIR, or move that file away"
+        )
+    return kept
+
+
+def _read_runs(path: Path) -> dict[Key, Run]:
+    """The runs of a table's file; none if there is no file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            (entry["dataset"], entry["method"], run["seed"]): from_provenance(run, path)
+            for entry in content["entries"]
+            for run in entry["runs"]
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} would be written anew, and cannot be read ({type(error).__name__}: {error}): "
+            "expected a table's record, with `entries` and their `runs`. Move it away, or write "
+            "elsewhere with --results DIR"
+        ) from error
+
+
+def check_measured(comparison: Comparison, runs: Iterable[Run]) -> None:
+    """UserError for a run without a number under one of the metrics of the comparison."""
+    metrics = [comparison.metric, *(metric for metric, _ in comparison.further)]
+    for run in runs:
+        for metric in metrics:
+            if not is_number(run.final.get(metric)):
+                raise UserError(
+                    f"{run.folder}: expected a number under {metric} in the final test, found "
+                    f"{run.final.get(metric)}. Was it run without tests (final_test_nepisode=0)? "
+                    "Move its folder away to run it anew"
+                )
+
+
+# --------------------------------------------------------------------------------------------------
+# The numbers
+
+
+def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = None) -> list[Entry]:
+    """All entries, of a table of `keyed`; the best of a dataset among those with all seeds."""
+    metric = metric or comparison.metric
+    groups = {key: part.run for key, part in runs.groupby(["task", "method"])}
+    entries = []
+    for data in comparison.datasets:
+        column = []
+        for method in comparison.methods:
+            if method.only is not None and data.key not in method.only:
+                continue
+            by_seed = {run.seed: run for run in groups.get((data.key, method.key), [])}
+            own = {seed: by_seed[seed] for seed in comparison.seeds if seed in by_seed}
+            missing = [seed for seed in comparison.seeds if seed not in own]
+            values = {seed: run.final[metric] for seed, run in own.items()}
+            column.append(Entry(data, method, own, values, missing, bool(own) and not missing))
+        judge([entry for entry in column if entry.complete], comparison.digits)
+        entries += column
+    return entries
+
+
+# --------------------------------------------------------------------------------------------------
+# Markdown
+
+
+def write(comparison: Comparison, runs: pd.DataFrame, folder: Path) -> list[Path]:
+    """`{folder}/{name}.md`, `.csv`, `.json` and `.png`, of what is finished."""
+    entries = compare(comparison, runs)
+    stem = folder / comparison.name
+    paths = [
+        write_text(f"{stem}.md", to_markdown(comparison, runs)),
+        write_csv(f"{stem}.csv", to_rows(comparison, entries)),
+        write_json(f"{stem}.json", to_record(comparison, entries)),
+    ]
+    if any(entry.values for entry in entries):
+        from inspo.experiments.plots import draw_bars  # matplotlib; the rest does without
+
+        draw = comparison.picture or partial(draw_bars, comparison)
+        paths.append(draw(entries, Path(f"{stem}.png")))
+    return paths
+
+
+def to_markdown(comparison: Comparison, runs: pd.DataFrame) -> str:
+    """The page: the main table, its legend, further metrics, every seed, where it comes from."""
+    entries = compare(comparison, runs)
+    parts = [f"# {comparison.title}", comparison.caption]
+    parts.append(main_table(comparison, entries, comparison.metric))
+    parts.append(legend(comparison, entries))
+    for metric, title in comparison.further:
+        further = compare(comparison, runs, metric)
+        parts += [f"## {title}", main_table(comparison, further, metric)]
+    parts += ["## Every seed", seed_table(comparison, entries)]
+    parts.append(origin(comparison, entries))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_table(comparison: Comparison, entries: Sequence[Entry], metric: str) -> str:
+    """Methods by datasets; where the paper has numbers, its value beside ours."""
+    c, down, main = comparison, comparison.datasets_down, metric == comparison.metric
+    by_key = {(entry.data.key, entry.method.key): entry for entry in entries}
+    with_paper = {
+        method.key: main
+        and c.with_paper
+        and (not down or any(method.key in data.published for data in c.datasets))
+        for method in c.methods
+    }
+
+    def heads(label: str, paper: bool) -> list[str]:
+        return [f"{label}, paper", "ours"] if paper else [label]
+
+    def texts(data: Data, method: Method) -> list[str]:
+        printed, entry = data.published.get(method.key), by_key.get((data.key, method.key))
+        share = main and c.share and not down
+        ours = _cell_text(entry, c.digits, share) if entry else NONE
+        paper = mean_pm_std(*printed) if printed else NONE
+        return [paper, ours] if with_paper[method.key] else [ours]
+
+    def known(value: float | None, digits: int = c.digits) -> str:
+        return NONE if value is None else fixed(value, digits)
+
+    names = {m.key: m.label + (" †" if m.deviation else "") for m in c.methods}
+    means = [known(data_mean(entries, data, metric)) for data in c.datasets] if c.data_row else []
+    if not down:
+        papers = any(with_paper.values())
+        header = ["", *chain(*(heads(data.label, papers) for data in c.datasets))]
+        lines = [[names[m.key], *chain(*(texts(d, m) for d in c.datasets))] for m in c.methods]
+        if means:
+            pairs = zip([known(data.published_data, 2) for data in c.datasets], means)
+            lines.insert(0, ["the data", *(chain(*pairs) if papers else means)])
+        return markdown_table(header, lines)
+    header = ["", *chain(*(heads(names[m.key], with_paper[m.key]) for m in c.methods))]
+    lines = [[d.label, *chain(*(texts(d, m) for m in c.methods))] for d in c.datasets]
+    if main and c.published_average is not None:
+        average = ["average"]
+        for method in c.methods:
+            own = [entry for entry in entries if entry.method is method]
+            whole = len(own) == len(c.datasets) and all(entry.complete for entry in own)
+            mean = sum(entry.mean for entry in own) / len(own) if whole else None
+            printed = [known(c.published_average.get(method.key))] if with_paper[method.key] else []
+            average += [*printed, known(mean)]
+        lines.append(average)
+    if means:
+        header.insert(1, "the data")
+        for line, mean_text in zip(lines, [*means, ""]):
+            line.insert(1, mean_text)
+    return markdown_table(header, lines)
+
+
+def _cell_text(entry: Entry, digits: int, share: bool) -> str:
+    if not entry.values:
+        return "missing"
+    text = mean_pm_std(entry.mean, entry.std, digits)
+    if entry.missing:
+        total = len(entry.values) + len(entry.missing)
+        return f"{text} (only {len(entry.values)} of {total} seeds)"
+    if entry.best:
+        text = f"**{text}**"
+    elif entry.as_good:
+        text += "\\*"
+    return f"{text} {interval(*_pooled(entry), digits)}" if share else text
+
+
+def _pooled(entry: Entry) -> tuple[float, float]:
+    """Wilson's interval over the final test episodes of all seeds together."""
+    won = [value for run in entry.runs.values() for value in run.raw["battle_won"]]
+    return wilson(sum(won), len(won))
+
+
+def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    """What bold, asterisks and brackets mean, the footnotes, and what is missing."""
+    lines = [
+        f"Mean ± standard deviation (n − 1) over seeds {_range(comparison.seeds)}. Bold: the best "
+        "mean of ours. An asterisk: Welch's t-test at 5 % finds no difference from the best."
+    ]
+    if any(len(entry.values) == 1 and entry.complete for entry in entries):
+        lines.append("Where there is a single seed nothing is tested, and nothing has an asterisk.")
+    if comparison.share and not comparison.datasets_down:
+        lines.append(
+            "In brackets Wilson's 95 % interval over the final test episodes of all seeds "
+            "together; it knows nothing of the spread between seeds."
+        )
+    lines += [f"† {m.label}: {m.deviation}" for m in comparison.methods if m.deviation]
+    missing = []
+    for method in comparison.methods:
+        own = [entry for entry in entries if entry.method is method]
+        if nothing := [entry.data.label for entry in own if not entry.values]:
+            missing.append(f"{method.label} on {', '.join(nothing)} (all seeds)")
+        missing += [
+            f"{method.label} on {entry.data.label} (seeds {', '.join(map(str, entry.missing))})"
+            for entry in own
+            if entry.values and entry.missing
+        ]
+    if missing:
+        lines.append(
+            f"**Not finished, and so not compared**: {'; '.join(missing)}. The same command runs "
+            "what is missing."
+        )
+    return "\n\n".join(lines)
+
+
+def seed_table(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    header = ["dataset", "method", *(f"seed {seed}" for seed in comparison.seeds)]
+    header += ["updates", "minutes a run", "commit"]
+    digits = max(3, comparison.digits)
+    lines = []
+    for entry in entries:
+        runs, values = list(entry.runs.values()), entry.values
+        if runs:
+            lines.append(
+                [
+                    entry.data.label,
+                    entry.method.label,
+                    *(fixed(values[s], digits) if s in values else NONE for s in comparison.seeds),
+                    ", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)),
+                    fixed(60 * sum(run.hours for run in runs) / len(runs), 1),
+                    commits(runs),
+                ]
+            )
+    return markdown_table(header, lines, numbers=2) if lines else "No run is finished yet."
+
+
+def origin(comparison: Comparison, entries: Sequence[Entry]) -> str:
+    """How many runs, on which machines; and whether the runs of a dataset read the same data."""
+    runs = [run for entry in entries for run in entry.runs.values()]
+    if not runs:
+        return ""
+    name, machines = comparison.name, ", ".join(dict.fromkeys(run.machine for run in runs))
+    lines = [
+        f"{len(runs)} runs, {sum(run.hours for run in runs):.1f} hours of one core in all, on "
+        f"{machines}. Per-episode values, configuration and command of every run: [{name}.json]"
+        f"({name}.json); all values as a flat table: [{name}.csv]({name}.csv)."
+    ]
+    for data in comparison.datasets:
+        own = [entry for entry in entries if entry.data is data]
+        hashes = {str(run.dataset.get("hash")) for entry in own for run in entry.runs.values()}
+        if len(hashes) > 1:
+            lines.append(
+                f"**{data.label}: the runs were not made on the same data** (content hashes "
+                f"{', '.join(text[:12] for text in sorted(hashes))})."
+            )
+    return "\n\n".join(lines)
+
+
+def _range(seeds: Sequence[int]) -> str:
+    seeds = list(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+# --------------------------------------------------------------------------------------------------
+# CSV, JSON, PNG
+
+
+def to_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One row for each run."""
+    metrics = [comparison.metric, *(metric for metric, _ in comparison.further)]
+    return [
+        {
+            "dataset": entry.data.key,
+            "method": entry.method.key,
+            "seed": seed,
+            **{metric: run.final[metric] for metric in metrics},
+            "mean": entry.mean,
+            "std": "" if math.isnan(entry.std) else entry.std,
+            "seeds_missing": len(entry.missing),
+            "best": entry.best,
+            "welch_p": "" if math.isnan(entry.p) else entry.p,
+            "paper_mean": entry.published[0] if entry.published else "",
+            "paper_std": entry.published[1] if entry.published else "",
+            "test_episodes": len(run.raw.get("returns", [])),
+            "updates": run.updates,
+            "t_env": run.t_env,
+            "hours": run.hours,
+            "commit": run.commit,
+            "dataset_hash": run.dataset.get("hash"),
+        }
+        for entry in entries
+        for seed, run in entry.runs.items()
+    ]
+
+
+def to_record(comparison: Comparison, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Everything: every test of every run, and the raw values of every final test episode."""
+    return {
+        "name": comparison.name,
+        "title": comparison.title,
+        "caption": comparison.caption,
+        "metric": comparison.metric,
+        "seeds": list(comparison.seeds),
+        "entries": [_entry_record(comparison, entry) for entry in entries],
+    }
+
+
+def _entry_record(comparison: Comparison, entry: Entry) -> dict[str, Any]:
+    published, runs = entry.published, list(entry.runs.values())
+    record: dict[str, Any] = {
+        "dataset": entry.data.key,
+        "method": entry.method.key,
+        "label": entry.method.label,
+        "deviation": entry.method.deviation or None,
+        "paper": None if published is None else {"mean": published[0], "std": published[1]},
+        "values": entry.values,
+        "missing_seeds": entry.missing,
+        "mean": entry.mean,
+        "std": entry.std,
+        "best": entry.best,
+        "welch_p_against_best": entry.p,
+    }
+    if comparison.share and runs:
+        record["wilson_95_pooled"] = _pooled(entry)
+    if runs:
+        record["bootstrap_95_of_mean_over_seeds"] = bootstrap(list(entry.values.values()))
+    record["runs"] = [
+        provenance(run)
+        | {"final": run.final, "raw": run.raw if run.recorded else _compact(run.raw)}
+        | ({"tests": run.tests} if run.tests else {})  # tables of before lack them
+        for run in runs
+    ]
+    return record
+
+
+def _compact(raw: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Whole numbers as such, others to six digits: half the file, and no information lost."""
+    return {
+        name: [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
+        for name, values in raw.items()
+    }

@@ -1,0 +1,221 @@
+"""Where the processes of a campaign run: on this machine, or on the nodes of a Ray cluster.
+
+A pool has `slots` (how many at a time), `submit(command, home)`, which gives a
+`concurrent.futures.Future` of the exit status, `stop()`, which asks all processes to save and leave
+(SIGTERM), and `close()`, which ends what still runs. What a process writes goes to
+`{home}/log.txt`; on a cluster `home` is therefore on a file system that all nodes share, as the
+project and its Python environment are, at the same paths.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from inspo.utils.errors import ConfigError, UserError
+from inspo.utils.paths import PROJECT_ROOT
+
+LOG = "log.txt"
+BACKENDS = ("local", "ray")
+
+
+class Pool(Protocol):
+    slots: int
+
+    def submit(self, command: Sequence[str], home: Path) -> Future[int]:
+        """Start a command in the folder `home`, which is made if it is missing.
+
+        CellIsBusy, here or from the future, if another process runs in the folder.
+        """
+
+    def stop(self) -> None:
+        """Ask all processes to save and leave. To be called once: a second SIGTERM ends at once."""
+
+    def close(self) -> None:
+        """End what still runs, at once, and give back what the pool holds."""
+
+
+class CellIsBusy(UserError):
+    """Another process runs in the folder."""
+
+
+def check_options(backend: str, jobs: int | None, address: str | None, gpus: float) -> None:
+    """ConfigError if a command line asks for a pool that cannot be."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"--backend: expected {' or '.join(BACKENDS)}, found '{backend}'")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs: expected at least 1, found {jobs}")
+    if gpus < 0:
+        raise ConfigError(f"--gpus: expected at least 0, found {gpus}")
+    for option, given in (("--address", address), ("--gpus", gpus)):
+        if given and backend != "ray":
+            raise ConfigError(f"{option} belongs to --backend ray; found --backend {backend}")
+
+
+def make_pool(backend: str, jobs: int | None, address: str | None, gpus: float) -> Pool:
+    """The pool that a command line asks for; its options are those of `check_options`.
+
+    jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
+    """
+    check_options(backend, jobs, address, gpus)
+    return RayPool(jobs, address, gpus) if backend == "ray" else LocalPool(jobs or 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# This machine
+
+
+class LocalPool:
+    """Processes of this machine."""
+
+    def __init__(self, jobs: int):
+        self.slots = jobs
+        self._threads = ThreadPoolExecutor(jobs)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def submit(self, command: Sequence[str], home: Path) -> Future[int]:
+        process = spawn(command, home)
+        self._processes = [p for p in self._processes if p.returncode is None] + [process]
+        return self._threads.submit(process.wait)
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown()
+
+
+def spawn(command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
+    """Start a command with one thread, its output appended to `{home}/log.txt`.
+
+    CellIsBusy if another process runs there: the child holds the folder's lock as long as it lives.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with _lock(home) as lock, open(home / LOG, "ab") as output:
+        output.write(f"$ {shlex.join(command)}\n".encode())
+        output.flush()
+        # A session of its own: Ctrl-C in a terminal reaches all of its group, and a second
+        # signal, ours, would make the child leave without saving.
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+
+
+def check_free(home: Path) -> None:
+    """CellIsBusy if another process runs in the folder; one that is missing is free."""
+    if home.is_dir():
+        _lock(home).close()
+
+
+def _lock(home: Path) -> TextIO:
+    """The right to run in a folder. It lasts as long as the process that inherits the file."""
+    lock = open(home / ".lock", "w")  # noqa: SIM115  (closed by who starts the child)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise CellIsBusy(f"{home} is in use: another process runs this cell") from error
+    except OSError as error:  # without this, a file system that has no locks would be waited for
+        lock.close()
+        raise UserError(
+            f"{home}/.lock cannot be locked: {error.strerror}. Choose a folder for results on a "
+            "file system that has locks"
+        ) from error
+    return lock
+
+
+# --------------------------------------------------------------------------------------------------
+# Ray
+
+
+class RayPool:
+    """Processes on a Ray cluster: the existing one at `address`, or one made for this occasion.
+
+    Each is started by a task that holds one CPU and `gpus` GPUs of its node (a share is possible).
+    """
+
+    def __init__(self, jobs: int | None, address: str | None, gpus: float):
+        # Ray's own environment, read when it is imported: no reports of usage; no hint about GPUs.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError(
+                "--backend ray needs the package ray, which cannot be imported "
+                f"({error}). Install it with `pip install -r requirements-dev.txt`, "
+                "or use --backend local"
+            ) from error
+        here: dict[str, Any] = {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
+        path = {"env_vars": {"PYTHONPATH": str(PROJECT_ROOT / "package")}}
+        try:
+            if address:
+                _check_port(address)
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=path,
+                **({} if address else here),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"no Ray cluster answers at {address or 'this machine'}: {error}. Expected what "
+                "`ray start --head` printed (--address HOST:PORT, or auto on one of its nodes). A "
+                "cluster that asks for a token needs RAY_AUTH_MODE=token, and the token, in this "
+                "environment as well"
+            ) from error
+        self._ray = ray
+        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_run_on_node)
+        self._references: list[Any] = []
+        self.slots = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def submit(self, command: Sequence[str], home: Path) -> Future[int]:
+        reference = self._task.remote(list(command), str(home))
+        self._references.append(reference)
+        return reference.future()
+
+    def stop(self) -> None:
+        for reference in self._references:
+            self._ray.cancel(reference)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def _run_on_node(command: Sequence[str], home: str) -> int:
+    """The exit status of a command, once it has ended; a cancelled task ends it first."""
+    process = spawn(command, Path(home))
+    try:
+        while process.poll() is None:  # not wait(), which an interrupt does not reach
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+    return process.wait()
+
+
+def _check_port(address: str) -> None:
+    """OSError if nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,0 +1,427 @@
+"""Sacred's records, read into one pandas table: one row for each run.
+
+    records = read_records([Path("results/runs/smax")])  # every record below some folders
+    runs = records.table                           # pandas: a row for each run
+    run = finished_run(home)                       # the result in a cell's folder, or None
+
+A record is a folder with `run.json`, `config.json` and `info.json`, as Sacred writes them. All that
+makes tables, figures and reports takes such a table, with the columns `task` and `method` beside
+the run's own (comparison.py, selection.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from inspo.utils.config import PATH_KEYS, flatten, get, put, type_name
+from inspo.utils.errors import UserError
+from inspo.utils.keys import may_differ_compared
+
+SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them
+# What every version of this program writes. A value of another type makes a record unreadable.
+TYPES = {
+    "run": {
+        "status": "str", "start_time": "str or null", "result.dataset": "dict",
+        "result.tests": "list",
+    },
+    "config": {
+        "name": "str", "seed": "int", "env": "str", "map_name": "str or null", "t_max": "int",
+        "dataset": "dict", "dataset.path": "str or null", "collect": "dict",
+    },
+    "info": {},
+}  # fmt: skip
+# A record that lacks one of these is of another version, or of another program.
+NEEDED = {
+    "run": ("status",),
+    "config": ("name", "seed", "env", "map_name", "t_max", "final_test_nepisode"),
+}
+# What a table's file says of a run as it is.
+PUBLISHED = ("dataset", "updates", "t_env", "hours", "sessions", "machine", "versions")
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. What only a finished run has is empty, or 0, in the others."""
+
+    folder: Path  # of the record; of a run that a table's JSON holds: that file
+    status: str  # Sacred's: COMPLETED, RUNNING, INTERRUPTED, FAILED
+    config: dict[str, Any]  # nested, as it was run
+    started: str = ""
+    updates: int = 0
+    t_env: int = 0
+    final: dict[str, float] = field(default_factory=dict)  # of the final test; key t_env: the step
+    tests: list[dict[str, float]] = field(default_factory=list)  # all in order, the final one last
+    raw: dict[str, list[float]] = field(default_factory=dict)  # of each final test episode
+    dataset: dict[str, Any] = field(default_factory=dict)  # hash, episodes, return_mean, win_rate
+    simulator: str | None = None  # in which it was tested: name and version, where recorded
+    hours: float = 0.0  # of a cell's run (finished_run): over all sessions
+    sessions: int = 1
+    command: list[str] = field(default_factory=list)  # the words of its last command line
+    commit: str | None = None
+    machine: str = ""
+    versions: dict[str, str | None] = field(default_factory=dict)
+    model_folder: Path | None = None  # known for a cell's run
+
+    @property
+    def algorithm(self) -> str:
+        return self.config["name"]
+
+    @property
+    def environment(self) -> str:
+        return self.config["env"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "COMPLETED"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it comes from a table's file, which has been rounded."""
+        return self.folder.suffix == ".json"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of all that decides about numbers."""
+        return comparable_settings(self.config)
+
+    def updates_at(self, t_env: float) -> float:
+        """Gradient updates made by step t_env; the steps of an update vary little."""
+        return t_env * self.updates / max(self.t_env, 1)
+
+
+def to_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """A row for each run: its fields, its final test's metrics, and as `run` the run itself."""
+    names = ("algorithm", "environment", "seed")
+    lines = [
+        run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}
+        for run in runs
+    ]
+    return pd.DataFrame(lines)
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading
+
+
+class UnreadableRecord(Exception):
+    """A record that a kill cut, or that holds what no version of this program writes."""
+
+
+@dataclass
+class Records:
+    """What lies below the folder `base`. table: the training runs, oldest first."""
+
+    base: Path
+    table: pd.DataFrame
+    unreadable: list[str]  # places, each with the reason
+    others: int  # evaluations and collections
+
+    def place(self, run: Run) -> str:
+        """Where a run's record lies, below `base`: reports are for other machines too."""
+        return os.path.relpath(run.folder, self.base)
+
+
+def read_records(roots: Sequence[Path]) -> Records:
+    """All records below the folders, each once. UserError: none there, or of another version."""
+    for root in roots:
+        if not os.path.isdir(root):
+            raise UserError(f"{root}: expected a folder with results, found none")
+    tops = [os.path.realpath(root) for root in roots]
+    base = os.path.commonpath(tops)
+    unreadable: list[str] = []
+
+    def set_aside(path: str | Path, reason: str) -> None:
+        unreadable.append(f"{os.path.relpath(path, base)} ({reason})")
+
+    visited: set[str] = set()
+    folders = [folder for top in tops for folder in _record_folders(top, visited, set_aside)]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UnreadableRecord as error:
+            set_aside(folder, str(error))
+    trained = sorted((run for run in runs if _trains(run.config)), key=lambda run: run.started)
+    if not trained:
+        reasons = "".join(f"; unreadable: {place}" for place in unreadable)
+        raise UserError(
+            f"{', '.join(map(str, roots))}: expected folders with run.json and config.json, as "
+            f"training writes them under results/sacred; found {len(folders)}, and no training "
+            f"run among them{reasons}. Name the folder that local_results_path or --results named."
+        )
+    return Records(Path(base), to_table(trained), unreadable, len(runs) - len(trained))
+
+
+def _record_folders(top: str, visited: set[str], set_aside) -> Iterator[Path]:
+    """Folders with a run.json at or below `top`, links followed, each real folder once."""
+    for folder, children, files in os.walk(
+        top, onerror=lambda e: set_aside(e.filename, type(e).__name__), followlinks=True
+    ):
+        real = os.path.realpath(folder)
+        if real in visited:
+            children.clear()
+            continue
+        visited.add(real)
+        children[:] = sorted(name for name in children if name not in SKIPPED_FOLDERS)
+        if "run.json" in files:
+            yield Path(folder)
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if name != "run.json" and os.path.islink(path) and not os.path.exists(path):
+                set_aside(path, "a link to nothing")
+
+
+def read_run(folder: Path) -> Run:
+    """The run of one record.
+
+    UnreadableRecord: cut by a kill, or with a value of an impossible type. UserError: of another
+    version of this program, or of another one.
+    """
+    try:
+        files = {name: _load(folder / f"{name}.json") for name in TYPES}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnreadableRecord(type(error).__name__) from error
+    if mistyped := "; ".join(_mistyped(files)):
+        raise UnreadableRecord(mistyped)
+    run, config, info = files.values()
+    missing = [f"{name}.json: {k}" for name in NEEDED for k in NEEDED[name] if k not in files[name]]
+    finished = run.get("status") == "COMPLETED"
+    if finished and _trains(config):
+        missing += [f"run.json: {key}" for key in _missing_of(run.get("result"))]
+    if missing:
+        raise UserError(
+            f"{folder}: a record of another version of this program, or of another one: expected "
+            f"and not found: {', '.join(missing)}. Move that folder away, or name another one"
+        )
+    result = (run.get("result") or {}) if finished else {}
+    final, host = result.get("final", {}), run.get("host") or {}
+    return Run(
+        folder=folder,
+        status=run["status"],
+        config=config,
+        started=run.get("start_time") or "",
+        updates=result.get("updates", 0),
+        t_env=result.get("t_env", 0),
+        final=final,
+        # Records of before November 2026 have Sacred's reference to `final` as the last test.
+        tests=[*result.get("tests", [])[:-1], final] if final else [],
+        raw={k: v for k, v in result.items() if isinstance(v, list) and all(map(is_number, v))},
+        dataset=result.get("dataset", {}),
+        simulator=result.get("simulator"),
+        hours=_seconds(run) / 3600,
+        command=info.get("command_line") or [],
+        commit=info.get("git_commit"),
+        machine=f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, "
+        f"{os.cpu_count()} cores",
+        versions=info.get("versions") or {},
+    )
+
+
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Whether it is the configuration of a training run, not of an evaluation or a collection."""
+    return not config.get("evaluate") and not get(config, "collect.n_episodes")
+
+
+def _load(path: Path) -> Any:
+    if path.name == "info.json" and not path.exists():  # a run that ended at once has none
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _mistyped(files: Mapping[str, Any]) -> Iterator[str]:
+    for name, types in TYPES.items():
+        content = files[name]
+        if not isinstance(content, dict):
+            yield f"{name}.json is {type_name(content)}"
+            continue
+        for key, expected in types.items():
+            value = get(content, key, _ABSENT)
+            if value is not _ABSENT and type_name(value) not in expected.split(" or "):
+                yield f"{name}.json: {key} is {type_name(value)}, expected {expected}"
+
+
+def _missing_of(result: Any) -> list[str]:
+    """What the result of a finished training run lacks."""
+    if not isinstance(result, dict):
+        return ["result"]
+    missing = [key for key in ("t_env", "updates") if not isinstance(result.get(key), int)]
+    if "final" in result:
+        tests = [result["final"], *(result.get("tests") or [None, None])[:-1]]
+        if not all(isinstance(test, dict) and is_number(test.get("t_env")) for test in tests):
+            missing.append("final, tests")
+    return missing
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one to compute with: finite, and no larger than a float can be."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _seconds(run: Mapping[str, Any]) -> float:
+    """How long a session took; until its last sign of life if it was killed."""
+    try:
+        start = datetime.fromisoformat(run["start_time"])
+        end = datetime.fromisoformat(run.get("stop_time") or run["heartbeat"])
+        return max(0.0, (end - start).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+# --------------------------------------------------------------------------------------------------
+# The records of one cell
+
+
+def finished_run(home: Path) -> Run | None:
+    """The newest finished run in a cell's folder, its time summed over the sessions that led to it.
+
+    None if none is finished; what a kill made unreadable, or a user set aside, is none.
+    """
+    runs = []
+    for folder in home.glob("sacred/*/*/[0-9]*"):
+        if folder.name.isdecimal():
+            try:
+                runs.append(read_run(folder))
+            except UnreadableRecord:
+                continue
+    runs.sort(key=lambda run: (run.started, int(run.folder.name)))
+    finished = [run for run in runs if run.finished]
+    if not finished:
+        return None
+    chain = [finished[-1]]
+    for run in reversed(runs[: runs.index(finished[-1])]):
+        if not chain[-1].config.get("resume"):
+            break
+        chain.append(run)
+    hours = round(sum(run.hours for run in chain), 4)  # as tables' files have it
+    model = newest_checkpoint(home)
+    return replace(finished[-1], hours=hours, sessions=len(chain), model_folder=model)
+
+
+def newest_checkpoint(home: Path) -> Path | None:
+    """The model folder in a cell's folder that was written last; None if none holds a step."""
+    manifests = home.glob("models/*/[0-9]*/manifest.json")
+    newest = max(manifests, key=lambda path: path.stat().st_mtime, default=None)
+    return newest.parents[1] if newest else None
+
+
+def progress_of(home: Path, since: float, t_max: int) -> float:
+    """The share of t_max that the session begun at time `since` has trained, by its record.
+
+    Sacred writes `metrics.json` every ten seconds; 0 as long as there is none.
+    """
+    files = [p for p in home.glob("sacred/*/*/*/metrics.json") if p.stat().st_mtime >= since]
+    try:
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        metrics = json.loads(newest.read_text(encoding="utf-8"))
+        steps = [metric["steps"][-1] for metric in metrics.values() if metric["steps"]]
+        return min(1.0, max(steps, default=0) / max(t_max, 1))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return 0.0
+
+
+# --------------------------------------------------------------------------------------------------
+# Configurations
+
+
+def comparable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of all that decides about numbers; of a dataset's file its name."""
+    settings = {k: v for k, v in flatten(config) if not may_differ_compared(k)}
+    if settings.get("dataset.path"):
+        settings["dataset.path"] = Path(str(settings["dataset.path"])).name
+    return settings
+
+
+def differences(
+    recorded: Mapping[str, Any], requested: Mapping[str, Any], given: Iterable[str]
+) -> list[str]:
+    """In which keys a recorded run is not the requested one; `given` are the cell's own keys.
+
+    A key that did not exist when the run was made counts as equal unless the cell gives it: a new
+    key's default does what the program did before. A run that tested on more episodes along the way
+    will do: greedy tests draw nothing from the stream of training, so its policies are the same.
+    """
+    before = comparable_settings(recorded)
+    now = comparable_settings(json.loads(json.dumps(dict(requested))))
+    greedy = now.get("test_greedy") and not now.get("test_epsilon")
+    differing = []
+    for key, value in now.items():
+        old = before.get(key)
+        new = key not in before and (key not in given or value == {})
+        enough = key == "test_nepisode" and greedy and isinstance(old, int) and 0 < value <= old
+        if old != value and not new and not enough:
+            differing.append(f"{key} was {old!r} and is {value!r}")
+    return differing
+
+
+# --------------------------------------------------------------------------------------------------
+# Where a number comes from
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What a reader needs to run it again and compare, without paths of the machine."""
+    return {
+        "seed": run.seed,
+        "git_commit": run.commit,
+        "command": public_command(run.command),
+        "config": public_config(run.config),
+        **{name: getattr(run, name) for name in PUBLISHED},
+    }
+
+
+def from_provenance(record: Mapping[str, Any], source: Path) -> Run:
+    """The run of which a table's file holds `provenance` with `final`, `raw` and perhaps `tests`.
+
+    KeyError for what the record lacks.
+    """
+    return Run(
+        folder=source,
+        status="COMPLETED",
+        command=record["command"].split()[1:],
+        commit=record["git_commit"],
+        tests=record.get("tests", []),  # tables of before November 2026 have none
+        **{name: record[name] for name in ("config", "final", "raw", *PUBLISHED)},
+    )
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without folders of this machine; of a dataset's file its name."""
+    public: dict[str, Any] = {}
+    for key, value in flatten(config):
+        if key == "dataset.path":
+            put(public, key, Path(value).name if value else value)
+        elif key not in PATH_KEYS:
+            put(public, key, value)
+    return public
+
+
+def public_command(words: Sequence[str]) -> str:
+    """The command line that does the same elsewhere."""
+    kept = [word for word in words if word.partition("=")[0] not in (*PATH_KEYS, "torch_threads")]
+    return " ".join(["./run.sh", *kept])
+
+
+def commits(runs: Sequence[Run]) -> str:
+    """The commits of runs, short, each once: one, if everything was run as it should be."""
+    return ", ".join(dict.fromkeys(_short(run.commit) for run in runs)) or "none"
+
+
+def _short(commit: str | None) -> str:
+    if not commit:
+        return "no commit"
+    name, _, dirty = commit.partition("-")
+    return f"`{name[:10]}`" + (" with uncommitted changes" if dirty else "")
