@@ -99,22 +99,23 @@ def positive(text: str) -> int:
 
 def report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
-    from inspo.evaluation import report_pages, report_records, report_statistics
+    from inspo.experiments import pages  # it brings matplotlib; the help need not wait for it
+    from inspo.experiments.aggregates import aggregate, curves_of
+    from inspo.experiments.records import read_records
+    from inspo.experiments.selection import select_runs
 
     roots = [expand_user(root, "RESULTS") for root in options.results]
-    out = expand_user(options.out, "--out")
-    records = report_records.read_records(roots)
-    found = report_records.sort_runs(
-        records, options.group_by, options.metric, options.min_seeds, options.digits
+    out, digits = expand_user(options.out, "--out"), options.digits
+    records = read_records(roots)
+    selection = select_runs(records, options.group_by, options.metric, options.min_seeds, digits)
+    aggregates = aggregate(selection, options.normalise, options.reps)
+    bands = curves_of(selection, options.reps)
+    paths = pages.write_report(
+        out, options.title, roots, records, selection, aggregates, bands, digits
     )
-    aggregates = report_statistics.aggregate(found, options.normalise, options.reps)
-    bands = report_statistics.curves(found, options.reps)
-    paths = report_pages.write_report(
-        out, options.title, roots, records, found, aggregates, bands, options.digits
-    )
-    print(report_pages.main_table(found, options.digits))
+    print(pages.main_table(selection, digits))
     print()
-    print(report_pages.attention(found, records))
+    print(pages.attention(selection, records))
     return paths
 
 

@@ -10,8 +10,9 @@ import random
 import numpy as np
 import pytest
 from inspo import report
-from inspo.evaluation import report_pages, report_records, report_statistics
-from inspo.evaluation.report_records import read_records, sort_runs
+from inspo.experiments import pages as report_pages, selection as report_records, aggregates as report_statistics
+from inspo.experiments.records import read_records
+from inspo.experiments.selection import select_runs as sort_runs
 from inspo.utils.errors import ConfigError, UserError
 
 N_EPISODES = 8
@@ -328,7 +329,7 @@ def test_earlier_tests_without_a_number_are_left_out_of_the_curve_and_named(tmp_
     edit(folder, lambda run: run["result"]["tests"][1].update(test_battle_won_mean=None))
     found = sorted_of(tmp_path)
     assert "in 1 of its tests" in said(found, "seed 1")
-    band = report_statistics.curves(found, 20)["2s3z_medium"]["BC"]
+    band = report_statistics.curves_of(found, 20)["2s3z_medium"]["BC"]
     assert band.updates == pytest.approx([0, 10]) and np.isfinite(band.mean).all()
 
 
@@ -649,7 +650,7 @@ def test_learning_curves_are_over_updates_with_intervals(tmp_path):
     write_record(tmp_path, seed=0, won=2, steps=(0, 40, 80))
     write_record(tmp_path, seed=1, won=6, steps=(0, 80))
     found = sorted_of(tmp_path)
-    band = report_statistics.curves(found, 500)["2s3z_medium"]["BC"]
+    band = report_statistics.curves_of(found, 500)["2s3z_medium"]["BC"]
     assert band.updates == pytest.approx([0, 8, 10])  # 10 updates in 100 steps
     shares = np.array([2 / 8, 6 / 8])
     assert band.mean == pytest.approx([0, (shares * 0.4).mean(), shares.mean()])

@@ -29,7 +29,6 @@ from inspo.experiments.records import (
     from_provenance,
     is_number,
     provenance,
-    rows,
     to_table,
 )
 from inspo.experiments.statistics import bootstrap, mean_std, welch_p, wilson
@@ -124,10 +123,8 @@ def cells_of(comparison: Comparison) -> dict[Key, Cell]:
 
 def keyed(runs: Mapping[Key, Run]) -> pd.DataFrame:
     """The table of runs, with the columns `task` and `method`."""
-    table = to_table(runs.values())
-    table.insert(0, "task", [task for task, _, _ in runs])
-    table.insert(1, "method", [method for _, method, _ in runs])
-    return table
+    keys = pd.DataFrame(list(runs), columns=["task", "method", "seed"])
+    return keys.join(to_table(runs.values()).drop(columns="seed", errors="ignore"))
 
 
 def finished_runs(cells: Mapping[Key, Cell], folder: Path) -> dict[Key, Run]:
@@ -246,7 +243,7 @@ class Entry:
 def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = None) -> list[Entry]:
     """All entries, of a table of `keyed`; the best of a dataset among those with all seeds."""
     metric = metric or comparison.metric
-    groups = {key: rows(part) for key, part in runs.groupby(["task", "method"], sort=False)}
+    groups = {key: part.run for key, part in runs.groupby(["task", "method"])}
     entries = []
     for data in comparison.datasets:
         column = []
@@ -493,7 +490,7 @@ def to_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, 
             "test_episodes": len(run.raw.get("returns", [])),
             "updates": run.updates,
             "t_env": run.t_env,
-            "hours": round(run.hours, 4),
+            "hours": run.hours,
             "commit": run.commit,
             "dataset_hash": run.dataset.get("hash"),
         }
@@ -535,16 +532,19 @@ def _entry_record(comparison: Comparison, entry: Entry) -> dict[str, Any]:
         record["bootstrap_95_of_mean_over_seeds"] = bootstrap(list(entry.values.values()))
     record["runs"] = [
         provenance(run)
-        | {"final": run.final, "raw": {k: _compact(v) for k, v in run.raw.items()}}
+        | {"final": run.final, "raw": run.raw if run.recorded else _compact(run.raw)}
         | ({"tests": run.tests} if run.tests else {})  # tables of before lack them
         for run in runs
     ]
     return record
 
 
-def _compact(values: Sequence[float]) -> list[float]:
+def _compact(raw: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Whole numbers as such, others to six digits: half the file, and no information lost."""
-    return [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
+    return {
+        name: [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
+        for name, values in raw.items()
+    }
 
 
 def draw(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:

@@ -1,9 +1,8 @@
 """Sacred's records, read into one pandas table: one row for each run.
 
     records = read_records([Path("results/runs/smax")])  # every record below some folders
-    runs = records.table                           # pandas; its columns are the fields of Run
+    runs = records.table                           # pandas: a row for each run
     run = finished_run(home)                       # the result in a cell's folder, or None
-    table = to_table([run, ...]);  rows(table)     # from runs to a table, and back
 
 A record is a folder with `run.json`, `config.json` and `info.json`, as Sacred writes them. All that
 makes tables, figures and reports takes such a table, with the columns `task` and `method` beside
@@ -13,12 +12,13 @@ the run's own (comparison.py, selection.py).
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,18 @@ NEEDED = {
     "run": ("status",),
     "config": ("name", "seed", "env", "map_name", "t_max", "final_test_nepisode"),
 }
-FACTS = ("final", "tests", "dataset", "updates", "t_env", "seconds", "simulator")
+# What a table's file says of a run as it is.
+PUBLISHED = ("dataset", "updates", "t_env", "hours", "sessions", "machine", "versions")
 _ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a row of the table. What only a finished run has is empty, or 0, in the others."""
+    """One run. What only a finished run has is empty, or 0, in the others."""
 
     folder: Path  # of the record; of a run that a table's JSON holds: that file
     status: str  # Sacred's: COMPLETED, RUNNING, INTERRUPTED, FAILED
-    algorithm: str  # config["name"]
-    environment: str  # config["env"], the simulator's name
-    map_name: str | None
-    quality: str | None
-    seed: int
     config: dict[str, Any]  # nested, as it was run
-    settings: dict[str, Any] = field(repr=False)  # dotted key -> value of what decides on numbers
     started: str = ""
     updates: int = 0
     t_env: int = 0
@@ -79,31 +74,44 @@ class Run:
     model_folder: Path | None = None  # known for a cell's run
 
     @property
+    def algorithm(self) -> str:
+        return self.config["name"]
+
+    @property
+    def environment(self) -> str:
+        return self.config["env"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
     def finished(self) -> bool:
         return self.status == "COMPLETED"
 
     @property
-    def trained(self) -> bool:
-        """Whether it is a training run; else it evaluated or collected."""
-        return not self.config.get("evaluate") and not get(self.config, "collect.n_episodes")
+    def recorded(self) -> bool:
+        """Whether it comes from a table's file, which has been rounded."""
+        return self.folder.suffix == ".json"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of all that decides about numbers."""
+        return comparable_settings(self.config)
 
     def updates_at(self, t_env: float) -> float:
         """Gradient updates made by step t_env; the steps of an update vary little."""
         return t_env * self.updates / max(self.t_env, 1)
 
 
-COLUMNS = [column.name for column in fields(Run)]
-
-
 def to_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """A table with a row for each run, and a column for each field of `Run`."""
-    values = [[getattr(run, name) for name in COLUMNS] for run in runs]
-    return pd.DataFrame(values, columns=pd.Index(COLUMNS), dtype=object)
-
-
-def rows(table: pd.DataFrame) -> list[Run]:
-    """The runs of a table, in its order; columns that are no run's are left out."""
-    return [Run(*values) for values in table[COLUMNS].itertuples(index=False, name=None)]
+    """A row for each run: its fields, the metrics of its final test, and as `run` the run itself."""
+    names = ("algorithm", "environment", "seed")
+    lines = [
+        run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}
+        for run in runs
+    ]
+    return pd.DataFrame(lines)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -148,7 +156,7 @@ def read_records(roots: Sequence[Path]) -> Records:
             runs.append(read_run(folder))
         except UnreadableRecord as error:
             set_aside(folder, str(error))
-    trained = sorted((r for r in runs if r.trained), key=lambda r: (r.started, str(r.folder)))
+    trained = sorted((run for run in runs if _trains(run.config)), key=lambda run: run.started)
     if not trained:
         reasons = "".join(f"; unreadable: {place}" for place in unreadable)
         raise UserError(
@@ -185,48 +193,34 @@ def read_run(folder: Path) -> Run:
     version of this program, or of another one.
     """
     try:
-        files = {name: _load(folder / f"{name}.json") for name in ("run", "config", "info")}
-        reasons = list(_mistyped(files))
-        if reasons:
-            raise UnreadableRecord("; ".join(reasons))
-        run, config, info = files.values()
-        settings = comparable_settings(config)
+        files = {name: _load(folder / f"{name}.json") for name in TYPES}
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from error
+    if mistyped := "; ".join(_mistyped(files)):
+        raise UnreadableRecord(mistyped)
+    run, config, info = files.values()
+    missing = [f"{name}.json: {k}" for name in NEEDED for k in NEEDED[name] if k not in files[name]]
     finished = run.get("status") == "COMPLETED"
-    trained = not config.get("evaluate") and not get(config, "collect.n_episodes")
-    missing = [
-        f"{name}.json: {key}" for name, keys in NEEDED.items() for key in keys
-        if key not in files[name]
-    ]  # fmt: skip
-    if finished and trained:
+    if finished and _trains(config):
         missing += [f"run.json: {key}" for key in _missing_of(run.get("result"))]
     if missing:
         raise UserError(
             f"{folder}: a record of another version of this program, or of another one: expected "
             f"and not found: {', '.join(missing)}. Move that folder away, or name another one"
         )
-    result = run["result"] if finished and isinstance(run.get("result"), dict) else {}
-    final = result.get("final", {})
-    # Records of before November 2026 have Sacred's reference to `final` as the last test.
-    tests = [*result.get("tests", [])[:-1], final] if final else []
-    host = run.get("host") or {}
+    result = (run.get("result") or {}) if finished else {}
+    final, host = result.get("final", {}), run.get("host") or {}
     return Run(
         folder=folder,
         status=run["status"],
-        algorithm=config["name"],
-        environment=config["env"],
-        map_name=config["map_name"],
-        quality=config.get("quality"),
-        seed=config["seed"],
         config=config,
-        settings=settings,
         started=run.get("start_time") or "",
         updates=result.get("updates", 0),
         t_env=result.get("t_env", 0),
         final=final,
-        tests=tests,
-        raw={k: v for k, v in result.items() if k not in FACTS and _is_list_of_numbers(v)},
+        # Records of before November 2026 have Sacred's reference to `final` as the last test.
+        tests=[*result.get("tests", [])[:-1], final] if final else [],
+        raw={k: v for k, v in result.items() if isinstance(v, list) and all(map(is_number, v))},
         dataset=result.get("dataset", {}),
         simulator=result.get("simulator"),
         hours=_seconds(run) / 3600,
@@ -236,6 +230,11 @@ def read_run(folder: Path) -> Run:
         f"{os.cpu_count()} cores",
         versions=info.get("versions") or {},
     )
+
+
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Whether it is the configuration of a training run, not of an evaluation or a collection."""
+    return not config.get("evaluate") and not get(config, "collect.n_episodes")
 
 
 def _load(path: Path) -> Any:
@@ -270,14 +269,7 @@ def _missing_of(result: Any) -> list[str]:
 
 def is_number(value: Any) -> bool:
     """Whether it is one to compute with: finite, and no larger than a float can be."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _is_list_of_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(is_number(x) or isinstance(x, bool) for x in value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _seconds(run: Mapping[str, Any]) -> float:
@@ -315,7 +307,7 @@ def finished_run(home: Path) -> Run | None:
         if not chain[-1].config.get("resume"):
             break
         chain.append(run)
-    hours = sum(run.hours for run in chain)
+    hours = round(sum(run.hours for run in chain), 4)  # as tables' files have it
     model = newest_checkpoint(home)
     return replace(finished[-1], hours=hours, sessions=len(chain), model_folder=model)
 
@@ -387,13 +379,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "git_commit": run.commit,
         "command": public_command(run.command),
         "config": public_config(run.config),
-        "dataset": run.dataset,
-        "updates": run.updates,
-        "t_env": run.t_env,
-        "hours": round(run.hours, 4),
-        "sessions": run.sessions,
-        "machine": run.machine,
-        "versions": run.versions,
+        **{name: getattr(run, name) for name in PUBLISHED},
     }
 
 
@@ -402,29 +388,13 @@ def from_provenance(record: Mapping[str, Any], source: Path) -> Run:
 
     KeyError for what the record lacks.
     """
-    config = record["config"]
     return Run(
         folder=source,
         status="COMPLETED",
-        algorithm=config["name"],
-        environment=config["env"],
-        map_name=config["map_name"],
-        quality=config.get("quality"),
-        seed=record["seed"],
-        config=config,
-        settings=comparable_settings(config),
-        updates=record["updates"],
-        t_env=record["t_env"],
-        final=record["final"],
-        tests=record.get("tests", []),
-        raw=record["raw"],
-        dataset=record["dataset"],
-        hours=record["hours"],
-        sessions=record["sessions"],
         command=record["command"].split()[1:],
         commit=record["git_commit"],
-        machine=record["machine"],
-        versions=record["versions"],
+        tests=record.get("tests", []),  # tables of before November 2026 have none
+        **{name: record[name] for name in ("config", "final", "raw", *PUBLISHED)},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from statistics import NormalDist  # the standard library's, not this module
 
 import numpy as np
 from scipy import stats
@@ -43,14 +44,14 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share: right at 0 and 1 too, where the normal one has no width.
 
-    By hand, since scipy's (`binomtest`) takes whole numbers of successes alone.
+    By hand: scipy's (`binomtest`) takes whole numbers of successes alone.
 
     >>> [round(x, 3) for x in wilson(8, 10)]
     [0.49, 0.943]
     """
     if n <= 0:
         raise ValueError("wilson's interval needs at least one trial")
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

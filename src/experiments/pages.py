@@ -1,0 +1,412 @@
+"""A report's files: Markdown, CSV, figures (PNG, PDF), and marl-eval's JSON."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from inspo.experiments.aggregates import STATISTICS, Aggregates, Band, Interval
+from inspo.experiments.comparison import Entry
+from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, plt
+from inspo.experiments.records import Records, Run
+from inspo.experiments.selection import Selection, episodes_of, short_name, untested
+from inspo.experiments.statistics import bootstrap
+from inspo.experiments.tables import (
+    NONE,
+    fixed,
+    interval,
+    markdown_table,
+    mean_pm_std,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+from inspo.utils.errors import UserError
+
+Bands = Mapping[str, Mapping[str, Band]]  # task -> method -> learning curve
+# What only some reports have.
+OPTIONAL_FILES = (
+    "aggregates.csv", "marl_eval.json",
+    "learning_curves.png", "learning_curves.pdf",
+    "performance_profiles.png", "performance_profiles.pdf",
+)  # fmt: skip
+TEXT_AS_IT_IS = {"text.parse_math": False}  # titles and methods may hold dollars
+
+
+def write_report(
+    out: Path,
+    title: str,
+    roots: Sequence[Path],
+    records: Records,
+    selection: Selection,
+    aggregates: Aggregates,
+    bands: Bands,
+    digits: int,
+) -> list[Path]:
+    """All files of a report into the folder `out`; returns them, the Markdown first."""
+    paths = [
+        write_csv(out / "runs.csv", run_rows(records, selection)),
+        write_csv(out / "cells.csv", cell_rows(selection)),
+        write_csv(out / "curves.csv", curve_rows(bands)),
+    ]
+    pictures = draw_curves(out / "learning_curves", title, selection, bands)
+    if aggregates.scores:
+        paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
+        paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
+        pictures += draw_profiles(out / "performance_profiles", title, selection, aggregates)
+    for name in OPTIONAL_FILES:  # what an earlier report of other runs left in the folder
+        if out / name not in {*paths, *pictures}:
+            try:
+                (out / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot remove {out / name}, which is not of this report's runs: "
+                    f"{error.strerror}. Remove it yourself, or name another folder with --out"
+                ) from error
+    page = markdown(title, roots, records, selection, aggregates, digits, pictures)
+    return [write_text(out / "report.md", page), *paths, *pictures]
+
+
+# --------------------------------------------------------------------------------------------------
+# Markdown
+
+
+def markdown(
+    title: str,
+    roots: Sequence[Path],
+    records: Records,
+    selection: Selection,
+    aggregates: Aggregates,
+    digits: int,
+    pictures: Sequence[Path],
+) -> str:
+    counted = selection.runs[selection.runs.reason == ""]
+    names = sorted({str(commit)[:10] for commit in counted.commit})
+    commits = f"Commits: {', '.join(f'`{name}`' for name in names)}." if names else ""
+    further = (
+        " [aggregates.csv](aggregates.csv): the tables above and the profiles. "
+        "[marl_eval.json](marl_eval.json): the aggregated runs in marl-eval's format; as it "
+        "wants equally many tests of every run, the surplus ones are left out there, evenly."
+    )
+    parts = [
+        f"# {title}",
+        f"`{selection.metric}` of the final test: {len(counted)} of {len(selection.runs)} training "
+        f"runs under {', '.join(f'`{root.name}`' for root in roots)} count, the last checkpoint of "
+        f"each, never the best. {commits}",
+        main_table(selection, digits),
+        "Mean ± standard deviation (n − 1) over seeds. Bold: the best mean of the task. An "
+        "asterisk: Welch's t-test at 5 % finds no difference from the best. Compared are cells "
+        "with all of their task's seeds, or as many as --min-seeds asks for, and at least two: one "
+        "seed cannot be tested, and where a cell has only one, bold is the best of the others.",
+        attention(selection, records),
+        "## Aggregates over tasks",
+        *aggregate_parts(aggregates),
+        "## Figures",
+        "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
+        "Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves; none for one "
+        "seed), of the share of runs (performance profiles).",
+        "## Files",
+        "[runs.csv](runs.csv): every run, and whether it counts. [cells.csv](cells.csv): every "
+        "mean. [curves.csv](curves.csv): the learning curves."
+        + (further if aggregates.scores else ""),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_table(selection: Selection, digits: int) -> str:
+    """Methods down, tasks across."""
+    tasks = [data.key for data in selection.tasks]
+    lines = [
+        [m.key, *(cell_text(selection.entries.get((m.key, task)), digits) for task in tasks)]
+        for m in selection.methods
+    ]
+    return markdown_table(["", *tasks], lines)
+
+
+def cell_text(entry: Entry | None, digits: int) -> str:
+    if entry is None:
+        return NONE
+    if entry.unequal:
+        return "unequal runs"
+    if not entry.values:
+        return "no result"
+    text = mean_pm_std(entry.mean, entry.std, digits)
+    if entry.best:
+        text = f"**{text}**"
+    elif entry.as_good:
+        text += "\\*"
+    remarks = []
+    if entry.missing or not entry.complete:
+        n = len(entry.values)
+        remarks.append(f"{n} of {n + len(entry.missing)} seeds")
+    if untested(entry):
+        remarks.append("not tested: one seed")
+    return text + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def attention(selection: Selection, records: Records) -> str:
+    """All that is incomplete or unequal."""
+    notes = list(selection.notes)
+    if records.others:
+        notes.append(f"{records.others} records are evaluations or collections, not training")
+    if not notes:
+        return "All runs are finished, of one configuration a cell, and with the same seeds."
+    return "## Incomplete or unequal\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def aggregate_parts(aggregates: Aggregates) -> list[str]:
+    parts = ["\n".join(f"- {note}" for note in aggregates.notes)]
+    if not aggregates.scores:
+        return parts
+    methods = list(aggregates.scores)
+    scale = "as they are"
+    if aggregates.limits:
+        limits = ", ".join(f"{task} {interval(*ends)}" for task, ends in aggregates.limits.items())
+        scale = f"scaled to 0 and 1 between the worst and the best run of each task ({limits})"
+    names = [name for name in STATISTICS if name in aggregates.table[methods[0]]]
+    parts += [
+        f"{len(aggregates.scores[methods[0]])} runs a task on {', '.join(aggregates.tasks)}; "
+        f"scores {scale}. In brackets 95 % stratified bootstrap intervals (rliable).",
+        markdown_table(
+            ["", *names],
+            [[m, *(estimate(aggregates.table[m][name]) for name in names)] for m in methods],
+        ),
+    ]
+    if aggregates.improvement:
+        pairs = aggregates.improvement
+        parts += [
+            "Probability of improvement: that a run of the row is better than one of the column, "
+            "on the same task.",
+            markdown_table(
+                ["", *methods],
+                [
+                    [a, *(NONE if a == b else estimate(pairs[a, b]) for b in methods)]
+                    for a in methods
+                ],
+            ),
+        ]
+    return parts
+
+
+def estimate(values: Interval, digits: int = 3) -> str:
+    return f"{fixed(values[0], digits)} {interval(values[1], values[2], digits)}"
+
+
+# --------------------------------------------------------------------------------------------------
+# CSV
+
+
+def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
+    table, metric = selection.runs, selection.metric
+    return [
+        {
+            "method": method,
+            "task": task,
+            "seed": run.seed,
+            "counts": reason or "yes",
+            metric: run.final.get(metric, ""),
+            "test_episodes": len(run.raw.get("returns", [])) or "",
+            "status": run.status,
+            "updates": run.updates if run.finished else "",
+            "t_env": run.t_env if run.finished else "",
+            "t_max": run.config["t_max"],
+            "commit": run.commit,
+            "dataset_hash": run.dataset.get("hash"),
+            "record": records.place(run),
+        }
+        for run, method, task, reason in zip(table.run, table.method, table.task, table.reason)
+    ]
+
+
+def cell_rows(selection: Selection) -> list[dict[str, Any]]:
+    lines = []
+    for data in selection.tasks:
+        for entry in selection.column(data):
+            values = list(entry.values.values())
+            known = entry.averaged and len(values) > 1
+            low, high = bootstrap(values) if known else ("", "")
+            lines.append(
+                {
+                    "task": data.key,
+                    "method": entry.method.key,
+                    "metric": selection.metric,
+                    "seeds": " ".join(map(str, entry.values)),
+                    "missing_seeds": " ".join(map(str, entry.missing)),
+                    "mean": _number(entry.mean),
+                    "std": _number(entry.std),
+                    "low": low,
+                    "high": high,
+                    "best": entry.best,
+                    "welch_p": _number(entry.p),
+                    "unequal": entry.unequal,
+                }
+            )
+    return lines
+
+
+def _number(value: float) -> float | str:
+    return "" if math.isnan(value) else float(value)
+
+
+def curve_rows(bands: Bands) -> list[dict[str, Any]]:
+    return [
+        {"task": task, "method": method, "updates": round(float(u), 1), "mean": float(m),
+         "low": _number(low), "high": _number(high)}
+        for task, of_task in bands.items()
+        for method, band in of_task.items()
+        for u, m, low, high in zip(band.updates, band.mean, band.low, band.high)
+    ]  # fmt: skip
+
+
+def aggregate_rows(aggregates: Aggregates) -> list[dict[str, Any]]:
+    keys = ("what", "method", "against", "threshold", "estimate", "low", "high")
+    lines: list[tuple[Any, ...]] = [
+        (name, method, "", "", *values)
+        for method, statistics in aggregates.table.items()
+        for name, values in statistics.items()
+    ]
+    lines += [
+        ("probability of improvement", a, b, "", *values)
+        for (a, b), values in aggregates.improvement.items()
+    ]
+    lines += [
+        ("performance profile", method, "", round(float(t), 6), float(p), float(low), float(high))
+        for method, (profile, band) in aggregates.profiles.items()
+        for t, p, low, high in zip(aggregates.thresholds, profile, *band)
+    ]
+    return [dict(zip(keys, line)) for line in lines]
+
+
+# --------------------------------------------------------------------------------------------------
+# marl-eval
+
+
+def marl_eval(selection: Selection, aggregates: Aggregates) -> dict[str, Any]:
+    """environment -> task -> method -> seed -> steps, of the methods and tasks aggregated.
+
+    Its tools refuse runs with different numbers of tests, so every run of an environment has as
+    many as the one with the fewest: evenly chosen, first and last among them.
+    """
+    count = len(next(iter(aggregates.scores.values())))
+    chosen = {
+        (task, method): list(selection.entries[method, task].runs.values())[:count]
+        for task in aggregates.tasks
+        for method in aggregates.scores
+    }
+    lengths = [(run.environment, len(run.tests)) for runs in chosen.values() for run in runs]
+    fewest = dict(sorted(lengths, reverse=True))
+    content: dict[str, Any] = {}
+    for (task, method), runs in chosen.items():
+        environment = runs[0].environment
+        of_task = content.setdefault(environment, {}).setdefault(task, {})
+        n_steps = fewest[environment]
+        of_task[method] = {f"seed_{run.seed}": marl_eval_run(run, n_steps) for run in runs}
+    return content
+
+
+def marl_eval_run(run: Run, n_steps: int) -> dict[str, Any]:
+    """`step_K` with the means of a test, then `absolute_metrics` with the final one's episodes."""
+    metrics = [  # what every test of the run has, deviations left out
+        key
+        for key in run.final
+        if key.startswith("test_")
+        and not key.endswith("_std")
+        and all(key in test for test in run.tests)
+    ]
+    places = np.linspace(0, len(run.tests) - 1, n_steps).round().astype(int)
+    steps: dict[str, Any] = {}
+    for number, test in enumerate(run.tests[place] for place in places):
+        steps[f"step_{number}"] = {"step_count": int(test["t_env"])} | {
+            short_name(key): [test[key]] for key in metrics
+        }
+    steps["absolute_metrics"] = {
+        short_name(key): episodes_of(run, key) or [run.final[key]] for key in metrics
+    }
+    return steps
+
+
+# --------------------------------------------------------------------------------------------------
+# Figures
+
+
+def draw_curves(stem: Path, title: str, selection: Selection, bands: Bands) -> list[Path]:
+    """A panel for each task, three in a row."""
+    if not bands:
+        return []
+    scale, unit = (100.0, "%") if selection.share else (1.0, "")
+    name = short_name(selection.metric).replace("_", " ")
+    across = min(3, len(bands))
+    down = math.ceil(len(bands) / across)
+    with plt.rc_context(STYLE | TEXT_AS_IT_IS):
+        figure, axes = plt.subplots(
+            down, across, figsize=(4.6 * across + 1, 3.5 * down + 0.8), squeeze=False
+        )
+        handles: dict[str, Any] = {}
+        for ax in axes.flat[len(bands) :]:
+            ax.set_axis_off()
+        for ax, (task, of_task) in zip(axes.flat, bands.items()):
+            for method, band in of_task.items():
+                ink = shade(selection, method)
+                (line,) = ax.plot(band.updates, band.mean * scale, **ink)
+                ax.fill_between(
+                    band.updates, band.low * scale, band.high * scale, color=ink["color"],
+                    alpha=0.18, lw=0,
+                )  # fmt: skip
+                handles.setdefault(method, line)
+            ax.set_title(task)
+            ax.set_xlabel("gradient updates")
+            ax.set_ylabel(f"{name} {unit}".strip())
+            ax.set_xlim(left=0)
+            if selection.share:
+                ax.set_ylim(-2, 102)
+        return finish(figure, stem, title, handles)
+
+
+def draw_profiles(
+    stem: Path, title: str, selection: Selection, aggregates: Aggregates
+) -> list[Path]:
+    with plt.rc_context(STYLE | TEXT_AS_IT_IS):
+        figure, ax = plt.subplots(figsize=(6.6, 4.4))
+        handles = {}
+        x = aggregates.thresholds
+        for method, (profile, (low, high)) in aggregates.profiles.items():
+            ink = shade(selection, method)
+            (handles[method],) = ax.plot(x, profile, drawstyle="steps", **ink)
+            ax.fill_between(x, low, high, color=ink["color"], alpha=0.18, lw=0, step="pre")
+        ax.set_xlabel("score" + (" (scaled by task)" if aggregates.limits else ""))
+        ax.set_ylabel("share of runs above it")
+        ax.set_ylim(-0.02, 1.02)
+        return finish(figure, stem, f"{title}: performance profiles", handles)
+
+
+def shade(selection: Selection, method: str) -> dict[str, Any]:
+    """A method's colour is its algorithm's; several of one algorithm differ by their dashes."""
+    algorithms = {m.key: m.algorithm for m in selection.methods}
+    siblings = [key for key, name in algorithms.items() if name == algorithms[method]]
+    dashes = ["-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2))]
+    return {
+        "color": colour(algorithms[method]),
+        "ls": dashes[siblings.index(method) % len(dashes)],
+        "zorder": 3 if algorithms[method] == "inspo" else 2,
+    }
+
+
+def finish(figure: Figure, stem: Path, title: str, handles: Mapping[str, Any]) -> list[Path]:
+    """Title and legend, then the figure as PNG and PDF, each in one move."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower left", ncols=4, labelcolor=MUTED
+    )
+    paths = []
+    # Without programs' names and dates: the same numbers give the same files.
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, facecolor="white", metadata=metadata)
+        paths.append(write_bytes(stem.with_suffix(f".{kind}"), out.getvalue()))
+    plt.close(figure)
+    return paths
