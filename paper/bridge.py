@@ -43,7 +43,7 @@ class Crossing:
         }
 
 
-def write_bridge(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """Take seeds in turn, run them if they are missing, until both orders have been seen; draw."""
     quality = (options.qualities or ["optimal"])[0]
     table = with_further(read_table("table3", options.seeds), options)

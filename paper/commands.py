@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from importlib import import_module
 
 from inspo.utils.errors import ConfigError
 
-from paper.bridge import write_bridge
-from paper.figure3 import write_figure3
-from paper.figure5 import write_figure5
-from paper.main_job import main_job
 from paper.options import Options
-from paper.paths import write_paths
-from paper.starcraft import write_starcraft_table
-from paper.tables import write_paper_table
-from paper.timing import write_table7
 
-Command = Callable[[Options], bool]  # whether everything is finished
-
-
-def everything(options: Options) -> bool:
-    """All of the paper's games, then SMAX. Goes on to the next command where runs failed."""
-    names = ("table1", "table2", "table3", "figure3", "figure5", "paths", "bridge", "smax")
-    return all([COMMANDS[name][0](options) for name in names])
-
-
-# name -> what it does, its line in --help
-COMMANDS: dict[str, tuple[Command, str]] = {
-    "main_job": (main_job, "InSPO and BC on SMAX 2s3z medium, one seed; ./run.sh does this"),
-    "table1": (partial(write_paper_table, "table1"), "XOR (a), (b), (c), 5 seeds"),
-    "table2": (partial(write_paper_table, "table2"), "M-NE balanced, imbalanced, 5 seeds"),
-    "table3": (partial(write_paper_table, "table3"), "Bridge optimal, mixed, 5 seeds"),
-    "table4": (
-        partial(write_starcraft_table, 4),
-        "StarCraft II, all offline algorithms, 5 seeds; SMAX: 3",
-    ),
-    "table5": (partial(write_starcraft_table, 5), "InSPO with fixed α and with tuned α, there"),
-    "table6": (partial(write_starcraft_table, 6), "InSPO by the order of the agents, there"),
-    "table7": (write_table7, "training time of CFCQL and InSPO, there"),
-    "smax": (partial(write_starcraft_table, 4, on="smax"), "the same as table4 --on smax"),
-    "figure3": (write_figure3, "the final joint policies on XOR (b), all methods"),
-    "figure5": (write_figure5, "the ablations: without entropy, without sequential updates"),
-    "paths": (write_paths, "pictures: the joint policy over training, closed form and network"),
+# name -> the module whose `reproduce(options)` makes it, its line in --help
+COMMANDS = {
+    "main_job": ("main_job", "InSPO and BC on SMAX 2s3z medium, one seed; ./run.sh does this"),
+    "table1": ("tables", "XOR (a), (b), (c), 5 seeds"),
+    "table2": ("tables", "M-NE balanced, imbalanced, 5 seeds"),
+    "table3": ("tables", "Bridge optimal, mixed, 5 seeds"),
+    "table4": ("starcraft", "StarCraft II, all offline algorithms, 5 seeds; SMAX: 3"),
+    "table5": ("starcraft", "InSPO with fixed α and with tuned α, there"),
+    "table6": ("starcraft", "InSPO by the order of the agents, there"),
+    "table7": ("timing", "training time of CFCQL and InSPO, there"),
+    "smax": ("starcraft", "the same as table4 --on smax"),
+    "figure3": ("figure3", "the final joint policies on XOR (b), all methods"),
+    "figure5": ("figure5", "the ablations: without entropy, without sequential updates"),
+    "paths": ("paths", "pictures: the joint policy over training, closed form and network"),
     "bridge": (
-        write_bridge,
+        "bridge",
         "pictures: a GIF of the policy learnt on Bridge, both orders of crossing",
     ),
-    "all": (everything, "tables 1 to 3, figures 3, 5, paths, bridge, and smax at the end"),
+    "all": ("commands", "tables 1 to 3, figures 3, 5, paths, bridge, and smax at the end"),
 }
+ALL = ("table1", "table2", "table3", "figure3", "figure5", "paths", "bridge", "smax")
 # The options that are not for every command.
 OWN_OPTIONS = {
     "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
@@ -57,6 +38,17 @@ OWN_OPTIONS = {
     "fill": ("table1", "table2", "table3", "table4", "table5", "table6", "smax", "figure3"),
 }
 WITH_OWN_ALGORITHMS = ("figure5", "paths", "all", "table5", "table6", "table7")
+
+
+def run_command(options: Options) -> bool:
+    """Run what is missing of a table or figure, then write it; whether nothing failed."""
+    # Imported here: --help need not wait for pandas and the like.
+    return import_module(f"paper.{COMMANDS[options.command][0]}").reproduce(options)
+
+
+def reproduce(options: Options) -> bool:
+    """The command `all`: it goes on to the next one where runs failed."""
+    return all([run_command(replace(options, command=name)) for name in ALL])
 
 
 def check_belongs(command: str, option: str) -> None:

@@ -19,7 +19,7 @@ from paper.tables import run_table, with_further
 Joint = Sequence[Sequence[float]]  # [A_1][A_2]
 
 
-def write_figure3(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """Run what is missing of Figure 3, and write it; whether nothing failed."""
     table = with_further(read_table("figure3", options.seeds), options)
     picture = partial(draw_figure3, read_file("figure3")["joint_policies"])

@@ -67,7 +67,7 @@ class Ablation:
         return value > optimum - 0.05 * abs(optimum)
 
     def endings(self, config: Mapping[str, Any]) -> dict[str, Ending]:
-        """Where the closed form ends in each condition that has one, as `config` has alpha, beta."""
+        """Where the closed form ends, by condition, with the temperatures of `config`."""
         quality = self.comparison.datasets[0].overrides["quality"]
         ends = {}
         for key, method in self.content["methods"].items():
@@ -86,7 +86,7 @@ def ablations(seeds: int | None = None) -> list[Ablation]:
     return [Ablation(comparison_of("figure5", part, seeds), part) for part in parts]
 
 
-def write_figure5(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """Run what is missing of Figure 5, and write it; whether nothing failed."""
     parts = ablations(options.seeds)
     folder, stem = options.results / "runs" / "paper", options.results / "paper" / "figure5"
@@ -136,9 +136,7 @@ def write_files(
     ]
 
 
-def ablation_table(
-    part: Ablation, endings: Mapping[str, Ending], entries: Sequence[Entry]
-) -> str:
+def ablation_table(part: Ablation, endings: Mapping[str, Ending], entries: Sequence[Entry]) -> str:
     """The conditions of one ablation: closed form, networks, how many reach the optimum."""
     rows = []
     for entry in entries:

@@ -26,7 +26,7 @@ MAP = "2s3z"
 CURVE = {"test_nepisode": 96}
 
 
-def main_job(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """InSPO and BC on SMAX 2s3z medium, one seed each; whether all runs are finished."""
     folder = options.results / "main_job"
     quality = (options.qualities or ["medium"])[0]
@@ -157,9 +157,7 @@ class Curve:
     final: tuple[float, tuple[float, float]]
 
 
-def draw_curve(
-    path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping[str, Any]
-) -> Path:
+def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping[str, Any]) -> Path:
     """Win rate and return over updates, with the final tests as points at the end of the lines."""
     from inspo.experiments.plots import MUTED, STYLE, plt, save  # the help need not wait for it
 
@@ -187,8 +185,9 @@ def draw_curve(
         title = f"Offline on SMAX {MAP}, {quality} data"
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         figure.supxlabel(
-            f"Greedy tests of {first.config['test_nepisode']} episodes along the way; points: last "
-            f"checkpoint, {len(first.raw['returns'])} episodes, 95 % intervals (Wilson; bootstrap).",
+            f"Greedy tests of {first.config['test_nepisode']} episodes along the way; points: "
+            f"last checkpoint, {len(first.raw['returns'])} episodes, 95 % intervals (Wilson; "
+            "bootstrap).",
             x=0.01, ha="left", fontsize=8, color=MUTED,
         )  # fmt: skip
         return save(figure, path)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from inspo.experiments.cells import Cell, is_offline
-from inspo.experiments.gridfile import TAKEN
 from inspo.utils.config import has, names, parse_value
 from inspo.utils.errors import ConfigError, nearest
 from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
+
+if TYPE_CHECKING:  # --help need not wait for pandas
+    from inspo.experiments.cells import Cell
 
 K = TypeVar("K")
 
@@ -20,6 +21,7 @@ K = TypeVar("K")
 class Options:
     """The options of the command line. None: the command's own default."""
 
+    command: str
     algorithms: list[str] | None = None
     seeds: int | None = None
     jobs: int | None = None
@@ -50,6 +52,8 @@ def changed(cells: Mapping[K, Cell], changes: Mapping[str, Any]) -> dict[K, Cell
 
     ConfigError for a key that no cell has, and for one that tells the cells apart.
     """
+    from inspo.experiments.gridfile import TAKEN
+
     result = dict(cells)
     for key, value in changes.items():
         if key in TAKEN:
@@ -68,6 +72,8 @@ def check_algorithms(requested: Sequence[str], methods: Iterable[str] = ()) -> l
 
     methods: rows of the table, which may be named too although they are no algorithms (`control`).
     """
+    from inspo.experiments.cells import is_offline
+
     registered = names("algs", CONFIG_DIR)
     offline = [name for name in registered if is_offline(name)]
     known = list(dict.fromkeys([*offline, *methods]))

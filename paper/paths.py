@@ -32,7 +32,7 @@ class PolicyPath:
     betas: np.ndarray
 
 
-def write_paths(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """Run InSPO on three games, one seed, and draw; whether nothing failed."""
     folder = options.results / "runs" / "paper"
     cells = {}

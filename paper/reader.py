@@ -2,14 +2,14 @@
 
 A file has the fields of `Comparison` (title, caption, metric, unit, digits, share, ...), and
 
-    environment: matrix_offline    # of src/config/envs
+    environment: matrix_offline    # of src/config/envs/
     overrides: {test_nepisode: 32} # keys of every run
     seeds: 5                       # seeds 0 to 4 (default: 5)
     runs: paper                    # the runs are in results/runs/paper (default: paper)
     files: paper                   # the table's files are in results/paper (default: paper)
     datasets:                      # in place of them: maps and qualities; or `grid`, a grid file
       xor_a: {label: (a), map_name: xor, quality: a, data_mean: 0.5}
-    algorithm: inspo               # of the methods that do not say theirs (default: the method's key)
+    algorithm: inspo               # of methods that do not name theirs (default: their key)
     methods:
       bc:
       variant: {label: ..., overrides: {...}, only: [xor_a], deviation: a footnote}
@@ -94,7 +94,8 @@ def read_grid_table(name: str, on: str, seeds: int | None, map_name: str | None 
     content = content | _parts_of_grid(grid, content["label"])
     content |= {k: content.get(k, name).format(**words) for k in ("name", "title")}
     comparison = comparison_of(content["name"], content)
-    cells = {(p.data, p.method, p.seed): cell for cell in grid.cells for p in [grid.places[cell.id]]}
+    places = [grid.places[cell.id] for cell in grid.cells]
+    cells = {(p.data, p.method, p.seed): cell for p, cell in zip(places, grid.cells)}
     return _table(content, comparison, cells)
 
 
@@ -182,10 +183,7 @@ def _parts_of_grid(grid: Grid, label_of_data: str) -> dict[str, Any]:
     """Datasets, methods and seeds of a grid file, as a table's file would have them."""
     places = [grid.places[cell.id] for cell in grid.cells]
     algorithms = {p.method: cell.algorithm for cell, p in zip(grid.cells, places)}
-    datasets = {
-        p.data: {"label": label_of_data.format(**vars(p)), "map_name": p.map_name, "quality": p.quality}
-        for p in places
-    }
+    datasets = {p.data: vars(p) | {"label": label_of_data.format(**vars(p))} for p in places}
     methods = {}
     for method in sorted(algorithms, key=lambda method: _rank(method, algorithms[method])):
         own = list(dict.fromkeys(p.data for p in places if p.method == method))

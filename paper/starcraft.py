@@ -24,10 +24,10 @@ from paper.tables import run_table
 GAME = "StarCraft II"
 
 
-def write_starcraft_table(number: int, options: Options, on: str | None = None) -> bool:
-    """Table 4, 5 or 6. on: the simulator, where the command has no choice."""
-    on = on or options.on
-    tables = starcraft_tables(number, on, options)
+def reproduce(options: Options) -> bool:
+    """Run what is missing of table4, table5, table6 or smax, and write it; whether none failed."""
+    on = "smax" if options.command == "smax" else options.on
+    tables = starcraft_tables(options.command, on, options)
     datasets = [data for table in tables for data in table.comparison.datasets]
     check_qualities(options.qualities, (data.overrides["quality"] for data in datasets))
     chosen = {
@@ -44,17 +44,18 @@ def write_starcraft_table(number: int, options: Options, on: str | None = None) 
     return all([run_table(table, options, chosen, prepare, accept) for table in tables])
 
 
-def starcraft_tables(number: int, on: str, options: Options) -> list[Table]:
+def starcraft_tables(name: str, on: str, options: Options) -> list[Table]:
     """The tables of a command: one, but for Table 4 on SMAX, which has one for each map."""
     simulator(on)  # an unknown one is an error of --on
-    by_map = number == 4 and not is_the_game(on)
-    name = "smax" if by_map else f"table{number}"
+    if name == "table4" and not is_the_game(on):
+        name = "smax"
     maps = maps_of(name, on)
-    check_maps(f"Table {number}", on, options.maps, maps)
-    if by_map:
+    title = "Table 4" if name == "smax" else name.replace("table", "Table ")
+    check_maps(title, on, options.maps, maps)
+    if name == "smax":
         chosen = [m for m in maps if options.maps is None or m in options.maps]
         return [read_grid_table(name, on, options.seeds, map_name) for map_name in chosen]
-    if number == 4:
+    if name == "table4":
         return [read_grid_table(name, on, options.seeds)]
     return [read_table(name, options.seeds, on)]
 

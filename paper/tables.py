@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inspo.experiments.campaign import CampaignReport, OnFinished, run_cells
-from inspo.experiments.cells import Cell
+from inspo.experiments.cells import Cell, is_offline
 from inspo.experiments.comparison import (
     Comparison,
     Method,
@@ -25,15 +25,15 @@ from inspo.experiments.records import Run
 from inspo.utils.config import names
 from inspo.utils.paths import CONFIG_DIR
 
-from paper.options import Options, changed, check_algorithms, is_offline
+from paper.options import Options, changed, check_algorithms
 from paper.reader import Table, label, read_table
 
 Check = Callable[[Iterable[Run]], None]
 
 
-def write_paper_table(name: str, options: Options) -> bool:
-    """Tables 1 to 3: the methods of the file, and further algorithms."""
-    return run_table(with_further(read_table(name, options.seeds), options), options)
+def reproduce(options: Options) -> bool:
+    """Run what is missing of Table 1, 2 or 3, and write it; whether nothing failed."""
+    return run_table(with_further(read_table(options.command, options.seeds), options), options)
 
 
 def with_further(table: Table, options: Options) -> Table:
@@ -51,9 +51,7 @@ def with_further(table: Table, options: Options) -> Table:
     if not further:
         return table
     place = max(i for i, method in enumerate(methods) if method.key == method.algorithm) + 1
-    comparison = replace(
-        table.comparison, methods=[*methods[:place], *further, *methods[place:]]
-    )
+    comparison = replace(table.comparison, methods=[*methods[:place], *further, *methods[place:]])
     return replace(table, comparison=comparison, cells=cells_of(comparison))
 
 

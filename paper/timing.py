@@ -29,7 +29,7 @@ from paper.starcraft import check_tested_in_the_game, is_the_game, prepare_starc
 from paper.tables import failures, run_missing
 
 
-def write_table7(options: Options) -> bool:
+def reproduce(options: Options) -> bool:
     """Run what is missing of Table 7, and write it; whether nothing failed."""
     on = options.on
     simulator(on)  # an unknown one is an error of --on
@@ -54,7 +54,9 @@ def write_table7(options: Options) -> bool:
 
 def timed_cells(on: str, seeds: int | None, maps: Sequence[str]) -> dict[Key, Cell]:
     """(map, algorithm, seed) -> cell; in StarCraft II those of Table 4."""
-    comparison = comparison_of("table7", read_file("table7", on) | {"maps": maps, "paper": {}}, seeds)
+    comparison = comparison_of(
+        "table7", read_file("table7", on) | {"maps": maps, "paper": {}}, seeds
+    )
     map_of = {data.key: data.overrides["map_name"] for data in comparison.datasets}
     return {(map_of[key[0]], *key[1:]): cell for key, cell in cells_of(comparison).items()}
 
@@ -83,9 +85,7 @@ def training_hours(run: Run, steps: float) -> float:
     return steps * run.updates / run.t_env * seconds_per_update / 3600
 
 
-def write_times(
-    on: str, runs: Mapping[Key, Run], maps: Sequence[str], folder: Path
-) -> list[Path]:
+def write_times(on: str, runs: Mapping[Key, Run], maps: Sequence[str], folder: Path) -> list[Path]:
     """`table7.md`, `.csv`, `.json` of what is finished. runs: (map, algorithm, seed) -> run."""
     content = read_file("table7", on)
     comparison = comparison_of("table7", content | {"paper": {}})

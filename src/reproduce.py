@@ -14,7 +14,8 @@ if not __package__:  # run as a file of a checkout: src/ is the package inspo, p
 from inspo.experiments.pool import BACKENDS, check_options
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
-from paper.commands import COMMANDS, EPILOG, OWN_OPTIONS, Command, check_belongs
+
+from paper.commands import COMMANDS, EPILOG, OWN_OPTIONS, check_belongs, run_command
 from paper.options import Options, read_changes
 
 
@@ -48,9 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--results", type=Path, metavar="DIR", default=Options.results,
         help="where runs and tables go (default: results/)",
     )  # fmt: skip
-    add(
-        "--qualities", nargs="+", metavar="QUALITY", help=f"these alone; for {own['qualities']}"
-    )
+    add("--qualities", nargs="+", metavar="QUALITY", help=f"these alone; for {own['qualities']}")
     add("--maps", nargs="+", metavar="MAP", help=f"these alone; for {own['maps']}")
     add(
         "--on", metavar="sc2|smax",
@@ -74,14 +73,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> tuple[Command, Options]:
+def parse(argv: Sequence[str]) -> Options:
     given = make_parser().parse_args(argv)
     changes = read_changes(given.changes)
     for option in (*OWN_OPTIONS, "algs"):
         if getattr(given, option):
             check_belongs(given.command, option)
     check_options(given.backend, given.jobs, given.address, given.gpus)
-    return COMMANDS[given.command][0], Options(
+    return Options(
+        command=given.command,
         algorithms=given.algs,
         seeds=given.seeds,
         jobs=given.jobs,
@@ -99,12 +99,7 @@ def parse(argv: Sequence[str]) -> tuple[Command, Options]:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0; 1 if runs failed; 2: the user's error; 130, 143: stopped."""
-
-    def run_command() -> int:
-        command, options = parse(argv)
-        return 0 if command(options) else 1
-
-    return exit_status(run_command)
+    return exit_status(lambda: 0 if run_command(parse(argv)) else 1)
 
 
 if __name__ == "__main__":
