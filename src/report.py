@@ -97,7 +97,7 @@ def positive(text: str) -> int:
     return value
 
 
-def report(options: argparse.Namespace) -> list[Path]:
+def write_report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
     from inspo.experiments import pages  # it brings matplotlib; the help need not wait for it
     from inspo.experiments.aggregates import aggregate, curves_of
@@ -110,9 +110,8 @@ def report(options: argparse.Namespace) -> list[Path]:
     selection = select_runs(records, options.group_by, options.metric, options.min_seeds, digits)
     aggregates = aggregate(selection, options.normalise, options.reps)
     bands = curves_of(selection, options.reps)
-    paths = pages.write_report(
-        out, options.title, roots, records, selection, aggregates, bands, digits
-    )
+    report = pages.Report(options.title, roots, records, selection, aggregates, bands, digits)
+    paths = report.write(out)
     print(pages.main_table(selection, digits))
     print()
     print(pages.attention(selection, records))
@@ -123,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0; 2: the user's error; 130, 143: stopped."""
 
     def run_command() -> int:
-        paths = report(parse(argv))
+        paths = write_report(parse(argv))
         print("\nwritten:", *paths, sep="\n  ")
         return 0
 

@@ -3,157 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
-from inspo.evaluation.grid import Cell, GridReport, command_of, read_result, run_grid
-from inspo.evaluation.gridfile import FORMAT, Grid, read_grid, select
-from inspo.evaluation.jobs import BACKENDS, check_options, make_launcher
-from inspo.evaluation.preflight import check_algorithms, check_data, check_game
-from inspo.evaluation.tables import fixed, public_command, text_table, write_json
+from inspo.experiments.campaign import CampaignReport, run_cells
+from inspo.experiments.cells import check_algorithms, check_data, check_game
+from inspo.experiments.gridfile import FORMAT, read_grid, select_names
+from inspo.experiments.index import closing_table, entry_of, index_path, write_index
+from inspo.experiments.pool import BACKENDS, check_options, make_pool
+from inspo.experiments.records import public_command
+from inspo.experiments.tables import text_table
 from inspo.utils.config import expand_user
-from inspo.utils.errors import ConfigError, UserError, nearest
-from inspo.utils.interrupts import Interrupted, exit_status
+from inspo.utils.errors import ConfigError
+from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
-
-# Of the final test, in the closing table; what a simulator does not have is left out.
-SHOWN = {
-    "test_battle_won_mean": "win rate",
-    "test_return_mean": "return",
-    "test_expected_return": "expected return",
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says, checked."""
-
-    grid: Grid
-    only: list[str]
-    results: Path
-    show: str | None  # list | dry_run
-    backend: str
-    jobs: int | None
-    address: str | None
-    gpus: float
-
-
-def sweep(options: Options) -> bool:
-    """Run what is missing of the grid; whether all that was asked for is finished."""
-    grid, folder = options.grid, options.results / "runs" / options.grid.folder
-    asked = chosen(grid, options.only)
-    try:
-        check_algorithms(asked.cells)
-    except ConfigError as error:
-        raise ConfigError(f"{grid.path}: {error}") from None
-    if options.show == "dry_run":
-        for cell in asked.cells:
-            print(public_command(command_of(cell, folder)[2:]))
-        return True
-    if options.show == "list":
-        statuses = {cell.id: status(folder, cell, GridReport()) for cell in asked.cells}
-        print(text_table(["cell", "status"], [list(item) for item in statuses.items()]))
-        return True
-    if options.backend == "local":  # the nodes of a cluster are not ours to look at
-        check_game(asked.cells)
-    check_data(asked.cells)
-    print(f"{len(asked.cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
-    report = GridReport()
-    launcher = make_launcher(options.backend, options.jobs, options.address, options.gpus)
-    try:
-        run_grid(asked.cells, launcher, folder, title=grid.name, report=report)
-    except Interrupted:
-        write_index(grid, folder, report)
-        raise
-    finally:
-        launcher.close()
-    index = write_index(grid, folder, report)
-    print(closing_table(index))
-    print(f"index: {index_path(grid, folder)}")
-    failed = [report.failed[entry["cell"]] for entry in index if entry["status"] == "failed"]
-    for failure in failed:
-        print(f"failed: {failure.cell.id}, see {failure.log}", file=sys.stderr)
-    return not failed
-
-
-def chosen(grid: Grid, only: Sequence[str]) -> Grid:
-    """The cells whose name, or the beginning of it, fits one of the patterns; all without any."""
-    if not only:
-        return grid
-
-    def fits(cell: Cell, place: Any) -> bool:
-        return any(fnmatch.fnmatchcase(cell.id, p) or cell.id.startswith(f"{p}/") for p in only)
-
-    asked = select(grid, fits)
-    if not asked.cells:
-        known = [cell.id for cell in grid.cells]
-        raise ConfigError(
-            f"--only {' '.join(only)}: no cell of {grid.path} has such a name."
-            f"{nearest(only[0], known)} --list shows them all"
-        )
-    return asked
-
-
-# --------------------------------------------------------------------------------------------------
-# The index
-
-
-def status(folder: Path, cell: Cell, report: GridReport) -> str:
-    words = "started" if (folder / cell.id).exists() else "not started"
-    try:
-        if read_result(folder, cell) is not None:
-            return "finished"  # be it by another grid, after it failed here
-    except UserError:
-        words = "of another configuration"
-    return "failed" if cell.id in report.failed else words
-
-
-def index_path(grid: Grid, folder: Path) -> Path:
-    return folder / f"grid_{grid.name}.json"
-
-
-def write_index(grid: Grid, folder: Path, report: GridReport) -> list[dict[str, Any]]:
-    """`grid_{name}.json` beside the runs: every cell of the grid, how it stands, what came out."""
-    index = []
-    for cell in grid.cells:
-        entry = {"cell": cell.id, "status": status(folder, cell, report)}
-        entry |= {"command": public_command(cell.arguments())}
-        if entry["status"] == "failed":
-            entry |= {"error": report.failed[cell.id].words}
-        elif entry["status"] == "finished":
-            result = read_result(folder, cell)
-            entry |= {
-                "final": result.final,
-                "updates": result.updates,
-                "t_env": result.t_env,
-                "minutes": round(60 * result.hours, 2),
-                "git_commit": result.commit,
-                "record": str(result.run_folder.relative_to(folder)),
-            }
-        index.append(entry)
-    write_json(index_path(grid, folder), {"grid": grid.path.name, "cells": index})
-    return index
-
-
-def closing_table(index: Sequence[dict[str, Any]]) -> str:
-    metrics = {k: v for k, v in SHOWN.items() if any(k in e.get("final", {}) for e in index)}
-    rows = []
-    for entry in index:
-        final = entry.get("final", {})
-        numbers = [fixed(final[key], 3) if key in final else "" for key in metrics]
-        rows.append([entry["cell"], entry["status"], *numbers, str(entry.get("minutes", ""))])
-    return text_table(["cell", "status", *metrics.values(), "minutes"], rows)
-
-
-# --------------------------------------------------------------------------------------------------
-# The command line
 
 HELP = """\
 Run what is missing of a grid: algorithms x environments x maps x qualities x seeds x overrides.
@@ -187,53 +54,77 @@ exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if 
 """
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sweep.py",
         description=HELP,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the grid; see below")
-    parser.add_argument(
+    add = parser.add_argument
+    add("grid", type=Path, metavar="GRID.yaml", help="the grid; see below")
+    add(
         "--jobs", type=int, metavar="N", help="runs at a time (default: 2; ray: the cluster's CPUs)"
     )
-    parser.add_argument(
-        "--backend", default="local", metavar="|".join(BACKENDS), help="default: local"
-    )
-    parser.add_argument("--address", metavar="A", help="ray: the cluster to run on")
-    parser.add_argument(
-        "--gpus", type=float, metavar="G", default=0.0, help="ray: a cell's share of a GPU"
-    )
-    parser.add_argument(
+    add("--backend", default="local", metavar="|".join(BACKENDS), help="default: local")
+    add("--address", metavar="A", help="ray: the cluster to run on")
+    add("--gpus", type=float, metavar="G", default=0.0, help="ray: a cell's share of a GPU")
+    add(
         "--only", nargs="+", metavar="NAME", default=[],
         help="cells of these names alone: 2s3z_medium, 2s3z_medium/bc, '*/seed0'",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--results", type=Path, metavar="DIR", default=PROJECT_ROOT / "results",
         help="where runs go: DIR/runs/FOLDER (default: results/)",
     )  # fmt: skip
     show = parser.add_mutually_exclusive_group()
     show.add_argument(
-        "--list", action="store_const", dest="show", const="list",
-        help="name the cells and say how each stands; run nothing",
-    )  # fmt: skip
-    show.add_argument(
-        "--dry-run", action="store_const", dest="show", const="dry_run",
-        help="print the command of each cell; run nothing",
-    )  # fmt: skip
-    given = parser.parse_args(argv)
-    check_options(given.backend, given.jobs, given.address, given.gpus)
-    return Options(
-        grid=read_grid(given.grid),
-        only=given.only,
-        results=expand_user(given.results, "--results").resolve(),
-        show=given.show,
-        backend=given.backend,
-        jobs=given.jobs,
-        address=given.address,
-        gpus=given.gpus,
+        "--list", action="store_true", help="name the cells and say how each stands; run nothing"
     )
+    show.add_argument(
+        "--dry-run", action="store_true", help="print the command of each cell; run nothing"
+    )
+    options = parser.parse_args(argv)
+    check_options(options.backend, options.jobs, options.address, options.gpus)
+    options.grid = read_grid(options.grid)
+    return options
+
+
+def sweep(options: argparse.Namespace) -> bool:
+    """Run what is missing of the grid; whether all that was requested is finished."""
+    grid = options.grid
+    folder = expand_user(options.results, "--results").resolve() / "runs" / grid.folder
+    cells = select_names(grid, options.only).cells
+    try:
+        check_algorithms(cells)
+    except ConfigError as error:
+        raise ConfigError(f"{grid.path}: {error}") from None
+    report = CampaignReport()
+    if options.dry_run:
+        for cell in cells:
+            print(public_command(cell.arguments()))
+        return True
+    if options.list:
+        entries = [entry_of(folder, cell, report) for cell in cells]
+        print(text_table(["cell", "status"], [[e["cell"], e["status"]] for e in entries]))
+        return True
+    if options.backend == "local":  # the nodes of a cluster are not ours to look at
+        check_game(cells)
+    check_data(cells)
+    print(f"{len(cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
+    pool = make_pool(options.backend, options.jobs, options.address, options.gpus)
+    try:
+        run_cells(cells, pool, folder, title=grid.name, report=report)
+    except KeyboardInterrupt:
+        write_index(grid, folder, report)
+        raise
+    index = write_index(grid, folder, report)
+    print(closing_table(index))
+    print(f"index: {index_path(grid, folder)}")
+    failed = [report.failed[entry["cell"]] for entry in index if entry["status"] == "failed"]
+    for failure in failed:
+        print(f"failed: {failure.cell.id}, see {failure.log}", file=sys.stderr)
+    return not failed
 
 
 def main(argv: Sequence[str]) -> int:

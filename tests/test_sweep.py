@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from inspo import sweep
-from inspo.evaluation import jobs
-from inspo.evaluation.grid import Cell, Failure, GridReport, read_result, run_grid
-from inspo.evaluation.gridfile import FORMAT, is_offline, offline_algorithms, read_grid
-from inspo.evaluation.jobs import JobIsBusy, LocalLauncher, make_launcher
+from inspo.experiments.campaign import CampaignReport, Failure, run_cells
+from inspo.experiments.cells import Cell, finished_run_of, is_offline
+from inspo.experiments.gridfile import FORMAT, offline_algorithms, read_grid
+from inspo.experiments.index import closing_table, write_index
+from inspo.experiments.pool import CellIsBusy, LocalPool, make_pool
 from inspo.utils.errors import ConfigError, DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
 
@@ -257,7 +258,7 @@ def test_what_is_finished_is_listed_and_not_run_again(swept, monkeypatch, capsys
     def never(*_):
         raise AssertionError("a finished cell was started")
 
-    monkeypatch.setattr(LocalLauncher, "start", never)
+    monkeypatch.setattr(LocalPool, "submit", never)
     assert sweep.main([*words, "--only", "xor_b/bc"]) == 0
     assert "xor_b/bc/seed0      finished" in capsys.readouterr().out
     assert sweep.main([*words, "--dry-run", "--only", "*/seed0"]) == 0
@@ -276,22 +277,21 @@ def test_another_configuration_is_told_before_anything_runs(swept, tmp_path, cap
     assert "of another configuration" in capsys.readouterr().out
 
 
-def test_the_index_of_a_stopped_grid(swept, monkeypatch):
+def test_the_index_of_a_stopped_grid(swept):
     folder, words, _ = swept
-    grid = read_grid(words[0])
-    index = sweep.write_index(grid, folder, GridReport())
+    index = write_index(read_grid(words[0]), folder, CampaignReport())
     assert [entry["status"] for entry in index] == ["finished", "started"]
-    assert "broken" in sweep.closing_table(index)
+    assert "broken" in closing_table(index)
 
 
 def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeypatch, capsys):
     folder, words, _ = swept
 
-    def failed_here(cells, launcher, folder, title, report):
+    def failed_here(cells, pool, folder, title, report):
         for cell in cells:
             report.failed[cell.id] = Failure(cell, 1, "lost", folder / cell.id / "log.txt")
 
-    monkeypatch.setattr(sweep, "run_grid", failed_here)
+    monkeypatch.setattr(sweep, "run_cells", failed_here)
     assert sweep.main([*words, "--only", "xor_b/bc"]) == 0
     index = json.loads((folder / "grid_grid.json").read_text())["cells"]
     assert [entry["status"] for entry in index] == ["finished", "started"]
@@ -301,7 +301,7 @@ def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeyp
 
 
 # --------------------------------------------------------------------------------------------------
-# Ray
+# Pools
 
 OBEDIENT = """
 import signal, sys, time
@@ -309,75 +309,62 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 print("ready", flush=True)
 time.sleep(60)
 """
+PYTHON = [sys.executable, "-c"]
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
+def wait_until_ready(home):
+    deadline = time.monotonic() + 120
+    log = home / "log.txt"
+    while not (log.exists() and "\nready" in log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return found
 
 
-def test_jobs_and_cells_on_a_local_ray(data, tmp_path, capsys):
+def test_cells_on_a_local_ray(data, tmp_path):
     pytest.importorskip("ray")
-    launcher = make_launcher("ray", 2, None, 0.0)
-    try:
-        assert launcher.slots == 2
-        python = [sys.executable, "-c"]
-        asked = launcher.start([*python, OBEDIENT], tmp_path / "asked")
-        wait_for(lambda: "\nready" in _words(tmp_path / "asked"))
-        assert asked.poll() is None
-        busy = launcher.start([*python, "print(1)"], tmp_path / "asked")
-        with pytest.raises(JobIsBusy, match="another process"):
-            wait_for(lambda: busy.poll() is not None)
-        asked.terminate()
-        assert wait_for(asked.poll) == 3
-        assert asked.poll() == 3  # and so it stays
-
-        cells = [
-            Cell(
-                f"xor_b/bc/seed{seed}",
-                "bc",
-                "matrix_offline",
-                {"map_name": "xor", "quality": "b", "datasets_dir": str(data), "seed": seed} | TINY,
-            )
-            for seed in (0, 1)
-        ]
-        report = run_grid(cells, launcher, tmp_path / "grid", progress=False)
-        assert sorted(report.finished) == [cell.id for cell in cells] and not report.failed
-        assert all(read_result(tmp_path / "grid", cell).updates == 5 for cell in cells)
-    finally:
-        launcher.close()
-
-
-def _words(home):
-    return (home / "log.txt").read_text() if (home / "log.txt").exists() else ""
+    pool = make_pool("ray", 2, None, 0.0)
+    assert pool.slots == 2
+    obedient = pool.submit([*PYTHON, OBEDIENT], tmp_path / "a")
+    wait_until_ready(tmp_path / "a")
+    with pytest.raises(CellIsBusy, match="another process"):
+        pool.submit([*PYTHON, "print(1)"], tmp_path / "a").result(timeout=60)
+    pool.stop()
+    assert obedient.result(timeout=60) == 3
+    place = {"map_name": "xor", "quality": "b", "datasets_dir": str(data)} | TINY
+    cells = [
+        Cell(f"xor_b/bc/seed{seed}", "bc", "matrix_offline", place | {"seed": seed})
+        for seed in (0, 1)
+    ]
+    report = run_cells(cells, pool, tmp_path / "grid", progress=False)
+    assert sorted(report.finished) == [cell.id for cell in cells] and not report.failed
+    assert all(finished_run_of(tmp_path / "grid", cell).updates == 5 for cell in cells)
 
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"requirements-dev\.txt"):
-        make_launcher("ray", 1, None, 0.0)
+        make_pool("ray", 1, None, 0.0)
 
 
-def test_an_address_where_nobody_listens_is_said_at_once():
+def test_an_address_where_nobody_listens_is_an_error_at_once():
     pytest.importorskip("ray")
     with socket.socket() as taken:  # bound, and so free of others, but not listening
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match=rf"no Ray cluster answers at {address}.*refused"):
-            make_launcher("ray", 1, address, 0.0)
+            make_pool("ray", 1, address, 0.0)
 
 
-def test_the_local_launcher_holds_the_folder(tmp_path):
-    launcher = LocalLauncher(1)
-    job = launcher.start([sys.executable, "-c", OBEDIENT], tmp_path)
-    wait_for(lambda: "\nready" in _words(tmp_path))
-    with pytest.raises(JobIsBusy):
-        launcher.start(["true"], tmp_path)
-    job.terminate()
-    assert job.wait() == 3
+def test_the_local_pool_holds_the_folder(tmp_path):
+    pool = LocalPool(2)
+    obedient = pool.submit([*PYTHON, OBEDIENT], tmp_path)
+    wait_until_ready(tmp_path)
+    with pytest.raises(CellIsBusy):
+        pool.submit(["true"], tmp_path)
+    pool.stop()
+    assert obedient.result(timeout=60) == 3
     with open(tmp_path / ".lock", "w") as lock:  # free again
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert jobs.LOG == "log.txt"
+    stubborn = pool.submit(["sleep", "60"], tmp_path)
+    pool.close()
+    assert stubborn.result(timeout=60) == -9

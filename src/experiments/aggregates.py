@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from inspo.experiments.entries import Entry
 from inspo.experiments.records import is_number
-from inspo.experiments.selection import RETURN_METRICS, Entry, Selection
+from inspo.experiments.selection import RETURN_METRICS, Selection
 from inspo.utils.quiet import silence_third_parties
 
 STATISTICS = ("IQM", "median", "mean", "optimality gap")

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from inspo.experiments.cells import Cell, finished_run_of
+from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, judge
 from inspo.experiments.records import (
     Run,
     commits,
@@ -31,7 +31,7 @@ from inspo.experiments.records import (
     provenance,
     to_table,
 )
-from inspo.experiments.statistics import bootstrap, mean_std, welch_p, wilson
+from inspo.experiments.statistics import bootstrap, wilson
 from inspo.experiments.tables import (
     NONE,
     fixed,
@@ -43,62 +43,6 @@ from inspo.experiments.tables import (
     write_text,
 )
 from inspo.utils.errors import UserError
-
-LEVEL = 0.05  # of Welch's test
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row: an algorithm, or a variant of one.
-
-    deviation: what it does otherwise than the paper, for a footnote. only: the datasets it is run
-    on (all).
-    """
-
-    key: str
-    algorithm: str
-    label: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    deviation: str = ""
-    only: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """A column: a dataset. published: method -> (mean, std) as the paper prints it."""
-
-    key: str
-    label: str
-    environment: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    published_data: float | None = None  # the data's own mean, as printed
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, and how it is written. metric: a key of the final test."""
-
-    name: str
-    title: str
-    caption: str
-    datasets: Sequence[Data]
-    methods: Sequence[Method]
-    seeds: Sequence[int]
-    metric: str
-    unit: str
-    further: Sequence[tuple[str, str]] = ()  # (metric, title) of further tables
-    digits: int = 2
-    data_row: bool = False
-    share: bool = False  # the metric is a share of episodes: Wilson's intervals, percent in the PNG
-    with_paper: bool = True
-    limits: tuple[float, float] | None = None
-    datasets_down: bool = False  # many datasets: they stand in the rows, the methods across
-    published_average: Mapping[str, float] | None = None  # method -> over all datasets, as printed
-    picture: Callable[[Sequence[Entry], Path], Path] | None = None  # draws it; None: bars
-
-
-Key = tuple[str, str, int]  # dataset, method, seed
 
 
 def cells_of(comparison: Comparison) -> dict[Key, Cell]:
@@ -202,44 +146,6 @@ def check_measured(comparison: Comparison, runs: Iterable[Run]) -> None:
 # The numbers
 
 
-@dataclass
-class Entry:
-    """A method on a dataset: a cell of the tables.
-
-    runs: seed -> run that counts. values: seed -> the metric of its final test. complete: it may be
-    compared. unequal: why its runs may not even be averaged, in words.
-    """
-
-    data: Data
-    method: Method
-    runs: dict[int, Run]
-    values: dict[int, float]
-    missing: list[int]  # seeds
-    complete: bool = False
-    unequal: str = ""
-    mean: float = field(init=False, default=math.nan)
-    std: float = field(init=False, default=math.nan)
-    best: bool = False
-    p: float = math.nan  # of Welch's test against the best one
-
-    def __post_init__(self) -> None:
-        if self.averaged:
-            self.mean, self.std = mean_std(list(self.values.values()))
-
-    @property
-    def averaged(self) -> bool:
-        return bool(self.values) and not self.unequal
-
-    @property
-    def published(self) -> tuple[float, float] | None:
-        return self.data.published.get(self.method.key)
-
-    @property
-    def as_good(self) -> bool:
-        """Not the best, and no difference from it found."""
-        return not self.best and self.p >= LEVEL
-
-
 def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = None) -> list[Entry]:
     """All entries, of a table of `keyed`; the best of a dataset among those with all seeds."""
     metric = metric or comparison.metric
@@ -258,16 +164,6 @@ def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = Non
         judge([entry for entry in column if entry.complete], comparison.digits)
         entries += column
     return entries
-
-
-def judge(column: Sequence[Entry], digits: int) -> None:
-    """Mark the best of a column (all that print the same mean) and test the others against it."""
-    top = max(column, key=lambda entry: entry.mean, default=None)
-    for entry in column:
-        assert top is not None
-        entry.best = fixed(entry.mean, digits) == fixed(top.mean, digits)
-        samples = list(entry.values.values()), list(top.values.values())
-        entry.p = 1.0 if entry is top else welch_p(*samples)
 
 
 def data_mean(entries: Sequence[Entry], data: Data, metric: str) -> float | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +109,31 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def _grid(path: Path, content: dict[str, Any]) -> Grid:
-    _known(content, FILE_KEYS, "")
-    folder = _folder(path, content)
+    _known(content, FILE_KEYS)
+    folder = str(content.get("folder", path.stem))
+    if not is_folder_name(folder):
+        found = f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
+        raise ConfigError(
+            found
+            if "folder" in content
+            else f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give "
+            "another one, `folder: my_grid`, or rename the file"
+        )
     blocks = content.get("blocks", [{}])
-    if not isinstance(blocks, list) or not blocks:
-        raise ConfigError(f"blocks: expected a list of blocks, found {_short(blocks)}")
+    _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
     pairs: list[tuple[Cell, Place]] = []
     about: dict[str, str] = {}
     for number, block in enumerate(blocks, 1):
-        where = f"block {number}: " if "blocks" in content else ""
-        block = {} if block is None else block
-        if not isinstance(block, dict):
-            raise ConfigError(f"{where}expected 'key: value' lines, found {_short(block)}")
-        _known(block, BLOCK_KEYS, where)
         try:
-            whole = _inherit(content, block)
-            made = list(_cells(whole))
+            _expect(block is None or isinstance(block, dict), "expected 'key: value' lines", block)
+            _known(block or {}, BLOCK_KEYS)
+            whole = {k: v for k, v in content.items() if k in BLOCK_KEYS} | (block or {})
+            parts = [dict(flatten(_mapping(part, "overrides"))) for part in (content, block or {})]
+            made = list(_cells(whole, parts[0] | parts[1]))
         except UserError as error:
-            raise ConfigError(f"{where}{error}") from None
+            raise ConfigError(
+                f"block {number}: {error}" if "blocks" in content else str(error)
+            ) from None
         if "about" in whole:
             about |= {place.method: str(whole["about"]) for _, place in made}
         pairs += made
@@ -135,45 +143,10 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
     return Grid(path, folder, cells, {cell.id: place for cell, place in pairs}, about)
 
 
-def _folder(path: Path, content: Mapping[str, Any]) -> str:
-    folder = str(content.get("folder", path.stem))
-    if is_folder_name(folder):
-        return folder
-    if "folder" in content:
-        raise ConfigError(
-            f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
-        )
-    raise ConfigError(
-        f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give another one, "
-        "`folder: my_grid`, or rename the file"
-    )
-
-
-def _known(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            raise ConfigError(
-                f"{where}unknown key '{key}'.{nearest(str(key), known)} Known: {', '.join(known)}"
-            )
-
-
-def _inherit(content: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {key: value for key, value in content.items() if key in BLOCK_KEYS} | dict(block)
-    overrides = [_mapping(part, "overrides") for part in (content, block)]
-    whole["overrides"] = dict(flatten(overrides[0])) | dict(flatten(overrides[1]))
-    return whole
-
-
-def _mapping(block: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = block.get(key) or {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{key}: expected key: value lines, found {_short(value)}")
-    return value
-
-
-def _cells(block: Mapping[str, Any]) -> Iterator[tuple[Cell, Place]]:
+def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[tuple[Cell, Place]]:
     """The product of one block."""
-    algorithms = _algorithms(block)
+    every = block.get("algorithms") == EVERY_OFFLINE
+    algorithms = offline_algorithms() if every else _list(block, "algorithms")
     environments = _list(block, "environments")
     maps, qualities = (_list(block, key, default=[None]) for key in ("maps", "qualities"))
     label = block.get("label")
@@ -182,18 +155,13 @@ def _cells(block: Mapping[str, Any]) -> Iterator[tuple[Cell, Place]]:
             f"label: '{label}' would name {len(algorithms)} algorithms ({', '.join(algorithms)}); "
             "give each a block of its own"
         )
-    overrides = _overrides(block["overrides"], "overrides")
-    variants = list(_variants(block))
+    overrides, variants = _overrides(overrides, "overrides"), list(_variants(block))
     for algorithm, environment, map_name, quality, (suffix, varied), seed in itertools.product(
         algorithms, environments, maps, qualities, variants, _seeds(block)
     ):
-        chosen = {
-            **({} if map_name is None else {"map_name": map_name}),
-            **({} if quality is None else {"quality": quality}),
-            **overrides,
-            **varied,
-            "seed": seed,
-        }
+        place = {"map_name": map_name, "quality": quality}
+        chosen = {key: value for key, value in place.items() if value is not None}
+        chosen |= overrides | varied | {"seed": seed}
         method = (algorithm if label is None else str(label)) + suffix
         values = Cell("config", algorithm, environment, chosen).config().values
         data = map_label(values)
@@ -201,82 +169,106 @@ def _cells(block: Mapping[str, Any]) -> Iterator[tuple[Cell, Place]]:
         yield cell, Place(data, values["map_name"], values.get("quality"), method, seed)
 
 
-def _algorithms(block: Mapping[str, Any]) -> list[str]:
-    if block.get("algorithms") == EVERY_OFFLINE:
-        return offline_algorithms()
-    return _list(block, "algorithms")
-
-
 def offline_algorithms() -> list[str]:
     """The registered algorithms that learn from data."""
     return [name for name in names("algs", CONFIG_DIR) if is_offline(name)]
-
-
-def _list(block: Mapping[str, Any], key: str, default: list | None = None) -> list:
-    """The values of an axis; a single one may stand without brackets."""
-    if key not in block:
-        if default is None:
-            raise ConfigError(f"{key}: expected a name or a list of names, found nothing")
-        return default
-    values = block[key] if isinstance(block[key], list) else [block[key]]
-    if not values:
-        raise ConfigError(f"{key}: the list is empty, so there is nothing to run")
-    for value in values:
-        if not isinstance(value, str):
-            raise ConfigError(f"{key}: expected names, found {_short(value)}")
-    return values
-
-
-def _seeds(block: Mapping[str, Any]) -> list[int]:
-    seeds = block.get("seeds")
-    if type(seeds) is int and seeds > 0:
-        return list(range(seeds))
-    if isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds):
-        return seeds
-    raise ConfigError(
-        "seeds: expected a number of seeds (3: 0 to 2) or a list of them ([0, 7]), at least one, "
-        f"found {_short(seeds)}"
-    )
 
 
 def _variants(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(suffix of the name, overrides) of every combination of what is varied."""
     vary = dict(flatten(_mapping(block, "vary")))
     for key, values in vary.items():
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"vary: {key}: expected a list of values, found {_short(values)}")
+        _expect(
+            isinstance(values, list) and values, f"vary: {key}: expected a list of values", values
+        )
     for combination in itertools.product(*vary.values()):
         varied = _overrides(dict(zip(vary, combination)), "vary")
         # As it is written: a name does not depend on where the project lies.
         written = [Path(v).name if k in PATH_KEYS and v else v for k, v in zip(vary, combination)]
-        words = [f"_{key.rsplit('.', 1)[-1]}_{value}" for key, value in zip(vary, written)]
-        yield re.sub(r"[^\w.+-]+", "_", "".join(words)), varied
+        parts = [f"_{key.rsplit('.', 1)[-1]}_{value}" for key, value in zip(vary, written)]
+        yield re.sub(r"[^\w.+-]+", "_", "".join(parts)), varied
+
+
+# --------------------------------------------------------------------------------------------------
+# Values
+
+
+def _expect(fits: Any, expected: str, found: Any) -> None:
+    """ConfigError unless it fits; `expected` begins with the place in the file."""
+    if not fits:
+        shown = "nothing" if found in (None, [], {}) else f"'{str(found)[:60]}'"
+        raise ConfigError(f"{expected}, found {shown}")
+
+
+def _known(content: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in content:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key '{key}'.{nearest(str(key), known)} Known: {', '.join(known)}"
+            )
+
+
+def _mapping(block: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = block.get(key) or {}
+    _expect(isinstance(value, dict), f"{key}: expected key: value lines", value)
+    return value
+
+
+def _list(block: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
+    """The values of an axis; a single one may stand without brackets."""
+    if key not in block and default is not None:
+        return default
+    _expect(key in block, f"{key}: expected a name or a list of names", None)
+    values = block[key] if isinstance(block[key], list) else [block[key]]
+    if not values:
+        raise ConfigError(f"{key}: the list is empty, so there is nothing to run")
+    for value in values:
+        _expect(isinstance(value, str), f"{key}: expected names", value)
+    return values
+
+
+def _seeds(block: Mapping[str, Any]) -> list[int]:
+    seeds = block.get("seeds")
+    listed = list(range(seeds)) if type(seeds) is int else seeds
+    fits = isinstance(listed, list) and all(type(seed) is int and seed >= 0 for seed in listed)
+    expected = "a number of seeds (3: 0 to 2) or a list of them ([0, 7]), at least one"
+    _expect(fits and listed, f"seeds: expected {expected}", seeds)
+    return listed
 
 
 def _overrides(overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Checked; paths from the project's root, as in every YAML file."""
-    for key in overrides:
+    checked = dict(overrides)
+    for key, value in overrides.items():
         if key in TAKEN:
             raise ConfigError(f"{where}: '{key}' does not belong there; it is said by {TAKEN[key]}")
-    return {
-        key: _path(value, f"{where}: {key}") if key in PATH_KEYS else value
-        for key, value in overrides.items()
-    }
+        if key in PATH_KEYS and value not in (None, ""):
+            place = f"{where}: {key}"
+            _expect(isinstance(value, str), f"{place}: expected a path", value)
+            checked[key] = str(PROJECT_ROOT / expand_user(value, place))
+    return checked
 
 
-def _path(value: Any, where: str) -> str | None:
-    if value in (None, ""):
-        return value
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: expected a path, found {_short(value)}")
-    return str(PROJECT_ROOT / expand_user(value, where))
+# --------------------------------------------------------------------------------------------------
+# Parts of a grid
 
 
-def _short(value: Any) -> str:
-    return "nothing" if value in (None, [], {}) else f"'{str(value)[:60]}'"
-
-
-def select(grid: Grid, keep) -> Grid:
+def select(grid: Grid, keep: Callable[[Cell, Place], bool]) -> Grid:
     """The grid of those cells for which `keep(cell, place)` holds."""
     cells = tuple(cell for cell in grid.cells if keep(cell, grid.places[cell.id]))
     return replace(grid, cells=cells, places={c.id: grid.places[c.id] for c in cells})
+
+
+def select_names(grid: Grid, names: Sequence[str]) -> Grid:
+    """The cells whose name, or the beginning of it, fits one of the patterns; all without any."""
+    if not names:
+        return grid
+    patterns = [*names, *(f"{name}/*" for name in names)]
+    selected = select(grid, lambda cell, _: any(fnmatchcase(cell.id, p) for p in patterns))
+    if not selected.cells:
+        known = [cell.id for cell in grid.cells]
+        raise ConfigError(
+            f"--only {' '.join(names)}: no cell of {grid.path} has such a name."
+            f"{nearest(names[0], known)} --list shows them all"
+        )
+    return selected

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from inspo.experiments.aggregates import STATISTICS, Aggregates, Band, Interval
-from inspo.experiments.comparison import Entry
+from inspo.experiments.entries import Entry
 from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, plt
 from inspo.experiments.records import Records, Run
 from inspo.experiments.selection import Selection, episodes_of, short_name, untested
@@ -38,84 +39,82 @@ OPTIONAL_FILES = (
 TEXT_AS_IT_IS = {"text.parse_math": False}  # titles and methods may hold dollars
 
 
-def write_report(
-    out: Path,
-    title: str,
-    roots: Sequence[Path],
-    records: Records,
-    selection: Selection,
-    aggregates: Aggregates,
-    bands: Bands,
-    digits: int,
-) -> list[Path]:
-    """All files of a report into the folder `out`; returns them, the Markdown first."""
-    paths = [
-        write_csv(out / "runs.csv", run_rows(records, selection)),
-        write_csv(out / "cells.csv", cell_rows(selection)),
-        write_csv(out / "curves.csv", curve_rows(bands)),
-    ]
-    pictures = draw_curves(out / "learning_curves", title, selection, bands)
-    if aggregates.scores:
-        paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
-        paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
-        pictures += draw_profiles(out / "performance_profiles", title, selection, aggregates)
-    for name in OPTIONAL_FILES:  # what an earlier report of other runs left in the folder
-        if out / name not in {*paths, *pictures}:
-            try:
-                (out / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"cannot remove {out / name}, which is not of this report's runs: "
-                    f"{error.strerror}. Remove it yourself, or name another folder with --out"
-                ) from error
-    page = markdown(title, roots, records, selection, aggregates, digits, pictures)
-    return [write_text(out / "report.md", page), *paths, *pictures]
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of; `write` makes its files."""
+
+    title: str
+    roots: Sequence[Path]
+    records: Records
+    selection: Selection
+    aggregates: Aggregates
+    bands: Bands
+    digits: int
+
+    def write(self, out: Path) -> list[Path]:
+        """All files of the report into the folder `out`; returns them, the Markdown first."""
+        selection, aggregates = self.selection, self.aggregates
+        paths = [
+            write_csv(out / "runs.csv", run_rows(self.records, selection)),
+            write_csv(out / "cells.csv", cell_rows(selection)),
+            write_csv(out / "curves.csv", curve_rows(self.bands)),
+        ]
+        pictures = draw_curves(out / "learning_curves", self.title, selection, self.bands)
+        if aggregates.scores:
+            paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
+            paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
+            stem = out / "performance_profiles"
+            pictures += draw_profiles(stem, self.title, selection, aggregates)
+        for name in OPTIONAL_FILES:  # what an earlier report of other runs left in the folder
+            if out / name not in {*paths, *pictures}:
+                try:
+                    (out / name).unlink(missing_ok=True)
+                except OSError as error:
+                    raise UserError(
+                        f"cannot remove {out / name}, which is not of this report's runs: "
+                        f"{error.strerror}. Remove it yourself, or name another folder with --out"
+                    ) from error
+        return [write_text(out / "report.md", self.markdown(pictures)), *paths, *pictures]
+
+    def markdown(self, pictures: Sequence[Path]) -> str:
+        runs = self.selection.runs
+        counted = runs[runs.reason == ""]
+        commits = sorted({str(commit)[:10] for commit in counted.commit})
+        names = ", ".join(f"`{name}`" for name in commits)
+        parts = [
+            f"# {self.title}",
+            f"`{self.selection.metric}` of the final test: {len(counted)} of {len(runs)} training "
+            f"runs under {', '.join(f'`{root.name}`' for root in self.roots)} count, the last "
+            f"checkpoint of each, never the best. {f'Commits: {names}.' if names else ''}",
+            main_table(self.selection, self.digits),
+            LEGEND,
+            attention(self.selection, self.records),
+            "## Aggregates over tasks",
+            *aggregate_parts(self.aggregates),
+            "## Figures",
+            "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
+            SHADED,
+            "## Files",
+            FILES + (AGGREGATED_FILES if self.aggregates.scores else ""),
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
 
-# --------------------------------------------------------------------------------------------------
-# Markdown
-
-
-def markdown(
-    title: str,
-    roots: Sequence[Path],
-    records: Records,
-    selection: Selection,
-    aggregates: Aggregates,
-    digits: int,
-    pictures: Sequence[Path],
-) -> str:
-    counted = selection.runs[selection.runs.reason == ""]
-    names = sorted({str(commit)[:10] for commit in counted.commit})
-    commits = f"Commits: {', '.join(f'`{name}`' for name in names)}." if names else ""
-    further = (
-        " [aggregates.csv](aggregates.csv): the tables above and the profiles. "
-        "[marl_eval.json](marl_eval.json): the aggregated runs in marl-eval's format; as it "
-        "wants equally many tests of every run, the surplus ones are left out there, evenly."
-    )
-    parts = [
-        f"# {title}",
-        f"`{selection.metric}` of the final test: {len(counted)} of {len(selection.runs)} training "
-        f"runs under {', '.join(f'`{root.name}`' for root in roots)} count, the last checkpoint of "
-        f"each, never the best. {commits}",
-        main_table(selection, digits),
-        "Mean ± standard deviation (n − 1) over seeds. Bold: the best mean of the task. An "
-        "asterisk: Welch's t-test at 5 % finds no difference from the best. Compared are cells "
-        "with all of their task's seeds, or as many as --min-seeds asks for, and at least two: one "
-        "seed cannot be tested, and where a cell has only one, bold is the best of the others.",
-        attention(selection, records),
-        "## Aggregates over tasks",
-        *aggregate_parts(aggregates),
-        "## Figures",
-        "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
-        "Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves; none for one "
-        "seed), of the share of runs (performance profiles).",
-        "## Files",
-        "[runs.csv](runs.csv): every run, and whether it counts. [cells.csv](cells.csv): every "
-        "mean. [curves.csv](curves.csv): the learning curves."
-        + (further if aggregates.scores else ""),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+LEGEND = """\
+Mean ± standard deviation (n − 1) over seeds. Bold: the best mean of the task. An asterisk: \
+Welch's t-test at 5 % finds no difference from the best. Compared are cells with all of their \
+task's seeds, or as many as --min-seeds asks for, and at least two: one seed cannot be tested, and \
+where a cell has only one, bold is the best of the others."""
+SHADED = """\
+Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves; none for one seed), \
+of the share of runs (performance profiles)."""
+FILES = """\
+[runs.csv](runs.csv): every run, and whether it counts. [cells.csv](cells.csv): every mean. \
+[curves.csv](curves.csv): the learning curves."""
+AGGREGATED_FILES = """ \
+[aggregates.csv](aggregates.csv): the tables above and the profiles. \
+[marl_eval.json](marl_eval.json): the aggregated runs in marl-eval's format; as it wants equally \
+many tests of every run, the surplus ones are left out there, evenly."""
 
 
 def main_table(selection: Selection, digits: int) -> str:

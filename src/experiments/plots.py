@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -35,7 +36,7 @@ COLOURS = {
 PAPER_GREY = "#c9cdd4"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#f6c7a4", "#d1495b", "#6b1d3a"])
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.family": "DejaVu Sans",

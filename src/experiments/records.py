@@ -105,7 +105,7 @@ class Run:
 
 
 def to_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """A row for each run: its fields, the metrics of its final test, and as `run` the run itself."""
+    """A row for each run: its fields, its final test's metrics, and as `run` the run itself."""
     names = ("algorithm", "environment", "seed")
     lines = [
         run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from inspo.experiments.comparison import Data, Entry, Method, judge
+from inspo.experiments.entries import Data, Entry, Method, judge
 from inspo.experiments.records import Records, Run, is_number
 from inspo.utils.config import flatten, map_label
 from inspo.utils.errors import ConfigError, UserError, nearest
@@ -248,11 +248,12 @@ def check_keys(runs: Sequence[Run], group_by: Sequence[str]) -> None:
 def method_names(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
     """`InSPO`, or `InSPO (alpha=0.1)` where the algorithm's runs differ in that key."""
     flat = [dict(flatten(run.config)) for run in runs]
-    table = pd.DataFrame([{key: str(config.get(key)) for key in group_by} for config in flat])
-    varying = table.groupby("name").nunique() > 1
+    values = pd.DataFrame([{key: str(config.get(key)) for key in group_by} for config in flat])
+    several = values.groupby("name").nunique() > 1
+    varying = {name: [key for key in group_by if row.get(key)] for name, row in several.iterrows()}
     names = []
     for run, config in zip(runs, flat):
-        marks = [f"{k}={config.get(k)}" for k in varying if varying.loc[run.algorithm, k]]
+        marks = [f"{key}={config.get(key)}" for key in varying[run.algorithm]]
         name = NAMES.get(run.algorithm, run.algorithm)
         names.append(f"{name} ({', '.join(marks)})" if marks else name)
     return names
@@ -263,8 +264,9 @@ def task_names(runs: Sequence[Run]) -> list[str]:
     labels = []
     for run in runs:
         label, path = map_label(run.config), run.settings.get("dataset.path")
-        own = run.config.get("offline") and path and not run.config.get("quality")
-        labels.append(f"{label}_{Path(path).stem}" if own else label)
+        if run.config.get("offline") and path and not run.config.get("quality"):
+            label = f"{label}_{Path(path).stem}"
+        labels.append(label)
     places = set(zip(labels, (run.environment for run in runs)))
     shared = {label for label in labels if sum(label == other for other, _ in places) > 1}
     return [
