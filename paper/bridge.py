@@ -14,6 +14,7 @@ from inspo.experiments.records import Run, provenance
 from inspo.experiments.tables import write_json
 from inspo.utils.errors import ConfigError, UserError
 
+from paper.boards import episode_png, episodes_gif
 from paper.options import Options, changed, check_algorithms
 from paper.reader import label, read_table
 from paper.tables import failures, run_missing, with_further
@@ -86,8 +87,6 @@ def reproduce(options: Options) -> bool:
 
 def draw(stem: Path, name: str, shown: list[tuple[str, Crossing]]) -> list[Path]:
     """All episodes side by side as a GIF, the first one as a strip of boards."""
-    from paper.boards import episode_png, episodes_gif
-
     titles, crossings = zip(*shown)
     gif, png = Path(f"{stem}.gif"), Path(f"{stem}.png")
     gif.parent.mkdir(parents=True, exist_ok=True)

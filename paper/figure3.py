@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from inspo.experiments.comparison import Entry
+from inspo.experiments.entries import Entry
 from inspo.experiments.tables import fixed, mean_pm_std
 from inspo.tabular.paper_games import PAYOFF
 
+from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options
 from paper.reader import read_file, read_table
 from paper.tables import run_table, with_further
@@ -28,8 +29,6 @@ def reproduce(options: Options) -> bool:
 
 def draw_figure3(printed: Mapping[str, Joint], entries: Sequence[Entry], path: Path) -> Path:
     """Heat maps of the final joint policies: the paper's (by method) above ours."""
-    from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of  # matplotlib
-
     above: list[Map | None] = []
     ours: list[Map | None] = []
     for entry in entries:

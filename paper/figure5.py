@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 from inspo.experiments.comparison import (
-    Comparison,
-    Entry,
-    Key,
     cells_of,
     compare,
     finished_runs,
@@ -23,6 +20,7 @@ from inspo.experiments.comparison import (
     to_record,
     to_rows,
 )
+from inspo.experiments.entries import Comparison, Entry, Key
 from inspo.experiments.records import Run
 from inspo.experiments.tables import (
     NONE,
@@ -36,6 +34,7 @@ from inspo.experiments.tables import (
 from inspo.tabular.paper_games import PAYOFF
 
 from paper.closed_form import Ending, beta_of, closed_form, ending
+from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options, changed
 from paper.reader import comparison_of, read_file
 from paper.tables import failures, run_missing
@@ -163,8 +162,6 @@ def draw_figure5(
     entries: Mapping[str, Sequence[Entry]],
 ) -> Path:
     """Heat maps of final joint policies: the paper's, closed form above networks."""
-    from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of  # matplotlib
-
     blocks = []
     for part in parts:
         printed_return = float((part.printed * PAYOFF[part.game]).sum())

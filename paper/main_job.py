@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from inspo.experiments.cells import Cell
 from inspo.experiments.cells import finished_run_of as finished
+from inspo.experiments.plots import MUTED, STYLE, colour, plt, save
 from inspo.experiments.records import Run
 from inspo.experiments.statistics import bootstrap, normal_interval, wilson
 from inspo.experiments.tables import fixed, interval, text_table, write_json
 from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
+from matplotlib.axes import Axes
 
 from paper.options import Options, changed, check_algorithms
 from paper.reader import label
@@ -159,7 +161,6 @@ class Curve:
 
 def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping[str, Any]) -> Path:
     """Win rate and return over updates, with the final tests as points at the end of the lines."""
-    from inspo.experiments.plots import MUTED, STYLE, plt, save  # the help need not wait for it
 
     def curve(name: str, metric: str, final: tuple[float, tuple[float, float]]) -> Curve:
         tests = runs[name].tests[:-1] or runs[name].tests
@@ -194,7 +195,7 @@ def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping
 
 
 def _draw_panel(
-    ax: Any,
+    ax: Axes,
     title: str,
     unit: str,
     curves: Sequence[Curve],
@@ -203,8 +204,6 @@ def _draw_panel(
     scale: float = 1.0,
 ) -> None:
     """One axes. data: the label of the data's own mean, level."""
-    from inspo.experiments.plots import colour
-
     end = max(max(curve.updates, default=1) for curve in curves)
     if level is not None:
         ax.axhline(level * scale, color=colour("data"), ls=(0, (4, 3)), lw=1.6, label=data)

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 from inspo.experiments.cells import Cell, finished_run_of
+from inspo.experiments.plots import GRID, INK, MUTED, STYLE, plt, save
 from inspo.experiments.records import Run, provenance
 from inspo.experiments.tables import fixed, write_json
 from inspo.tabular.game import joint_policy
 from inspo.tabular.paper_games import PAYOFF, dataset
+from matplotlib.axes import Axes
 
 from paper.closed_form import beta_of, closed_form, potential
+from paper.heat_maps import joint_of
 from paper.options import Options, changed
 from paper.tables import failures, run_missing
 
@@ -56,8 +59,6 @@ def reproduce(options: Options) -> bool:
 
 def path_of_network(run: Run) -> PolicyPath:
     """From the tests of a run, beginning where the policies begin to be trained."""
-    from paper.heat_maps import joint_of
-
     config = run.config
     warmup = config["critic_warmup"]
     share = np.array([test["t_env"] / config["t_max"] for test in run.tests])
@@ -92,8 +93,6 @@ def rise(game: str, quality: str, path: PolicyPath, alpha: float) -> np.ndarray:
 
 def draw_paths(path: Path, runs: Mapping[tuple[str, str], Run]) -> Path:
     """For each game: joint actions over training, and the potential's rise; both forms."""
-    from inspo.experiments.plots import INK, MUTED, STYLE, plt, save
-
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(runs), 2, figsize=(11.5, 3.2 * len(runs) + 0.9), squeeze=False, width_ratios=[3, 2]
@@ -132,7 +131,7 @@ def draw_paths(path: Path, runs: Mapping[tuple[str, str], Run]) -> Path:
         return save(figure, path)
 
 
-def _draw_joint_actions(ax: Any, both: Mapping[str, PolicyPath]) -> None:
+def _draw_joint_actions(ax: Axes, both: Mapping[str, PolicyPath]) -> None:
     """The probabilities of the joint actions that are seen most."""
     for colour, (i, j) in zip(COLOURS, _most_seen(list(both.values()), len(COLOURS))):
         for name, way in both.items():
@@ -147,10 +146,8 @@ def _draw_joint_actions(ax: Any, both: Mapping[str, PolicyPath]) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="joint action")
 
 
-def _shade_schedule(ax: Any, config: Mapping[str, Any]) -> None:
+def _shade_schedule(ax: Axes, config: Mapping[str, Any]) -> None:
     """Where beta is held, where it falls, and from where on it is 0."""
-    from inspo.experiments.plots import GRID, MUTED
-
     beta, hold, end = (config[key] for key in ("beta", "beta_hold", "beta_end"))
     if not beta:
         return

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from inspo.experiments.cells import Cell
-from inspo.experiments.comparison import Comparison, Data, Key, Method, cells_of
+from inspo.experiments.comparison import cells_of
+from inspo.experiments.entries import Comparison, Data, Key, Method
 from inspo.experiments.gridfile import Grid, read_grid, select
 from inspo.experiments.selection import NAMES
 from inspo.utils.config import read_yaml

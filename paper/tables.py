@@ -10,8 +10,6 @@ from pathlib import Path
 from inspo.experiments.campaign import CampaignReport, OnFinished, run_cells
 from inspo.experiments.cells import Cell, is_offline
 from inspo.experiments.comparison import (
-    Comparison,
-    Method,
     cells_of,
     check_measured,
     finished_runs,
@@ -20,6 +18,7 @@ from inspo.experiments.comparison import (
     to_markdown,
     write,
 )
+from inspo.experiments.entries import Comparison, Method
 from inspo.experiments.pool import make_pool
 from inspo.experiments.records import Run
 from inspo.utils.config import names
