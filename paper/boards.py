@@ -149,10 +149,3 @@ def episodes_gif(
     frames[0].save(
         path, save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1
     )
-
-
-def episode_gif(
-    path: str | Path, states: np.ndarray, actions: np.ndarray | None = None, title: str = ""
-) -> None:
-    """One episode as a GIF."""
-    episodes_gif(path, [states], None if actions is None else [actions], [title])
