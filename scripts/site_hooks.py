@@ -20,6 +20,7 @@ from latex2mathml.converter import convert
 from markdown import Extension, Markdown
 from markdown.blockprocessors import BlockProcessor
 from markdown.inlinepatterns import InlineProcessor
+from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -48,7 +49,8 @@ def mathml(tex: str, display: str = "inline") -> str:
     markup = convert(tex, display=display)
     if unknown := UNKNOWN.findall(re.sub(r"scriptlevel", "", markup)):
         raise ValueError(f"{', '.join(unknown)} in the formula {source}")
-    return re.sub(r'columnalign="(\w+)"', r'style="text-align: \1"', markup)
+    markup = re.sub(r'columnalign="(\w+)"', r'style="text-align: \1"', markup)
+    return f'<div class="formula">{markup}</div>' if display == "block" else markup
 
 
 class InlineFormula(InlineProcessor):
@@ -66,12 +68,22 @@ class DirectiveFormula(BlockProcessor):
         tex = blocks.pop(0).lstrip().removeprefix(".. math::")
         while not tex.strip() and blocks:
             tex = blocks.pop(0)
-        paragraph = ElementTree.SubElement(parent, "p")
-        paragraph.text = self.parser.md.htmlStash.store(mathml(tex, "block"))
+        ElementTree.SubElement(parent, "p").text = self.parser.md.htmlStash.store(
+            mathml(tex, "block")
+        )
 
 
-class Formulas(Extension):
+class ListAfterText(Preprocessor):
+    """A list may follow a line of text at once, as on GitHub and in docstrings."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        text = re.compile(r"^(?![-*] |\d+\. |[|>#\s]).*\n(?=[-*] )", re.M)
+        return text.sub(r"\g<0>\n", "\n".join(lines)).split("\n")
+
+
+class Dialect(Extension):
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        md.preprocessors.register(ListAfterText(md), "list_after_text", 24)  # fences are out at 25
         md.parser.blockprocessors.register(DirectiveFormula(md.parser), "math_directive", 95)
         for name, pattern in {"role": r"(?s):math:`(.+?)`", "dollar": r"(?s)\$`(.+?)`\$"}.items():
             md.inlinePatterns.register(InlineFormula(pattern, md), f"math_{name}", 200)
@@ -127,7 +139,7 @@ def reference_pages() -> dict[str, str]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    config.markdown_extensions.append(Formulas())
+    config.markdown_extensions.append(Dialect())
     config.mdx_configs["toc"] = {"permalink": True, "slugify": github_anchor}
     config.mdx_configs["pymdownx.superfences"] = {
         "custom_fences": [{"name": "math", "class": "math", "format": math_fence}]
