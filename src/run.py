@@ -91,10 +91,10 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
             progress.t_env += steps
             progress.episode += args.batch_size
             bar.update(steps)
-            saver.save_if_due()
             if progress.log_due(args.log_interval):
                 logger.log_stat("updates_per_second", pace(learner.updates), progress.t_env)
                 logger.print_recent_stats()
+            saver.save_if_due()  # last, so that a resumed run logs at the same steps
     saver.finish(stop)
     result = {
         "t_env": progress.t_env,

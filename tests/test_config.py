@@ -421,9 +421,12 @@ def test_an_alias_of_what_stands_before_is_no_circle(tmp_path):
     assert configuration.read_yaml(path) == {"a": {"x": [1, 2]}, "b": [{"x": [1, 2]}] * 2}
 
 
-def test_a_name_cannot_leave_the_results_folder(folder):
-    values = load(folder, "name=../../x").values
-    assert sacred_folder(values).parent.parent == PROJECT_ROOT / "results/sacred"
+@pytest.mark.parametrize(
+    "word", ["name=../../x", "quality=../../../../x", "label=a/b", "quality=..", "label=" + 90 * "a"]
+)
+def test_a_name_cannot_leave_its_folder(folder, word):
+    message = error_of(folder, "--env-config=toy", "with", word)
+    assert message.startswith(word.partition("=")[0]) and "without '/'" in message
 
 
 # --- help, and the files of the project -----------------------------------------------------------

