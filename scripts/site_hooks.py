@@ -54,7 +54,7 @@ def mathml(tex: str, display: str = "inline") -> str:
 
 
 class InlineFormula(InlineProcessor):
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:  # noqa: N802
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:
         return self.md.htmlStash.store(mathml(m[1])), m.start(0), m.end(0)
 
 
@@ -82,7 +82,7 @@ class ListAfterText(Preprocessor):
 
 
 class Dialect(Extension):
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+    def extendMarkdown(self, md: Markdown) -> None:
         md.preprocessors.register(ListAfterText(md), "list_after_text", 24)  # fences are out at 25
         md.parser.blockprocessors.register(DirectiveFormula(md.parser), "math_directive", 95)
         for name, pattern in {"role": r"(?s):math:`(.+?)`", "dollar": r"(?s)\$`(.+?)`\$"}.items():
