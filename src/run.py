@@ -17,6 +17,7 @@ from inspo.components.replay_buffer import ReplayBuffer
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.envs import SHAPES
+from inspo.envs.drawing import check_record
 from inspo.learners import REGISTRY as learner_REGISTRY
 from inspo.learners.learner import Learner
 from inspo.offline import (
@@ -42,6 +43,7 @@ from inspo.utils.settings import Settings
 
 def run(args: Settings, logger: Logger) -> dict[str, Any]:
     """Do what the configuration asks for. Returns the final test, for Sacred's record."""
+    check_record(args)
     with GracefulExit(logger.warning) as stop:
         if args.collect.n_episodes:
             return run_collect(args, logger, stop)
@@ -272,6 +274,8 @@ def run_evaluate(args: Settings, logger: Logger) -> dict[str, Any]:
     progress = Progress(t_env=step)
     stats = test(logger, runner, progress, args.test_nepisode)
     logger.print_recent_stats()
+    if args.record:
+        logger.info(f"an episode is drawn in {runner.record(args.record)}")
     if args.save_replay:
         logger.info(f"replay written to {runner.save_replay()}")
     runner.close_env()

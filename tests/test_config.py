@@ -422,7 +422,8 @@ def test_an_alias_of_what_stands_before_is_no_circle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "word", ["name=../../x", "quality=../../../../x", "label=a/b", "quality=..", "label=" + 90 * "a"]
+    "word",
+    ["name=../../x", "quality=../../../../x", "label=a/b", "quality=..", "label=" + 90 * "a"],
 )
 def test_a_name_cannot_leave_its_folder(folder, word):
     message = error_of(folder, "--env-config=toy", "with", word)

@@ -55,7 +55,7 @@ def as_batch(data: Dataset) -> EpisodeBatch:
 def start_at(agent, mu):
     """Solve the last layer so that the network plays `mu` `[S, A]` on one-hot states."""
     with th.no_grad():
-        features = agent.net[:-1](th.eye(len(mu))).double().numpy()
+        features = th.nn.Sequential(*list(agent.net)[:-1])(th.eye(len(mu))).double().numpy()
         features = np.concatenate([features, np.ones((len(mu), 1))], axis=1)
         weights = th.from_numpy(np.linalg.pinv(features) @ np.maximum(log(mu), -20))
         agent.net[-1].weight.copy_(weights[:-1].T)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspo.envs import VECTOR_REGISTRY
-from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv, check_payoff, expected_payoff
-from inspo.envs.multiagentenv import SingleEnv
+from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv
 from inspo.offline import load_dataset
 from inspo.offline.games import JOINT_POLICIES, exact_counts, generate, make_dataset
 from inspo.utils.errors import ConfigError
@@ -41,32 +40,15 @@ def test_every_joint_action_pays_what_the_paper_prints(name):
     assert out.terminated.all() and not out.truncated.any()
 
 
-def test_the_paper_s_payoffs():
-    assert PAYOFFS["xor"] == [[0, 1], [1, -2]]
-    m_ne = np.array(PAYOFFS["m_ne"])
-    assert m_ne.diagonal().tolist() == [5, 10, 20]
-    assert (m_ne[~np.eye(3, dtype=bool)] == -20).all()
-
-
 def test_three_agents_with_different_numbers_of_actions():
     payoff = np.arange(12.0).reshape(2, 3, 2)
     env = MatrixVectorEnv("custom", n_envs=2, payoff=payoff.tolist())
-    assert env.get_env_info() == {
-        "state_shape": 1,
-        "obs_shape": 1,
-        "n_actions": 3,
-        "n_agents": 3,
-        "episode_limit": 1,
-    }
+    assert list(env.get_env_info().values()) == [1, 1, 3, 3, 1]
     env.reset()
     seen = env.observe()
     assert seen["avail_actions"].tolist() == [[[1, 1, 0], [1, 1, 1], [1, 1, 0]]] * 2
     assert seen["state"].shape == (2, 1) and seen["obs"].shape == (2, 3, 1)
-    assert [seen[key].dtype.name for key in ("state", "obs", "avail_actions")] == [
-        "float32",
-        "float32",
-        "int32",
-    ]
+    assert [seen[key].dtype for key in ("state", "obs", "avail_actions")] == ["f4", "f4", "i4"]
     assert env.step(np.array([[1, 2, 1], [0, 1, 1]])).reward.tolist() == [11, 3]
     env.reset()
     with pytest.raises(ValueError, match="agent 2 has 2 actions"):
@@ -81,18 +63,6 @@ def test_a_finished_game_stays_as_it_is_until_reset():
     assert not again.reward.any() and not again.terminated.any() and not again.truncated.any()
     env.reset()
     assert env.step(np.full((3, 2), 1)).terminated.all()
-
-
-def test_one_environment_and_its_stream():
-    env = SingleEnv(MatrixVectorEnv("xor", n_envs=1))
-    observations, _ = env.reset(seed=3)
-    assert [o.tolist() for o in observations] == [[1], [1]]
-    assert env.step([0, 1])[1:4] == (1.0, True, False)
-    vector = MatrixVectorEnv("xor", n_envs=1)
-    vector.seed(3)
-    other = MatrixVectorEnv("xor", n_envs=1)
-    other.set_rng(vector.get_rng())
-    assert other.get_rng() == vector.get_rng()
 
 
 # ---------------------------------------------------------------------------- the exact return
@@ -110,10 +80,13 @@ def games(draw):
 @given(games())
 def test_expected_return_is_the_sum_over_all_joint_actions(game):
     payoff, policies = game
-    assert expected_payoff(payoff, policies) == pytest.approx(brute_force(payoff, policies))
-    padded = [np.append(p, [0.0, 0.0]) for p in policies]
     env = MatrixVectorEnv("custom", payoff=payoff.tolist())
-    assert env.expected_return(padded) == pytest.approx(brute_force(payoff, policies))
+    for each in (policies, [np.append(p, [0.0, 0.0]) for p in policies]):  # exact, and padded
+        told = env.exact_statistics(each)
+        assert told.pop("test_expected_return") == pytest.approx(brute_force(payoff, policies))
+        assert sum(told.values()) == pytest.approx(1)
+        last = "test_joint_" + "".join(str(width - 1) for width in payoff.shape)
+        assert told[last] == pytest.approx(np.prod([p[-1] for p in policies]))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +100,8 @@ def test_expected_return_is_the_sum_over_all_joint_actions(game):
     ],
 )
 def test_expected_return_of_behaviour_cloning(name, policy, value):
-    assert MatrixVectorEnv(name).expected_return([policy, policy]) == pytest.approx(value)
+    told = MatrixVectorEnv(name).exact_statistics([np.array(policy)] * 2)
+    assert told["test_expected_return"] == pytest.approx(value)
 
 
 # ------------------------------------------------------------------------------------ bad input
@@ -155,63 +129,31 @@ def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
     assert str(caught.value).startswith("env_args.payoff:")
 
 
-def test_unknown_names_and_limits_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"env_args.map_name: .*'m_nee'.*'m_ne'"):
         MatrixVectorEnv("m_nee")
     with pytest.raises(ConfigError, match="give its payoff"):
         MatrixVectorEnv("custom")
-    with pytest.raises(ConfigError, match="episode_limit"):
-        MatrixVectorEnv("xor", episode_limit=50)
-
-
-@pytest.mark.parametrize(
-    ("policies", "message"),
-    [
-        ([[0.5, 0.5]], "one distribution per agent, 2; found 1"),
-        ([[0.5, 0.5], [1.0]], r"policies\[1\]: expected 2 probabilities"),
-        ([[0.5, 0.4], [0.5, 0.5]], r"policies\[0\]: .* sum to 0.9"),
-        ([[1.5, -0.5], [0.5, 0.5]], r"policies\[0\]: expected probabilities"),
-        ([[0.5, 0.5], [float("nan"), 1]], r"policies\[1\]: expected probabilities"),
-        ([[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]], r"policies\[1\]: .* padding"),
-    ],
-)
-def test_policies_that_are_no_distributions_are_refused(policies, message):
-    with pytest.raises(ConfigError, match=message):
-        MatrixVectorEnv("xor").expected_return(policies)
-
-
-def test_a_payoff_is_not_changed_by_its_check():
-    payoff = [[0, 1], [1, -2]]
-    check_payoff(payoff)[0, 0] = 9
-    assert payoff == [[0, 1], [1, -2]]
 
 
 # ------------------------------------------------------------------------------------- datasets
 
 
-def joint_counts(map_name: str, quality: str) -> np.ndarray:
+@pytest.mark.parametrize(
+    ("map_name", "quality", "counts"),
+    [
+        ("xor", "a", [0, 600, 600, 0]),
+        ("xor", "b", [400, 400, 400, 0]),
+        ("xor", "c", [300] * 4),
+        ("m_ne", "imbalanced", [640, 80, 80, 80, 10, 10, 80, 10, 10]),
+        ("m_ne", "balanced", [112] + [111] * 8),  # 1,000 is not a multiple of 9
+    ],
+)
+def test_proportions_are_exact(map_name, quality, counts):
     dataset = make_dataset("matrix", map_name, quality)
     actions = dataset.arrays["actions"][dataset.is_transition()][..., 0]
-    counts = np.zeros(np.shape(PAYOFFS[map_name]), dtype=int)
-    np.add.at(counts, tuple(actions.T), 1)
-    return counts
-
-
-def test_proportions_are_exact():
-    assert joint_counts("xor", "a").tolist() == [[0, 600], [600, 0]]
-    assert joint_counts("xor", "b").tolist() == [[400, 400], [400, 0]]
-    assert joint_counts("xor", "c").tolist() == [[300, 300], [300, 300]]
-    assert joint_counts("m_ne", "imbalanced").tolist() == [
-        [640, 80, 80],
-        [80, 10, 10],
-        [80, 10, 10],
-    ]
-    # 1,000 is not a multiple of 9
-    assert joint_counts("m_ne", "balanced").tolist() == [
-        [112, 111, 111],
-        [111, 111, 111],
-        [111, 111, 111],
-    ]
+    places = np.ravel_multi_index(tuple(actions.T), np.shape(PAYOFFS[map_name]))
+    assert np.bincount(places, minlength=len(counts)).tolist() == counts
 
 
 @settings(max_examples=100, deadline=None)

@@ -58,12 +58,6 @@ def test_weights_that_are_no_layers():
     th.testing.assert_close(feed_forward(x, (2 * head.weight, None)), 2 * x @ head.weight.T)
 
 
-def test_some_of_its_layers():
-    network, x = MLP(7, 5, 3), th.randn(4, 7)
-    assert network[-1] is list(network)[-1]
-    th.testing.assert_close(network[-1](network[:-1](x)), network(x))
-
-
 def test_state_dict_keeps_its_names():
     """Checkpoints of networks made of nn.Sequential can be read."""
     names = [f"{k}.{part}" for k in (0, 2, 4) for part in ("weight", "bias")]

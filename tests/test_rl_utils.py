@@ -14,7 +14,6 @@ from inspo.utils.rl_utils import (
     kl_divergence,
     masked_log_softmax,
     masked_logsumexp,
-    packed_td_lambda,
     soft_update,
     td_lambda_targets,
 )
@@ -44,8 +43,7 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
 
     packed = PackedEpisodes(batch["filled"])
     now = packed.transitions
-    rows = packed_td_lambda(
-        packed,
+    rows = packed.td_lambda(
         packed.pack(batch["reward"])[now, 0],
         packed.pack(batch["terminated"])[now, 0].float(),
         packed.pack(th.nn.functional.pad(next_values, (0, 1)))[now],
@@ -64,8 +62,7 @@ def test_several_values_at_once_are_each_its_own_recursion(td_lambda):
     next_values = th.randn(2, 3, len(LENGTHS), batch.max_seq_length)
     packed = PackedEpisodes(batch["filled"])
     now = packed.transitions
-    found = packed_td_lambda(
-        packed,
+    found = packed.td_lambda(
         packed.pack(batch["reward"])[now, 0],
         packed.pack(batch["terminated"])[now, 0].float(),
         next_values.flatten(2)[:, :, packed.index[now]],

@@ -330,7 +330,7 @@ def test_no_process_outlives_the_program(tmp_path, end):
         [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), end],
         env={
             **os.environ,
-            "PYTHONPATH": f"{tests}:{tests.parent / 'src'}",
+            "PYTHONPATH": f"{tests}:{tests.parent / 'package'}",
             "TMPDIR": str(tmp_path),
         },
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 from inspo.components.schedules import linear
 from inspo.utils.rl_utils import UNAVAILABLE
+from inspo.utils.settings import Settings
 
 
 def explore(actions: th.Tensor, avail: th.Tensor, epsilon: float) -> th.Tensor:
@@ -20,32 +21,38 @@ def explore(actions: th.Tensor, avail: th.Tensor, epsilon: float) -> th.Tensor:
     return th.where(chance < epsilon, random, actions)
 
 
-class GreedySelector:
-    """The action of largest value (in collection and tests, `test_epsilon` of random ones)."""
+class Selector:
+    """Turns outputs into actions. epsilon: the present share of random actions, for the log."""
 
     epsilon = 0.0
 
-    def __init__(self, args):
+    def __init__(self, args: Settings):
         self.args = args
+
+    def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
+        """Outputs and avail `[N, n, A]` -> actions, long `[N, n]`."""
+        raise NotImplementedError
 
     def best(self, values: th.Tensor, avail: th.Tensor) -> th.Tensor:
         """The available action of largest value, `[..., n, A]` -> long `[..., n]`."""
         return values.masked_fill(avail == 0, UNAVAILABLE).argmax(-1)
-
-    def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
-        """values and avail `[N, n, A]` -> actions, long `[N, n]`."""
-        return explore(self.best(values, avail), avail, self.args.test_epsilon)
 
     def probabilities(self, values: th.Tensor, avail: th.Tensor) -> th.Tensor:
         """What a test draws actions from (without `test_epsilon`), `[N, n, A]`."""
         return F.one_hot(self.best(values, avail), values.shape[-1]).to(values.dtype)
 
 
+class GreedySelector(Selector):
+    """The action of largest value (in collection and tests, `test_epsilon` of random ones)."""
+
+    def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
+        return explore(self.best(values, avail), avail, self.args.test_epsilon)
+
+
 class EpsilonGreedySelector(GreedySelector):
     """Greedy in tests; in training, with probability epsilon, a random action instead."""
 
     def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
-        """values and avail `[N, n, A]` -> actions, long `[N, n]`."""
         if test_mode:
             return super().select(values, avail, t_env, test_mode)
         a = self.args
@@ -53,31 +60,22 @@ class EpsilonGreedySelector(GreedySelector):
         return explore(self.best(values, avail), avail, self.epsilon)
 
 
-class MultinomialSelector:
-    """Draws from the policy; in tests the most probable action if `test_greedy`."""
+class MultinomialSelector(Selector):
+    """Draws from the policy, whose probabilities are zero where an action is unavailable; in tests
+    the most probable action if `test_greedy`."""
 
-    epsilon = 0.0
-
-    def __init__(self, args):
-        self.args = args
-
-    def select(self, probs: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
-        """probs (zero where unavailable) and avail `[N, n, A]` -> actions, long `[N, n]`."""
+    def select(self, values: th.Tensor, avail: th.Tensor, t_env: int, test_mode: bool) -> th.Tensor:
         if test_mode and self.args.test_greedy:
-            actions = probs.masked_fill(avail == 0, -1.0).argmax(-1)
+            actions = self.best(values, avail)
         else:
-            actions = th.multinomial(probs.flatten(0, -2), 1).view(probs.shape[:-1])
+            actions = th.multinomial(values.flatten(0, -2), 1).view(values.shape[:-1])
         return explore(actions, avail, self.args.test_epsilon if test_mode else 0.0)
 
-    def probabilities(self, probs: th.Tensor, avail: th.Tensor) -> th.Tensor:
-        """What a test draws actions from (without `test_epsilon`), `[N, n, A]`."""
-        if not self.args.test_greedy:
-            return probs
-        best = probs.masked_fill(avail == 0, -1.0).argmax(-1)
-        return F.one_hot(best, probs.shape[-1]).to(probs.dtype)
+    def probabilities(self, values: th.Tensor, avail: th.Tensor) -> th.Tensor:
+        return super().probabilities(values, avail) if self.args.test_greedy else values
 
 
-REGISTRY = {
+REGISTRY: dict[str, type[Selector]] = {
     "epsilon_greedy": EpsilonGreedySelector,
     "greedy": GreedySelector,
     "multinomial": MultinomialSelector,

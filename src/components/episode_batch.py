@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias, overload
 
 import torch as th
 
+Scheme: TypeAlias = dict[str, dict[str, Any]]  # key -> vshape, dtype, group
 
-def build_scheme(env_info: Mapping[str, int]) -> dict[str, dict]:
+
+def build_scheme(env_info: Mapping[str, int]) -> Scheme:
     """The keys of a batch with their shapes and types, from an environment's `get_env_info()`."""
     return {
         "state": {"vshape": env_info["state_shape"], "dtype": th.float32},
@@ -38,7 +41,7 @@ class EpisodeBatch:
     @classmethod
     def empty(
         cls,
-        scheme: Mapping[str, dict],
+        scheme: Scheme,
         n_agents: int,
         batch_size: int,
         max_seq_length: int,
@@ -58,7 +61,13 @@ class EpisodeBatch:
     def device(self) -> th.device:
         return self.data["filled"].device
 
-    def __getitem__(self, item):
+    @overload
+    def __getitem__(self, item: str) -> th.Tensor: ...
+
+    @overload
+    def __getitem__(self, item: Any) -> EpisodeBatch: ...
+
+    def __getitem__(self, item: Any) -> th.Tensor | EpisodeBatch:
         """`batch["obs"]` is a tensor; `batch[bs]` and `batch[bs, ts]` are batches."""
         if isinstance(item, str):
             return self.data[item]

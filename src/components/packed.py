@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch as th
+from inspo.utils.rl_utils import td_lambda_targets
 
 
 class PackedEpisodes:
@@ -39,13 +40,35 @@ class PackedEpisodes:
         """`[R, ...]` -> `[B, T, ...]`, zeros elsewhere; `at` says which rows if not all."""
         index = self.index if at is None else self.index[at]
         flat = rows.new_zeros(self.batch_size * self.max_seq_length, *rows.shape[1:])
-        return flat.index_copy(0, index, rows).unflatten(0, (self.batch_size, -1))
+        return flat.index_copy(0, index, rows).view(self.batch_size, -1, *rows.shape[1:])
 
     def to_time_major(self, rows: th.Tensor) -> th.Tensor:
         """`[R, ...]` -> `[T, B, ...]`, zeros in the padding."""
         flat = rows.new_zeros(self.max_seq_length * self.batch_size, *rows.shape[1:])
-        return flat.index_copy(0, self._cells, rows).unflatten(0, (-1, self.batch_size))
+        return flat.index_copy(0, self._cells, rows).view(-1, self.batch_size, *rows.shape[1:])
 
     def from_time_major(self, x: th.Tensor) -> th.Tensor:
         """`[T, B, ...]` -> `[R, ...]`."""
         return x.flatten(0, 1).index_select(0, self._cells)
+
+    def td_lambda(
+        self,
+        reward: th.Tensor,
+        terminated: th.Tensor,
+        next_values: th.Tensor,
+        gamma: float,
+        td_lambda: float,
+    ) -> th.Tensor:
+        """TD(lambda) returns of the transitions (`rl_utils.td_lambda_targets`).
+
+        reward, terminated: `[M]`. next_values: V of the step that each transition leads to, `[M]`,
+        or `[..., M]` for several V at once. Returns the shape of `next_values`.
+        """
+        if td_lambda == 0:
+            return reward + gamma * (1 - terminated) * next_values
+        several = next_values.reshape(-1, len(reward))
+        rows = th.stack([reward, terminated, th.ones_like(reward), *several], dim=-1)
+        cells = self.unpack(rows, self.transitions).movedim(-1, 0)  # [3 + K, B, T]
+        reward, terminated, mask = cells[:3]
+        targets = td_lambda_targets(reward, terminated, mask, cells[3:], gamma, td_lambda)
+        return targets.flatten(1)[:, self.index[self.transitions]].reshape(next_values.shape)

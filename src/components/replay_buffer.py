@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch as th
-from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 
 
 class ReplayBuffer:
     """The last `buffer_size` episodes, on one device."""
 
-    def __init__(self, scheme, n_agents, buffer_size, max_seq_length, seed, device="cpu"):
+    def __init__(
+        self,
+        scheme: Scheme,
+        n_agents: int,
+        buffer_size: int,
+        max_seq_length: int,
+        seed: int,
+        device: str | th.device = "cpu",
+    ):
         self.storage = EpisodeBatch.empty(scheme, n_agents, buffer_size, max_seq_length, device)
         self.buffer_size = buffer_size
         self.episodes_in_buffer = 0
@@ -34,7 +44,7 @@ class ReplayBuffer:
         steps = int(self.storage["filled"][chosen].sum(1).max())
         return EpisodeBatch({k: v[chosen, :steps] for k, v in self.storage.data.items()})
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Everything, trimmed to what is filled (for an exact resume)."""
         n = self.episodes_in_buffer
         steps = self.storage[:n].max_t_filled() if n else 0
@@ -44,7 +54,7 @@ class ReplayBuffer:
             "rng": get_generator_state(self.rng),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for key, value in state["data"].items():
             self.storage[key].zero_()
             self.storage[key][: value.shape[0], : value.shape[1]] = value

@@ -15,4 +15,4 @@ def hold_decay(start: float, finish: float, hold: float, end: float, progress: f
     if progress >= end or start == 0:
         return 0.0
     share = (progress - hold) / (end - hold)
-    return start * (finish / start) ** share
+    return start * float((finish / start) ** share)

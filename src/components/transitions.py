@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Protocol
 
 import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
-from inspo.utils.rl_utils import gather_actions, packed_td_lambda
+from inspo.utils.rl_utils import gather_actions
+
+
+class Observer(Protocol):
+    """A controller, as far as it says what its agents see."""
+
+    def inputs(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor: ...
 
 
 class Transitions:
@@ -24,7 +31,7 @@ class Transitions:
         reward, terminated: `[M]`.
     """
 
-    def __init__(self, batch: EpisodeBatch, mac):
+    def __init__(self, batch: EpisodeBatch, mac: Observer):
         """batch: `[B, T, ...]` under EPyMARL's keys. mac: says what its agents see."""
         self.batch = batch
         self.packed = packed = PackedEpisodes(batch["filled"])
@@ -56,10 +63,6 @@ class Transitions:
         td_lambda: float,
         reward: th.Tensor | None = None,
     ) -> th.Tensor:
-        """TD(lambda) returns of every transition (`rl_utils.td_lambda_targets`).
-
-        next_values `[..., M]`: V of the step that each transition leads to, several at once if
-        there are dimensions before. reward `[M]`: in place of the data's. The same shape returns.
-        """
+        """`PackedEpisodes.td_lambda` of the data, or of another `reward` `[M]`."""
         reward = self.reward if reward is None else reward
-        return packed_td_lambda(self.packed, reward, self.terminated, next_values, gamma, td_lambda)
+        return self.packed.td_lambda(reward, self.terminated, next_values, gamma, td_lambda)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 from inspo.components.action_selectors import REGISTRY as action_REGISTRY
-from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY as agent_REGISTRY
+from inspo.modules.agents.agent import Agent
 from inspo.utils.rl_utils import masked_log_softmax
+from inspo.utils.settings import Settings
 
 
 class BasicMAC:
@@ -19,13 +23,15 @@ class BasicMAC:
     Which networks they have, shared or one each, is the agent's matter (`args.agent`).
     """
 
-    def __init__(self, scheme, groups, args):
+    def __init__(self, scheme: Scheme, groups: dict[str, int], args: Settings):
         self.args = args
         self.n_agents = args.n_agents
-        self.input_shape = self._input_shape(scheme)
-        self.agent = agent_REGISTRY[args.agent](self.input_shape, args)
+        last = args.n_actions if args.obs_last_action else 0
+        identity = args.n_agents if args.obs_agent_id else 0
+        self.input_shape: int = scheme["obs"]["vshape"] + last + identity
+        self.agent: Agent = agent_REGISTRY[args.agent](self.input_shape, args)
         self.action_selector = action_REGISTRY[args.action_selector](args)
-        self.hidden_states = None
+        self.hidden_states = th.empty(0)  # see init_hidden
 
     # Acting
 
@@ -34,7 +40,7 @@ class BasicMAC:
         ep_batch: EpisodeBatch,
         t_ep: int,
         t_env: int,
-        bs=slice(None),
+        bs: Any = slice(None),
         test_mode: bool = False,
     ) -> th.Tensor:
         """Actions of step t_ep for the episodes `bs`, long `[len(bs), n_agents]`."""
@@ -54,7 +60,7 @@ class BasicMAC:
             ep_batch["obs"][:, t].to(device), None if actions is None else actions.to(device)
         )
         outputs, self.hidden_states = self.agent(inputs.flatten(0, 1), self.hidden_states)
-        outputs = outputs.unflatten(0, (-1, self.n_agents))
+        outputs = th.unflatten(outputs, 0, (-1, self.n_agents))
         if self.args.agent_output_type == "pi_logits":
             avail = ep_batch["avail_actions"][:, t].to(device)
             return masked_log_softmax(outputs, avail).exp() * (avail > 0)
@@ -94,18 +100,13 @@ class BasicMAC:
             parts.append(identity.expand(len(obs), -1, -1))
         return th.cat(parts, dim=-1)
 
-    def _input_shape(self, scheme) -> int:
-        last = self.args.n_actions if self.args.obs_last_action else 0
-        identity = self.n_agents if self.args.obs_agent_id else 0
-        return scheme["obs"]["vshape"] + last + identity
-
     # Networks
 
     @property
     def device(self) -> th.device:
         return next(self.agent.parameters()).device
 
-    def parameters(self):
+    def parameters(self) -> Iterator[th.nn.Parameter]:
         return self.agent.parameters()
 
     def load_state(self, other: BasicMAC) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch as th
+from inspo.components.episode_batch import Scheme
 from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC
+from inspo.modules.agents.non_shared import NonSharedAgents
 from inspo.utils.rl_utils import masked_log_softmax
+from inspo.utils.settings import Settings
 
 
 class SequentialMAC(BasicMAC):
@@ -15,10 +18,12 @@ class SequentialMAC(BasicMAC):
     agent would move the others too, and the sequential argument (Prop. 4) would not hold.
     """
 
-    def __init__(self, scheme, groups, args):
-        if not args.agent.endswith("_ns"):
-            raise ValueError(f"SequentialMAC needs per-agent networks (*_ns), not '{args.agent}'")
+    agent: NonSharedAgents
+
+    def __init__(self, scheme: Scheme, groups: dict[str, int], args: Settings):
         super().__init__(scheme, groups, args)
+        if not isinstance(self.agent, NonSharedAgents):
+            raise ValueError(f"SequentialMAC needs per-agent networks (*_ns), not '{args.agent}'")
 
     def log_policy(
         self, i: int, inputs: th.Tensor, avail: th.Tensor, packed: PackedEpisodes
@@ -31,7 +36,7 @@ class SequentialMAC(BasicMAC):
         return masked_log_softmax(logits, avail[:, i])
 
     def agent_parameters(self, i: int) -> list[th.nn.Parameter]:
-        return list(self.agent.agents[i].parameters())
+        return list(self.agent.agent(i).parameters())
 
     def draw_order(self, expected_advantage: th.Tensor | None = None) -> list[int]:
         """The order of this sweep (`args.agent_order`; the three of the paper's Table 6).
@@ -47,6 +52,7 @@ class SequentialMAC(BasicMAC):
         if self.args.agent_order == "fixed":
             return sorted(order)
         if self.args.agent_order == "semi_greedy":
+            assert expected_advantage is not None
             score = expected_advantage.tolist()
             for place in range(1, self.n_agents, 2):
                 best = max(order[place:], key=lambda agent: score[agent])

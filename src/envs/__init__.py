@@ -2,47 +2,31 @@
 
 `REGISTRY[name](map_name=..., **env_args)` gives a `MultiAgentEnv` (one object, for the episode and
 parallel runners); `VECTOR_REGISTRY[name](map_name=..., n_envs=N, **env_args)` gives a `VectorEnv`
-(for the vector runner). A name stands in one of the two or in both. Entries import their simulator
-when they are called, so that training offline needs none of them.
+(for the vector runner). A name stands in one of the two or in both.
 
 `SHAPES[name]()`, for a simulator that may be missing, is a module that knows its shapes without
-it: `env_info(**env_args)` is what `get_env_info` would say, and `fitting(found, env_args)` says
-what to do with data of other numbers.
+it: `env_info(**env_args)` is what `get_env_info` would give, and `fitting(info, env_args)`
+suggests what to do with data of other numbers.
+
+An entry imports its module when it is called, so that training offline needs no simulator.
 """
 
 from __future__ import annotations
 
-
-def _smax_vector(**kwargs):
-    from inspo.envs.smax import SMAXVectorEnv
-
-    return SMAXVectorEnv(**kwargs)
-
-
-def _sc2(**kwargs):
-    from inspo.envs.sc2 import SC2Env
-
-    return SC2Env(**kwargs)
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
 
 
-def _sc2_shapes():
-    from inspo.envs import sc2
-
-    return sc2
+def _make(module: str, name: str, **env_args: Any) -> Any:
+    return getattr(import_module(f"inspo.envs.{module}"), name)(**env_args)
 
 
-def _matrix_vector(**kwargs):
-    from inspo.envs.matrix import MatrixVectorEnv
-
-    return MatrixVectorEnv(**kwargs)
-
-
-def _bridge_vector(**kwargs):
-    from inspo.envs.bridge import BridgeVectorEnv
-
-    return BridgeVectorEnv(**kwargs)
-
-
-REGISTRY = {"sc2": _sc2}
-VECTOR_REGISTRY = {"smax": _smax_vector, "matrix": _matrix_vector, "bridge": _bridge_vector}
-SHAPES = {"sc2": _sc2_shapes}
+REGISTRY: dict[str, Callable[..., Any]] = {"sc2": partial(_make, "sc2", "SC2Env")}
+VECTOR_REGISTRY: dict[str, Callable[..., Any]] = {
+    "smax": partial(_make, "smax", "SMAXVectorEnv"),
+    "matrix": partial(_make, "matrix", "MatrixVectorEnv"),
+    "bridge": partial(_make, "bridge", "BridgeVectorEnv"),
+}
+SHAPES: dict[str, Callable[[], Any]] = {"sc2": partial(import_module, "inspo.envs.sc2")}

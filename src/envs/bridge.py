@@ -8,7 +8,7 @@ The game is Fu et al. 2022's in the version of AlberDICE (Matsunaga et al. 2023)
 were read off AlberDICE's published trajectories: replaying them gives the same numbers.
 
 Rules of a step, for cells (row, column) and actions stay, up, down, right, left:
-1. An agent on its goal is done: it stays there for good, whatever it plays, and is in nobody's way.
+1. An agent on its goal is done: it stays there, whatever it plays, and stops nobody.
 2. A move off the grid or into a wall is no move.
 3. An agent cannot enter a cell in which the other one stays, its own goal excepted. It can where
    the other one leaves.
@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
-from inspo.utils.errors import ConfigError, nearest
 
 N_ROWS, N_COLUMNS = 3, 6
 N_CELLS = N_ROWS * N_COLUMNS
@@ -37,7 +36,6 @@ STARTS = {
 }
 STAY, UP, DOWN, RIGHT, LEFT = range(5)
 MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, 1], [0, -1]])  # [action, (row, column)]
-OBSERVATIONS = ("coordinates", "onehot")
 
 _WALL = np.zeros((N_ROWS, N_COLUMNS), dtype=bool)
 _WALL[tuple(np.array(WALLS).T)] = True
@@ -45,7 +43,7 @@ _WALL[tuple(np.array(WALLS).T)] = True
 
 def same_cell(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Whether cells `[..., 2]` are equal, bool `[...]`."""
-    return (a == b).all(axis=-1)
+    return np.logical_and.reduce(a == b, axis=-1)
 
 
 def is_done(cells: np.ndarray) -> np.ndarray:
@@ -59,7 +57,7 @@ def move(cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
     cells: int `[N, 2, 2]`, (row, column) of both agents. actions: int `[N, 2]`.
     Returns the new cells `[N, 2, 2]`.
     """
-    done = is_done(cells)  # [N, 2]
+    done = is_done(cells)
     wish = cells + MOVES[actions]
     inside = ((wish >= 0) & (wish < (N_ROWS, N_COLUMNS))).all(axis=-1)
     row, column = np.where(inside[..., None], wish, 0).transpose(2, 0, 1)
@@ -69,7 +67,7 @@ def move(cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
     moving = ~same_cell(wish, cells)
     home = is_done(wish)
     first, second = 0, 1
-    in_the_way = ~done.any(axis=1)  # a done agent is in nobody's way, nor does it move
+    in_the_way = ~np.logical_or.reduce(done, axis=1)  # a done agent stops nobody
     meet = same_cell(wish[:, first], wish[:, second])
     swap = same_cell(wish[:, first], cells[:, second]) & same_cell(wish[:, second], cells[:, first])
     # where `meet` is true and one of the two does not move, the other one runs into it
@@ -116,26 +114,6 @@ def decode(states: np.ndarray) -> np.ndarray:
     return np.stack([flat // N_COLUMNS, flat % N_COLUMNS], axis=-1)
 
 
-def render_text(cells: np.ndarray) -> str:
-    """One board `[2, 2]` as text: agents `1` and `2` (`*`: both), goals `a` and `b`, walls `#`."""
-    board = np.full((N_ROWS, N_COLUMNS), ".")
-    board[_WALL] = "#"
-    board[tuple(GOALS[0])], board[tuple(GOALS[1])] = "a", "b"
-    board[tuple(cells[0])], board[tuple(cells[1])] = "1", "2"
-    if same_cell(cells[0], cells[1]):
-        board[tuple(cells[0])] = "*"
-    return "\n".join(" ".join(row) for row in board)
-
-
-def _check_choice(key: str, value: Any, known) -> Any:
-    if value not in known:
-        raise ConfigError(
-            f"env_args.{key}: expected one of {', '.join(known)}; found {value!r}."
-            f"{nearest(value, known)}"
-        )
-    return value
-
-
 class BridgeVectorEnv(VectorEnv):
     """N boards of Bridge in numpy. Nothing in it is random.
 
@@ -154,17 +132,7 @@ class BridgeVectorEnv(VectorEnv):
         start: str = "adjacent",
         observation: str = "coordinates",
     ):
-        self.map_name = _check_choice("map_name", map_name, ("bridge",))
-        self.start = _check_choice("start", start, tuple(STARTS))
-        self.observation = _check_choice("observation", observation, OBSERVATIONS)
-        if isinstance(episode_limit, bool) or not isinstance(episode_limit, int):
-            raise ConfigError(
-                f"env_args.episode_limit: expected a whole number; found {episode_limit!r}."
-            )
-        if episode_limit < 1:
-            raise ConfigError(
-                f"env_args.episode_limit: expected 1 step or more; found {episode_limit}."
-            )
+        self.map_name, self.start, self.observation = map_name, start, observation
         self.n_envs = int(n_envs)
         self.n_agents = 2
         self.episode_limit = episode_limit

@@ -2,7 +2,7 @@
 
 Source of the two shipped games: InSPO (arXiv 2412.07639), Figures 1 and 2. Every agent sees the
 same constant observation `[1.]`, and so is the state: the game has one state and nothing to see.
-Who is who is told by the harness (agent id, or one network per agent), not by the game.
+Agents are told apart by the harness (agent id, or one network per agent), not by the game.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_payoff(payoff: Any) -> np.ndarray:
     key = "env_args.payoff"
     try:
         tensor = np.array(payoff, dtype=np.float64)
-    except (ValueError, TypeError) as error:  # numpy refuses ragged lists and words alike
+    except (ValueError, TypeError) as error:  # numpy refuses ragged lists and texts alike
         raise ConfigError(
             f"{key}: expected a nested list of numbers, one level of nesting per agent, in which "
             f"all lists of one level are equally long; found {payoff!r}. Write a game in which "
@@ -47,81 +47,23 @@ def check_payoff(payoff: Any) -> np.ndarray:
     return tensor
 
 
-def shipped_payoff(map_name: str) -> list:
-    """The payoff of a game by its name."""
-    if map_name not in PAYOFFS:
-        known = ", ".join(PAYOFFS)
-        raise ConfigError(
-            f"env_args.map_name: no matrix game is called '{map_name}'; known: {known}."
-            f"{nearest(map_name, PAYOFFS)} For a game of your own give its payoff in "
-            "env_args.payoff."
-        )
-    return PAYOFFS[map_name]
-
-
-def check_policies(policies: Sequence, n_actions: Sequence[int]) -> list[np.ndarray]:
-    """One distribution float64 `[A_i]` per agent; ConfigError if they are none.
-
-    A policy may be padded with further actions, which must then have probability 0.
-    """
-    if len(policies) != len(n_actions):
-        raise ConfigError(
-            f"policies: expected one distribution per agent, {len(n_actions)}; "
-            f"found {len(policies)}."
-        )
-    checked = []
-    for agent, (policy, width) in enumerate(zip(policies, n_actions)):
-        p = np.asarray(policy, dtype=np.float64)
-        key = f"policies[{agent}]"
-        if p.ndim != 1 or len(p) < width:
-            raise ConfigError(
-                f"{key}: expected {width} probabilities; found an array of shape {p.shape}."
-            )
-        if not np.isfinite(p).all() or (p < 0).any():
-            raise ConfigError(f"{key}: expected probabilities; found {p.tolist()}.")
-        # 1e-4: the probabilities may come from a float32 softmax
-        if abs(p.sum() - 1) > 1e-4:
-            raise ConfigError(f"{key}: the probabilities sum to {p.sum():g}, not to 1.")
-        if (p[width:] != 0).any():
-            raise ConfigError(
-                f"{key}: this agent has {width} actions, but the padding beyond them has "
-                f"probability {p[width:].sum():g}."
-            )
-        checked.append(p[:width])
-    return checked
-
-
-def expected_payoff(payoff: np.ndarray, policies: Sequence) -> float:
-    """The exact mean of `payoff [A_1, ..., A_n]` under independent `policies` (list of `[A_i]`)."""
-    value = payoff
-    for policy in check_policies(policies, payoff.shape):
-        value = np.tensordot(policy, value, axes=(0, 0))  # sums the leading agent out
-    return float(value)
-
-
 class MatrixVectorEnv(VectorEnv):
     """N copies of a one-step game: all agents act once, all get `payoff[a_1, ..., a_n]`.
 
     map_name: a shipped game, or, where `payoff` is given, the label of that game.
     payoff: nested list `[A_1, ..., A_n]`, one level per agent; None for the shipped one.
-    episode_limit: 1; another value is refused, since the game ends by itself after one step.
     Agents with fewer actions than others have the missing ones unavailable.
     """
 
-    def __init__(
-        self,
-        map_name: str = "xor",
-        n_envs: int = 1,
-        payoff: Any = None,
-        episode_limit: int = 1,
-    ):
+    def __init__(self, map_name: str = "xor", n_envs: int = 1, payoff: Any = None):
         self.map_name = map_name
-        self.payoff = check_payoff(shipped_payoff(map_name) if payoff is None else payoff)
-        if episode_limit != 1:
+        if payoff is None and map_name not in PAYOFFS:
             raise ConfigError(
-                "env_args.episode_limit: a matrix game is one step long, expected 1; "
-                f"found {episode_limit!r}."
+                f"env_args.map_name: no matrix game is called '{map_name}'; known: "
+                f"{', '.join(PAYOFFS)}.{nearest(map_name, PAYOFFS)} For a game of your own give "
+                "its payoff in env_args.payoff."
             )
+        self.payoff = check_payoff(PAYOFFS[map_name] if payoff is None else payoff)
         self.n_envs = int(n_envs)
         self.n_agents = self.payoff.ndim
         self.episode_limit = 1
@@ -130,23 +72,22 @@ class MatrixVectorEnv(VectorEnv):
         self._finished = np.zeros(self.n_envs, dtype=bool)
         self._seed = 0
 
-    def expected_return(self, policies: Sequence) -> float:
-        """The exact mean return of independent policies, one `[A_i]` (or padded `[A]`) each."""
-        return expected_payoff(self.payoff, policies)
-
-    def exact_statistics(self, policies: Sequence) -> dict[str, float]:
+    def exact_statistics(self, policies: Sequence[np.ndarray]) -> dict[str, float]:
         """The expected return, and the share of each joint action, without sampling.
 
-        policies: as for `expected_return`. Keys: test_expected_return, test_joint_00, _01, ...
+        policies: one distribution per agent, `[A_i]` or padded `[A]`. Keys: test_expected_return,
+        test_joint_00, _01, ...
         """
-        joint = np.ones(())
+        value, joint = self.payoff, np.ones(())
         for policy, n_actions in zip(policies, self.payoff.shape):
-            joint = np.multiply.outer(joint, np.asarray(policy)[:n_actions])
+            policy = np.asarray(policy, dtype=np.float64)[:n_actions]
+            value = np.tensordot(policy, value, axes=(0, 0))  # sums the leading agent out
+            joint = np.multiply.outer(joint, policy)
         shares = {
-            "test_joint_" + "".join(map(str, index)): float(value)
-            for index, value in np.ndenumerate(joint)
+            "test_joint_" + "".join(map(str, index)): float(share)
+            for index, share in np.ndenumerate(joint)
         }
-        return {"test_expected_return": self.expected_return(policies)} | shares
+        return {"test_expected_return": float(value)} | shares
 
     def get_env_info(self) -> dict[str, int]:
         return {

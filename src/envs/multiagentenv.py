@@ -24,7 +24,9 @@ class MultiAgentEnv(ABC):
         """Start an episode. Returns (the observation of each agent, info)."""
 
     @abstractmethod
-    def step(self, actions) -> tuple[list[np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[list[np.ndarray], float, bool, bool, dict[str, Any]]:
         """Play one joint action `[n_agents]`.
 
         Returns (observations, reward, terminated, truncated, info). `terminated` is a true end of
@@ -48,7 +50,7 @@ class MultiAgentEnv(ABC):
         """`state_shape, obs_shape, n_actions, n_agents, episode_limit`, all int."""
 
     def get_stats(self) -> dict[str, float]:
-        """Statistics of the simulator itself (restarts, say)."""
+        """Statistics of the simulator itself, of its restarts for example."""
         return {}
 
     def describe(self) -> str:
@@ -63,7 +65,7 @@ class MultiAgentEnv(ABC):
         """Give back what the simulator holds."""
 
 
-def _no_replays(env) -> ConfigError:
+def _no_replays(env: object) -> ConfigError:
     return ConfigError(f"save_replay: {type(env).__name__} writes no replays. Leave it out.")
 
 
@@ -143,41 +145,3 @@ class VectorEnv(ABC):
 
     def close(self) -> None:  # noqa: B027 - most simulators hold nothing
         """Give back what the simulator holds."""
-
-
-class SingleEnv(MultiAgentEnv):
-    """One environment out of a `VectorEnv` of one, for programs that step a single one."""
-
-    def __init__(self, vector: VectorEnv):
-        if vector.n_envs != 1:
-            raise ValueError(f"SingleEnv wraps a VectorEnv of 1 environment, not {vector.n_envs}")
-        self._vector = vector
-        self.n_agents = vector.n_agents
-        self.episode_limit = vector.episode_limit
-
-    def reset(self, seed=None):
-        if seed is not None:
-            self._vector.seed(seed)
-        self._vector.reset()
-        return self.get_obs(), {}
-
-    def step(self, actions):
-        out = self._vector.step(np.asarray(actions, dtype=np.int64)[None])
-        info = {name: float(values[0]) for name, values in out.info.items()}
-        terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
-        return self.get_obs(), float(out.reward[0]), terminated, truncated, info
-
-    def get_obs(self):
-        return list(self._vector.observe()["obs"][0])
-
-    def get_state(self):
-        return self._vector.observe()["state"][0]
-
-    def get_avail_actions(self):
-        return self._vector.observe()["avail_actions"][0]
-
-    def get_env_info(self):
-        return self._vector.get_env_info()
-
-    def close(self):
-        self._vector.close()

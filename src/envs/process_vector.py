@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import multiprocessing as mp
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,6 +28,7 @@ from inspo.utils.errors import EnvironmentFailure, UserError
 log = logging.getLogger("main")  # the program's console and cout.txt
 
 EnvFactory = Callable[[], MultiAgentEnv]
+Answer = tuple[tuple[Any, ...], dict[str, np.ndarray]]  # of a reset or a step, and what is seen
 
 FIRST_PAUSE = 1.0  # seconds before a restart; doubled with each failure in a row
 LONGEST_PAUSE = 60.0
@@ -34,18 +36,14 @@ PATIENCE = 10.0  # seconds that processes have to close what they hold
 TAIL = 4000  # characters of a failed process's output that are shown
 
 
-def _observation(env: MultiAgentEnv) -> dict[str, np.ndarray]:
-    return {
+def _advance(env: MultiAgentEnv, method: str, argument: Any) -> Answer:
+    """`reset(seed)` or `step(actions)`: what it returned after the observations, and these."""
+    _, *result = getattr(env, method)(argument)
+    return tuple(result), {
         "state": np.asarray(env.get_state(), dtype=np.float32),
         "obs": np.asarray(env.get_obs(), dtype=np.float32),
         "avail_actions": np.asarray(env.get_avail_actions(), dtype=np.int32),
     }
-
-
-def _advance(env: MultiAgentEnv, method: str, argument: Any) -> tuple[tuple, dict[str, np.ndarray]]:
-    """`reset(seed)` or `step(actions)`: what it returned after the observations, and these."""
-    _, *result = getattr(env, method)(argument)
-    return tuple(result), _observation(env)
 
 
 class SerialVectorEnv(VectorEnv):
@@ -75,27 +73,26 @@ class SerialVectorEnv(VectorEnv):
     def _start(self, makers: list[EnvFactory]) -> None:
         self._envs = [make() for make in makers]
 
-    def _call(self, i: int, method: str):
+    def _call(self, i: int, method: str) -> Any:
         return getattr(self._envs[i], method)()
 
-    def _advance_many(self, method: str, arguments: dict[int, Any]) -> dict[int, tuple]:
+    def _advance_many(self, method: str, arguments: dict[int, Any]) -> dict[int, Answer]:
         """`_advance` of some environments; those that were lost on the way are left out."""
         return {i: _advance(self._envs[i], method, x) for i, x in arguments.items()}
 
-    def get_env_info(self):
+    def get_env_info(self) -> dict[str, int]:
         return self._info
 
     def seed(self, seed: int) -> None:
         self._base_seed, self._episodes = seed, 0
 
     def reset(self) -> None:
-        self._reset(np.arange(self.n_envs))
+        self._reset(list(range(self.n_envs)))
 
     def reset_lost(self) -> None:
-        self._reset(np.flatnonzero(self._lost))
+        self._reset(np.flatnonzero(self._lost).tolist())
 
-    def _reset(self, which: Iterable[int]) -> None:
-        waiting = [int(i) for i in which]
+    def _reset(self, waiting: list[int]) -> None:
         self._done[waiting] = self._lost[waiting] = False
         while waiting:
             # Each episode of each environment has a seed of its own, so that a resumed run can go
@@ -108,7 +105,7 @@ class SerialVectorEnv(VectorEnv):
                 self._last[i] = observation
             waiting = [i for i in waiting if i not in started]
 
-    def observe(self):
+    def observe(self) -> dict[str, np.ndarray]:
         return {key: np.stack([obs[key] for obs in self._last]) for key in self._last[0]}
 
     def step(self, actions: np.ndarray) -> VectorStep:
@@ -116,8 +113,8 @@ class SerialVectorEnv(VectorEnv):
         reward = np.zeros(n, dtype=np.float32)
         terminated, truncated = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
         info: dict[str, np.ndarray] = {}
-        live = np.flatnonzero(~self._done)
-        answers = self._advance_many("step", {int(i): actions[i] for i in live})
+        live = np.flatnonzero(~self._done).tolist()
+        answers = self._advance_many("step", {i: actions[i] for i in live})
         for i, (result, observation) in answers.items():
             reward[i], terminated[i], truncated[i], env_info = result
             self._last[i] = observation
@@ -129,17 +126,17 @@ class SerialVectorEnv(VectorEnv):
         self._done |= terminated | truncated | self._lost
         return VectorStep(reward, terminated, truncated, info)
 
-    def lost(self):
+    def lost(self) -> np.ndarray:
         return self._lost.copy()
 
-    def get_rng(self):
+    def get_rng(self) -> list[int]:
         return [self._base_seed, self._episodes]
 
-    def set_rng(self, state) -> None:
+    def set_rng(self, state: list[int]) -> None:
         self._base_seed, self._episodes = state
 
-    def save_replay(self):
-        return self._call(0, "save_replay")
+    def save_replay(self) -> str:
+        return str(self._call(0, "save_replay"))
 
     def close(self) -> None:
         for env in self._envs:
@@ -161,10 +158,11 @@ def _detach(output: Path) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)  # it may be killed at any time
     os.environ["TMPDIR"] = str(output.parent)  # removed by the parent, even if a game is killed
     tempfile.tempdir = None
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(mp.parent_process(),), daemon=True).start()
 
 
 def _end_group() -> None:
@@ -172,19 +170,19 @@ def _end_group() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _end_with_parent() -> None:
-    """Wait until the parent is gone, for whichever reason, then end the group."""
-    wait([mp.parent_process().sentinel])
+def _end_with(parent: mp.process.BaseProcess) -> None:
+    """Wait until the parent is gone, for whatever reason, then end the group."""
+    wait([parent.sentinel])
     _end_group()
 
 
 def _serve(pipe: Connection, make: EnvFactory, output: Path) -> None:
-    """Body of a worker: answers (method, *arguments) with (what became of it, result)."""
+    """The body of a worker: answers each (method, *arguments) with (outcome, result)."""
     _detach(output)
     try:
         _answer(pipe, make)
     finally:
-        _end_group()  # an exit would leave a game to whoever is still there to end it
+        _end_group()  # a plain exit would leave the game running
 
 
 def _answer(pipe: Connection, make: EnvFactory) -> None:
@@ -203,12 +201,12 @@ def _answer(pipe: Connection, make: EnvFactory) -> None:
             if method == "close":
                 return
     except EnvironmentFailure as error:
-        answer = ("failed", (str(error), ""))
+        answer: tuple[str, Any] = ("failed", (str(error), ""))
     except UserError as error:
         answer = ("refused", error)
     except BaseException as error:
-        why = traceback.format_exception_only(error)[-1].strip()
-        answer = ("failed", (why, traceback.format_exc()))
+        reason = traceback.format_exception_only(error)[-1].strip()
+        answer = ("failed", (reason, traceback.format_exc()))
     with contextlib.suppress(OSError):  # the parent is gone too
         pipe.send(answer)
 
@@ -218,7 +216,7 @@ def _answer(pipe: Connection, make: EnvFactory) -> None:
 
 @dataclass
 class _Worker:
-    """A process with one environment. output: the file that has what it and its game print."""
+    """A process with one environment. output: the file with what it and its game print."""
 
     process: mp.process.BaseProcess
     pipe: Connection
@@ -230,34 +228,31 @@ class _Worker:
         if self.killed:
             return
         self.killed = True
-        # Before the process is reaped: until then nobody else can have its group's number.
+        # Before the process is reaped: until then no other group can get its number.
         with contextlib.suppress(OSError):  # no such group: it had not yet made its own
+            assert self.process.pid is not None  # it has been started
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join(timeout=PATIENCE)
         self.pipe.close()
 
-    def last_words(self) -> str:
-        try:
+    def printed(self) -> str:
+        """The end of what it printed."""
+        text = ""
+        with contextlib.suppress(OSError):  # it died before it made the file
             text = self.output.read_bytes()[-TAIL:].decode(errors="replace").strip()
-        except OSError:
-            text = ""
         return text or "(nothing)"
 
 
 def _end(workers: list[_Worker], folder: Path) -> None:
-    """Leave nothing behind. Runs at the end of the program too, if nobody called `close`."""
+    """Leave nothing behind. Runs at the end of the program too, where `close` was not called."""
     for worker in workers:
         worker.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Lost(Exception):
-    """A worker's answer did not come: why, in a line, and in detail where there is more."""
-
-    def __init__(self, why: str, detail: str = ""):
-        super().__init__(why)
-        self.why, self.detail = why, detail
+    """A worker gave no answer: (the reason in a line, a traceback or nothing)."""
 
 
 class ProcessVectorEnv(SerialVectorEnv):
@@ -273,7 +268,6 @@ class ProcessVectorEnv(SerialVectorEnv):
     def __init__(self, makers: list[EnvFactory], timeout: float = 300.0, max_failures: int = 5):
         self._timeout, self._max_failures = timeout, max_failures
         self._failures = np.zeros(len(makers), dtype=np.int64)  # in a row
-        self._dead: set[int] = set()
         super().__init__(makers)
 
     def _start(self, makers: list[EnvFactory]) -> None:
@@ -295,39 +289,39 @@ class ProcessVectorEnv(SerialVectorEnv):
         there.close()
         return _Worker(process, here, output)
 
-    def _send(self, i: int, call: tuple) -> None:
-        with contextlib.suppress(OSError):  # it died: `_receive` tells how
+    def _send(self, i: int, call: tuple[Any, ...]) -> None:
+        with contextlib.suppress(OSError):  # it died: `_receive` finds out how
             self._workers[i].pipe.send(call)
 
-    def _receive(self, i: int, method: str, deadline: float):
-        """The answer of worker i; _Lost if there is none."""
+    def _receive(self, i: int, method: str, deadline: float) -> Any:
+        """The answer of worker i; raises _Lost if there is none."""
         worker = self._workers[i]
         try:
             if not worker.pipe.poll(max(0.0, deadline - time.monotonic())):
-                raise _Lost(
-                    f"hangs: no answer to '{method}' within {self._timeout:g} s (env_timeout)"
-                )
+                reason = f"hangs: no answer to '{method}' within {self._timeout:g} s (env_timeout)"
+                raise _Lost(reason, "")
             outcome, result = worker.pipe.recv()
         except (EOFError, OSError):
             wait([worker.process.sentinel], timeout=PATIENCE)
             worker.kill()
-            raise _Lost(f"died (exit code {worker.process.exitcode}) without a word") from None
+            code = worker.process.exitcode
+            raise _Lost(f"died (exit code {code}) without a message", "") from None
         if outcome == "refused":
             raise result
         if outcome == "failed":
-            why, detail = result
-            raise _Lost(f"failed: {why}", detail)
+            reason, details = result
+            raise _Lost(f"failed: {reason}", details)
         return result
 
-    def _call(self, i: int, method: str):
+    def _call(self, i: int, method: str) -> Any:
         self._send(i, (method,))
         try:
             return self._receive(i, method, time.monotonic() + self._timeout)
         except _Lost as loss:
             raise self._failure(i, loss) from None
 
-    def _advance_many(self, method, arguments):
-        self._revive(self._dead & arguments.keys())
+    def _advance_many(self, method: str, arguments: dict[int, Any]) -> dict[int, Answer]:
+        self._revive([i for i in arguments if self._workers[i].killed])
         for i, argument in arguments.items():
             self._send(i, (method, argument))
         deadline = time.monotonic() + self._timeout
@@ -340,43 +334,41 @@ class ProcessVectorEnv(SerialVectorEnv):
         return answers
 
     def _drop(self, i: int, loss: _Lost) -> None:
-        """Worker i is of no more use: kill it, count it, give up if that happens too often."""
+        """Kill worker i, count its failure, and give up if there are too many in a row."""
         self._workers[i].kill()
-        self._dead.add(i)
         self._failures[i] += 1
         if self._failures[i] >= self._max_failures:
             raise self._failure(i, loss)
         log.warning(
-            f"environment worker {i} {loss.why}; its episode is dropped, and it is started anew"
+            f"environment worker {i} {loss.args[0]}; its episode is dropped, and it is started anew"
         )
 
     def _failure(self, i: int, loss: _Lost) -> EnvironmentFailure:
+        reason, details = loss.args
         return EnvironmentFailure(
-            f"environment worker {i} {loss.why}\n"
+            f"environment worker {i} {reason}\n"
             f"Failures in a row: {self._failures[i]} (env_max_failures: {self._max_failures})\n"
-            f"{loss.detail}What it printed ends with:\n{self._workers[i].last_words()}"
+            f"{details}What it printed ends with:\n{self._workers[i].printed()}"
         )
 
-    def _revive(self, dead: set[int]) -> None:
-        """Start workers anew; the pause is for machines that are short of something."""
+    def _revive(self, dead: list[int]) -> None:
+        """Start workers anew, after a pause in which a busy machine may recover."""
         if not dead:
             return
-        failures = int(self._failures[list(dead)].max())
+        failures = int(self._failures[dead].max())
         time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (failures - 1)))
-        for i in sorted(dead):
+        for i in dead:
             shutil.rmtree(self._workers[i].output.parent, ignore_errors=True)
             self._workers[i] = self._launch(i)
-        self._dead -= dead
 
-    def step(self, actions):
+    def step(self, actions: np.ndarray) -> VectorStep:
         out = super().step(actions)
         self._failures[out.terminated | out.truncated] = 0
         return out
 
     def close(self) -> None:
         for i in range(len(self._workers)):
-            if i not in self._dead:
-                self._send(i, ("close",))
+            self._send(i, ("close",))
         deadline = time.monotonic() + PATIENCE
         waiting = {w.process.sentinel for w in self._workers}
         while waiting and (left := deadline - time.monotonic()) > 0:

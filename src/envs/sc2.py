@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from inspo.envs.multiagentenv import MultiAgentEnv
-from inspo.utils.errors import ConfigError, EnvironmentFailure, nearest
+from inspo.utils.errors import ConfigError, EnvironmentFailure
 
 
 @dataclass(frozen=True)
 class Map:
-    """What decides about the shapes of a map. unit_types: kinds told apart by a one-hot code."""
+    """What a map's shapes depend on. unit_types: kinds of units, told apart by a one-hot code."""
 
     allies: int
     enemies: int
@@ -62,7 +63,7 @@ MAPS = {
     "so_many_baneling": Map(7, 32, 100, True),
 }
 
-SHAPING = (  # the arguments that decide about the shapes, the likeliest to differ first
+SHAPING = (  # the arguments that the shapes depend on, the likeliest to differ first
     "state_last_action",
     "obs_last_action",
     "obs_timestep_number",
@@ -97,7 +98,7 @@ def env_info(
     sight, distance, x, y) and its health, shield and type, then the agent's own health, shield and
     type. A state has 4 numbers of an ally and 3 of an enemy, with shield and type.
     """
-    m = _map(map_name)
+    m = MAPS[map_name]
     n_actions = 6 + m.enemies
     ally_health, enemy_health = 1 + m.ally_shields, 1 + m.enemy_shields
     enemy = 4 + m.unit_types + obs_all_health * enemy_health
@@ -117,19 +118,19 @@ def env_info(
     }
 
 
-def fitting(found: dict[str, int], env_args: dict[str, Any]) -> str:
-    """What to do with data of the numbers `found` (of `get_env_info`), which are not `env_args`'.
+def fitting(info: dict[str, int], env_args: Mapping[str, Any]) -> str:
+    """What to do with data whose `get_env_info` is `info`, other than `env_args` give.
 
     Tries every combination of `SHAPING` on every map, and names the nearest that gives them. The
     limit does not count: readers cut data at it.
     """
-    shapes = {key: size for key, size in found.items() if key != "episode_limit"}
+    shapes = {key: size for key, size in info.items() if key != "episode_limit"}
     best: tuple[int, dict[str, Any]] | None = None
     for values in product((True, False), repeat=len(SHAPING)):
-        settings = dict(zip(SHAPING, values))
-        changed = {key: value for key, value in settings.items() if value != env_args[key]}
+        shaping = dict(zip(SHAPING, values))
+        changed: dict[str, Any] = {k: v for k, v in shaping.items() if v != env_args[k]}
         for name in MAPS:
-            if not shapes.items() <= env_info(name, **settings).items():
+            if not shapes.items() <= env_info(name, **shaping).items():
                 continue
             other_map = {} if name == env_args["map_name"] else {"map_name": name}
             candidate = (100 * len(other_map) + len(changed), other_map | changed)
@@ -141,23 +142,11 @@ def fitting(found: dict[str, int], env_args: dict[str, Any]) -> str:
             "another variant of it (OMIGA's use the same map names). The data of the InSPO paper "
             f"fit: `python src/dataset.py download cfcql/{env_args['map_name']}`."
         )
-    words = [
-        f"{key if key == 'map_name' else f'env_args.{key}'}={value}"
-        for key, value in best[1].items()
-    ]
-    return f"To use these data: with {' '.join(words)}"
+    settings = (("" if k == "map_name" else "env_args.") + f"{k}={v}" for k, v in best[1].items())
+    return f"To use these data: with {' '.join(settings)}"
 
 
-def _map(map_name: str) -> Map:
-    if map_name not in MAPS:
-        raise ConfigError(
-            f"env_args.map_name: SMAC has no map '{map_name}'.{nearest(map_name, MAPS)} "
-            f"Known: {', '.join(MAPS)}"
-        )
-    return MAPS[map_name]
-
-
-# ------------------------------------------------------------------------- is the game there?
+# ------------------------------------------------------------------------- what must be installed
 
 WITHOUT_GAME = (
     "Use the Docker image, which has all of it (docker/run.sh), or install the game by hand "
@@ -198,7 +187,7 @@ def require_game(map_name: str) -> None:
         )
 
 
-def smac_class() -> type:
+def smac_class() -> Any:
     """`smac.env.StarCraft2Env`; ConfigError with the reason if it cannot be imported."""
     try:
         from smac.env import StarCraft2Env
@@ -222,7 +211,6 @@ class SC2Env(MultiAgentEnv):
     """
 
     def __init__(self, map_name: str, seed: int | None = None, **smac_args: Any):
-        _map(map_name)
         self._class = smac_class()
         require_game(map_name)
         self._args = {"map_name": map_name, "seed": seed, **smac_args}
@@ -238,7 +226,7 @@ class SC2Env(MultiAgentEnv):
         self.episode_limit = self._game.episode_limit
 
     def _check_arguments(self) -> None:
-        """What SMAC and pysc2 would say only when the game is launched, or its replay written."""
+        """Refuse what SMAC and pysc2 refuse only at the launch, or when a replay is written."""
         version, prefix = self._args.get("game_version"), self._args.get("replay_prefix", "")
         if version is not None:
             from pysc2 import run_configs
@@ -258,17 +246,19 @@ class SC2Env(MultiAgentEnv):
         # SMAC calls this where the connection breaks, in the middle of a reset or a step.
         self._game.full_restart = _break_off
 
-    def reset(self, seed=None):
+    def reset(self, seed: int | None = None) -> tuple[list[np.ndarray], dict[str, Any]]:
         if not self._launched and self._args["seed"] is None and seed is not None:
             self._make(int(seed))
         self._launched = True
         self._obs, _ = self._game.reset()
         return self._obs, {}
 
-    def step(self, actions):
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[list[np.ndarray], float, bool, bool, dict[str, Any]]:
         timeouts = self._game.timeouts
         reward, ended, info = self._game.step([int(a) for a in actions])
-        timeout = self._game.timeouts > timeouts  # `info` does not say it
+        timeout = self._game.timeouts > timeouts  # `info` does not have it
         self._obs = self._game.get_obs()
         info = {
             "battle_won": float(info["battle_won"]),
@@ -278,37 +268,37 @@ class SC2Env(MultiAgentEnv):
         }
         return self._obs, float(reward), bool(ended) and not timeout, timeout, info
 
-    def get_obs(self):
+    def get_obs(self) -> list[np.ndarray]:
         return self._obs
 
-    def get_state(self):
+    def get_state(self) -> np.ndarray:
         return np.asarray(self._game.get_state(), dtype=np.float32)
 
-    def get_avail_actions(self):
+    def get_avail_actions(self) -> np.ndarray:
         return np.asarray(self._game.get_avail_actions(), dtype=np.int32)
 
-    def get_env_info(self):
+    def get_env_info(self) -> dict[str, int]:
         info = self._game.get_env_info()
         keys = ("state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit")
         return {key: int(info[key]) for key in keys}
 
-    def get_stats(self):
+    def get_stats(self) -> dict[str, float]:
         game = self._game  # not its get_stats, which divides by the number of battles
         return {"battles_game": game.battles_game, "battles_won": game.battles_won}
 
-    def describe(self):
+    def describe(self) -> str:
         version = self._args.get("game_version") or f"build {_builds()[-1]}"
         with open(game_folder() / f"Versions/Base{_builds()[-1]}/SC2_x64", "rb") as program:
             real = program.read(4) == b"\x7fELF"  # Blizzard's; stand-ins for trials are scripts
         name = "StarCraft II" if real else "a stand-in for StarCraft II"
         return f"{name} {version}, SMAC"
 
-    def save_replay(self):
+    def save_replay(self) -> str:
         self._game.save_replay()
         # SMAC takes a relative folder as one below the game's own.
         return str(game_folder() / "Replays" / self._args.get("replay_dir", ""))
 
-    def close(self):
+    def close(self) -> None:
         self._game.close()
 
 

@@ -109,9 +109,8 @@ class ConditionalPolicy(nn.Module):
         state `[M, S]`, avail `[M, n, A]`, actions `[M, n]` -> `[M, n - 1, A]`.
         """
         n_others, a = len(self.others), self.n_actions
-        of_state, of_j, of_i, of_before = self.first.weight.split(
-            [state.shape[1], n_others, a, n_others * a], dim=1
-        )
+        sizes = [state.shape[1], n_others, a, n_others * a]
+        of_state, of_j, of_i, of_before = th.split(self.first.weight, sizes, dim=1)
         places = actions[:, self.others] + a * th.arange(n_others, device=actions.device)
         played = of_before.T[places]  # [M, n - 1, H]
         common = F.linear(state, of_state, self.first.bias) + of_i.T[actions[:, self.i]]

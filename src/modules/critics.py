@@ -41,9 +41,9 @@ class DuelingCritic(nn.Module):
         """`forward` without a way back; on a CPU block by block, so that the hidden layers of one
         stay in the cache."""
         if state.device.type != "cpu":
-            return self(state, obs)
-        blocks = zip(state.split(BLOCK), obs.split(BLOCK))
-        return th.cat([self(*block) for block in blocks])
+            return self.forward(state, obs)
+        blocks = zip(th.split(state, BLOCK), th.split(obs, BLOCK))
+        return th.cat([self.forward(*block) for block in blocks])
 
 
 class StateActionCritic(nn.Module):
@@ -62,8 +62,7 @@ class StateActionCritic(nn.Module):
 
     def forward(self, state: th.Tensor) -> th.Tensor:
         """state `[M, S]` -> `[M, A]`."""
-        of_state, of_action = self.first.weight.split(
-            [self.first.in_features - self.n_actions, self.n_actions], dim=1
-        )
+        sizes = [self.first.in_features - self.n_actions, self.n_actions]
+        of_state, of_action = th.split(self.first.weight, sizes, dim=1)
         x = F.linear(state, of_state, self.first.bias).unsqueeze(1) + of_action.T  # [M, A, H]
         return feed_forward(x.relu_(), self.hidden, self.out).squeeze(-1)

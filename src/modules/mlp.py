@@ -22,7 +22,7 @@ def feed_forward(x: th.Tensor, *layers: nn.Linear | Layer) -> th.Tensor:
     on_onednn = (
         x.device.type == "cpu"
         and x.dtype == th.float32
-        and th.backends.mkldnn.is_available()
+        and th.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and th.backends.mkldnn.enabled
         and len(rows) * max(weight.numel() for weight, _ in pairs) >= LARGE
     )
@@ -47,12 +47,6 @@ class MLP(nn.Sequential):
             nn.Linear(hidden, outputs),
         )
 
-    def __getitem__(self, index):
-        """A layer, or a plain `nn.Sequential` of some."""
-        if isinstance(index, slice):
-            return nn.Sequential(*list(self)[index])
-        return super().__getitem__(index)
-
     def forward(self, x: th.Tensor) -> th.Tensor:
         """`[..., inputs]` -> `[..., outputs]`."""
-        return feed_forward(x, self[0], self[2], self[4])
+        return feed_forward(x, *(layer for layer in self if isinstance(layer, nn.Linear)))

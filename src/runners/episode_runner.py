@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from inspo.envs import REGISTRY
+from inspo.envs.multiagentenv import VectorEnv
 from inspo.envs.process_vector import SerialVectorEnv
 from inspo.runners.vector_runner import VectorRunner, find
 from inspo.utils.errors import ConfigError
@@ -13,7 +14,7 @@ from inspo.utils.errors import ConfigError
 class EpisodeRunner(VectorRunner):
     """`VectorRunner` over one `MultiAgentEnv`."""
 
-    def make_env(self):
+    def make_env(self) -> VectorEnv:
         if self.batch_size != 1:
             raise ConfigError(
                 f"runner: episode plays one episode at a time, but batch_size_run is "

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.episode_batch import EpisodeBatch, Scheme
+from inspo.controllers.basic_controller import BasicMAC
 from inspo.envs import VECTOR_REGISTRY
+from inspo.envs.drawing import DRAWINGS, write_gif
 from inspo.envs.multiagentenv import VectorEnv
 from inspo.utils.errors import ConfigError
+from inspo.utils.logging import Logger
 from inspo.utils.seeding import spawn_seeds
+from inspo.utils.settings import Settings
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
-def find(registry: dict[str, Callable], args) -> Callable:
+def find(registry: dict[str, Entry], args: Settings) -> Entry:
     """The entry of `args.env`; ConfigError if this kind of runner cannot play it."""
     if args.env not in registry:
         fitting = "vector" if args.env in VECTOR_REGISTRY else "parallel, or episode"
@@ -25,6 +33,7 @@ def find(registry: dict[str, Callable], args) -> Callable:
     return registry[args.env]
 
 
+@dataclass
 class EpisodeStats:
     """What became of some episodes, in the order in which they were played.
 
@@ -33,11 +42,10 @@ class EpisodeStats:
     these that broke off because a simulator failed, and were played anew.
     """
 
-    def __init__(self):
-        self.returns: list[float] = []
-        self.lengths: list[int] = []
-        self.infos: dict[str, list[float]] = {}
-        self.n_lost = 0
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    infos: dict[str, list[float]] = field(default_factory=dict)
+    n_lost: int = 0
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -75,7 +83,10 @@ class VectorRunner:
     the other; `test(n)` counts exactly the first n episodes of the batches that it plays.
     """
 
-    def __init__(self, args, logger):
+    mac: BasicMAC
+    scheme: Scheme
+
+    def __init__(self, args: Settings, logger: Logger | None):
         self.args = args
         self.batch_size = args.batch_size_run
         self.env = self.make_env()
@@ -87,14 +98,14 @@ class VectorRunner:
 
     def make_env(self) -> VectorEnv:
         make = find(VECTOR_REGISTRY, self.args)
-        return make(n_envs=self.batch_size, **self.args.env_args)
+        env: VectorEnv = make(n_envs=self.batch_size, **self.args.env_args)
+        return env
 
     def get_env_info(self) -> dict[str, int]:
         return self.env.get_env_info()
 
-    def setup(self, scheme, groups, preprocess, mac) -> None:
-        self.scheme = scheme
-        self.mac = mac
+    def setup(self, scheme: Scheme, groups: object, preprocess: object, mac: BasicMAC) -> None:
+        self.scheme, self.mac = scheme, mac
 
     def run(self, test_mode: bool = False) -> EpisodeBatch:
         """Play one whole episode in every environment. Returns T = episode_limit + 1 steps.
@@ -104,24 +115,35 @@ class VectorRunner:
         """
         env, n = self.env, self.batch_size
         batch = EpisodeBatch.empty(self.scheme, env.n_agents, n, self.episode_limit + 1)
-        returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
         infos: dict[str, np.ndarray] = {}
         env.reset()
-        self._play(batch, np.arange(n), returns, lengths, infos, test_mode)
+        self._play(batch, np.arange(n), infos, test_mode)
         n_lost = 0
         while (again := np.flatnonzero(env.lost())).size:
             n_lost += again.size
-            for array in (*batch.data.values(), returns, lengths):
+            for array in batch.data.values():
                 array[again] = 0
             env.reset_lost()
-            self._play(batch, again, returns, lengths, infos, test_mode)
-        self._count(returns, lengths, infos, n_lost, test_mode)
+            self._play(batch, again, infos, test_mode)
+        lengths = batch["filled"].sum(1).flatten() - 1
+        self.last_stats = EpisodeStats(
+            # Step by step, in double precision; what follows an episode is zero.
+            batch["reward"].double().numpy().cumsum(1)[:, -1, 0].tolist(),
+            lengths.tolist(),
+            {name: values.tolist() for name, values in infos.items()},
+            n_lost,
+        )
+        if not test_mode:
+            self.train_stats.extend(self.last_stats)
+            self.t_env += int(lengths.sum())
         return batch
 
-    def _play(self, batch, active, returns, lengths, infos, test_mode: bool) -> None:
+    def _play(
+        self, batch: EpisodeBatch, active: np.ndarray, infos: dict[str, np.ndarray], test_mode: bool
+    ) -> None:
         """Play the episodes of the environments `active`, int `[k]`, from their reset to the end.
 
-        Fills their rows of `batch`, and of `returns`, `lengths` and each of `infos`, `[N]`.
+        Fills their rows of `batch`, and of each of `infos`, `[N]`.
         """
         env, n = self.env, self.batch_size
         store = {key: value.numpy() for key, value in batch.data.items()}  # same memory
@@ -144,21 +166,9 @@ class VectorRunner:
             store["actions"][active, t] = actions[active, :, None]
             store["reward"][active, t, 0] = out.reward[active]
             store["terminated"][active, t, 0] = out.terminated[active]
-            returns[active] += out.reward[active]
-            lengths[active] += 1
             ended = active[done[active]]
             for name, values in out.info.items():
                 infos.setdefault(name, np.zeros(n))[ended] = values[ended]
-
-    def _count(self, returns, lengths, infos, n_lost: int, test_mode: bool) -> None:
-        stats = EpisodeStats()
-        stats.n_lost = n_lost
-        stats.returns, stats.lengths = returns.tolist(), lengths.tolist()
-        stats.infos = {name: values.tolist() for name, values in infos.items()}
-        self.last_stats = stats
-        if not test_mode:
-            self.train_stats.extend(stats)
-            self.t_env += int(lengths.sum())
 
     def test(self, n_episodes: int) -> EpisodeStats:
         """Play test episodes and count exactly `n_episodes`, the first of the batches played."""
@@ -172,17 +182,29 @@ class VectorRunner:
         """Write what environment 0 played, in its simulator's own format. Returns where to."""
         return self.env.save_replay()
 
+    def record(self, path: str) -> str:
+        """Play a test episode in every environment and draw that of environment 0 into a GIF.
+
+        Returns a line that says what is to be seen.
+        """
+        batch = self.run(test_mode=True)
+        steps = self.last_stats.lengths[0]
+        episode = {key: value[0, : steps + 1].numpy() for key, value in batch.data.items()}
+        write_gif(path, DRAWINGS[str(self.args.env)], self.env, episode)
+        infos = "".join(f", {key} {value[0]:g}" for key, value in self.last_stats.infos.items())
+        return f"{path}: {steps} steps, return {self.last_stats.returns[0]:.2f}{infos}"
+
     def close_env(self) -> None:
         self.env.close()
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {
             "t_env": self.t_env,
             "rng": self.env.get_rng(),
             "train_stats": vars(self.train_stats),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.t_env = state["t_env"]
         self.env.set_rng(state["rng"])
         vars(self.train_stats).update(state["train_stats"])

@@ -7,7 +7,9 @@ Shapes: `S` states, `n` agents, agent `i` has `A_i` actions (numbers may differ)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from string import ascii_lowercase
+from typing import Any, Protocol
 
 import numpy as np
 from inspo.utils.errors import ConfigError, UserError
@@ -20,6 +22,15 @@ TOLERANCE = 1e-8
 
 class GameError(UserError):
     """A game or a policy whose numbers cannot be right."""
+
+
+class Sizes(Protocol):
+    """What a game and a dataset of one have in common."""
+
+    @property
+    def n_states(self) -> int: ...
+    @property
+    def n_actions(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -35,16 +46,18 @@ class Game:
     transition: np.ndarray
     reward: np.ndarray
     gamma: float
-    ending: np.ndarray | None = None
+    ending: np.ndarray = field(default_factory=lambda: np.zeros(()))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         reward = _finite("reward", self.reward)
         if reward.ndim < 2:
             raise GameError(
                 f"reward has shape {reward.shape}; expected [S, A_1, ..., A_n] with n >= 1"
             )
-        transition = probabilities("transition", self.transition, (*reward.shape, reward.shape[0]))
-        ending = np.zeros(reward.shape) if self.ending is None else _finite("ending", self.ending)
+        transition = probabilities("transition", self.transition, (*reward.shape, len(reward)))
+        ending = _finite("ending", self.ending)
+        if ending.ndim == 0:
+            ending = np.full(reward.shape, ending)
         if ending.shape != reward.shape or ending.min() < 0 or ending.max() > 1:
             raise GameError(
                 f"ending must hold probabilities and have reward's shape {reward.shape}"
@@ -54,26 +67,7 @@ class Game:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_joint(
-        cls, transition: np.ndarray, reward: np.ndarray, n_actions: Sequence[int], gamma: float
-    ) -> Game:
-        """The same from a flattened joint action: transition `[S, J, S]`, reward `[S, J]`."""
-        reward, n_states = np.asarray(reward), len(reward)
-        if reward.shape != (n_states, np.prod(n_actions)):
-            raise GameError(
-                f"reward has shape {reward.shape}; expected [S, J] with J = {np.prod(n_actions)}, "
-                f"the product of n_actions {tuple(n_actions)}"
-            )
-        shape = (n_states, *n_actions)
-        if np.shape(transition) != (*reward.shape, n_states):
-            raise GameError(
-                f"transition has shape {np.shape(transition)}; expected {(*reward.shape, n_states)}"
-            )
-        transition = np.reshape(transition, (*shape, n_states))
-        return cls(transition, reward.reshape(shape), gamma)
-
-    @classmethod
-    def matrix(cls, payoff: np.ndarray) -> Game:
+    def matrix(cls, payoff: Any) -> Game:
         """A one-shot game with payoff tensor `[*A]`: one state, gamma 0."""
         payoff = _finite("payoff", payoff)
         return cls(np.ones((1, *payoff.shape, 1)), payoff[None], gamma=0.0)
@@ -96,44 +90,42 @@ class Game:
 
     def under(self, policies: Policies) -> tuple[np.ndarray, np.ndarray]:
         """What a joint policy makes of the game: reward `[S]` and discounted kernel `[S, S]`."""
-        joint = joint_policy(policies)
-        agents = list(range(1, self.n_agents + 1))
+        joint, actions = joint_policy(policies), ascii_lowercase[: self.n_agents]
         going_on = self.gamma * (1 - self.ending) * joint
-        kernel = np.einsum(
-            going_on, [0, *agents], self.transition, [0, *agents, self.n_agents + 1],
-            [0, self.n_agents + 1],
-        )  # fmt: skip
+        kernel = np.einsum(f"S{actions},S{actions}T->ST", going_on, self.transition)
         return (joint * self.reward).reshape(self.n_states, -1).sum(1), kernel
 
 
 def joint_policy(policies: Policies) -> np.ndarray:
     """pi(a | s) = prod_i pi_i(a_i | s), `[S, *A]`."""
-    n = len(policies)
-    factors = [x for i, policy in enumerate(policies) for x in (policy, [0, i + 1])]
-    return np.einsum(*factors, list(range(n + 1)))
+    actions = ascii_lowercase[: len(policies)]
+    return np.einsum(",".join(f"S{a}" for a in actions) + f"->S{actions}", *policies)
 
 
 def expect_others(q: np.ndarray, policies: Policies, agent: int) -> np.ndarray:
     """E_{a^{-i} ~ pi^{-i}} Q(s, a_i, a^{-i}), `[S, A_i]`, of a joint Q `[S, *A]` (below Eq. 5)."""
-    axes = list(range(q.ndim))
+    actions = ascii_lowercase[: len(policies)]
     for j in reversed(range(len(policies))):
         if j != agent:
-            rest = [axis for axis in axes if axis != j + 1]
-            q, axes = np.einsum(q, axes, policies[j], [0, j + 1], rest), rest
+            rest = actions.replace(ascii_lowercase[j], "")
+            q = np.einsum(f"S{actions},S{ascii_lowercase[j]}->S{rest}", q, policies[j])
+            actions = rest
     return q
 
 
 def expected_return(game: Game, policies: Policies, start: np.ndarray | None = None) -> float:
     """The exact discounted return of a joint policy from a start distribution `[S]` (uniform)."""
-    policies = check_policies(game, policies)
-    reward, kernel = game.under(policies)
+    reward, kernel = game.under(check_policies(game, policies))
     v = np.linalg.solve(np.eye(game.n_states) - kernel, reward)
     if start is None:
         return float(v.mean())
     return float(probabilities("start", start, (game.n_states,)) @ v)
 
 
-def probabilities(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def probabilities(name: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
     """`array` as float64, checked: the shape, no negative entries, sums of 1 on the last axis."""
     array = _finite(name, array)
     if array.shape != shape:
@@ -143,29 +135,23 @@ def probabilities(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.nd
     sums = array.sum(-1)
     worst = np.abs(sums - 1).argmax()
     if abs(sums.flat[worst] - 1) > TOLERANCE:
-        at = tuple(int(k) for k in np.unravel_index(worst, sums.shape))
-        raise GameError(f"{name}{list(at)} sums to {sums.flat[worst]}; probabilities must sum to 1")
+        at = [int(k) for k in np.unravel_index(worst, sums.shape)]
+        raise GameError(f"{name}{at} sums to {sums.flat[worst]}; probabilities must sum to 1")
     return array
 
 
 def check_policies(
-    game: Game, policies: Sequence[np.ndarray], name: str = "policy", mu: Policies | None = None
+    of: Sizes, policies: Sequence[np.ndarray], name: str = "policy", mu: Policies | None = None
 ) -> Policies:
-    """A joint policy for `game`, checked; with `mu` also that it stays inside mu's support."""
-    if len(policies) != game.n_agents:
-        raise GameError(f"{name} has {len(policies)} agents; the game has {game.n_agents}")
+    """A joint policy for a game or its data, checked; with `mu` also that it stays in mu's support,
+    outside which KL(pi || mu) is infinite."""
+    if len(policies) != len(of.n_actions):
+        raise GameError(f"{name} has {len(policies)} agents; the game has {len(of.n_actions)}")
     checked = [
-        probabilities(f"{name}[{i}]", policy, (game.n_states, game.n_actions[i]))
+        probabilities(f"{name}[{i}]", policy, (of.n_states, of.n_actions[i]))
         for i, policy in enumerate(policies)
     ]
-    if mu is not None:
-        check_support(checked, mu, name)
-    return checked
-
-
-def check_support(policies: Policies, mu: Policies, name: str = "policy") -> None:
-    """Fail where a policy takes an action that the behaviour policy never takes."""
-    for i, (policy, behaviour) in enumerate(zip(policies, mu)):
+    for i, (policy, behaviour) in enumerate(zip(checked, mu or checked)):
         outside = np.argwhere((policy > 0) & (behaviour == 0))
         if len(outside):
             state, action = (int(k) for k in outside[0])
@@ -174,6 +160,7 @@ def check_support(policies: Policies, mu: Policies, name: str = "policy") -> Non
                 f"{policy[state, action]}, but its behaviour probability is zero: the divergence "
                 "KL(pi || mu) is infinite. Start from mu, or from a policy inside its support."
             )
+    return checked
 
 
 def check_discount(gamma: float) -> None:
@@ -181,15 +168,7 @@ def check_discount(gamma: float) -> None:
         raise ConfigError(f"gamma is {gamma}; it must lie in [0, 1)")
 
 
-def check_temperatures(alpha: float, beta: float) -> None:
-    if not (alpha >= 0 and beta >= 0 and alpha + beta > 0 and np.isfinite(alpha + beta)):
-        raise ConfigError(
-            f"alpha is {alpha} and beta is {beta}; both must be finite and at least 0, and "
-            "their sum, by which Eq. 12 divides, must be positive"
-        )
-
-
-def _finite(name: str, array: np.ndarray) -> np.ndarray:
+def _finite(name: str, array: Any) -> np.ndarray:
     try:
         array = np.asarray(array, dtype=float)
     except (TypeError, ValueError) as error:

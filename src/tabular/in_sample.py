@@ -9,25 +9,35 @@ and every network is a table. For agent i in its turn
     V_i(s)     = E_{pi_i}[Q_i(s, a_i)] - alpha KL(pi_i || mu_i) + beta H(pi_i)       Eqs. 14, 24
     pi_i(a_i | s) ~ D_rho(a_i | s) exp((Q_i - beta log mu_i(a_i)) / (alpha + beta))   Eq. 20
 
-without the CQL term and without clipping. `M` rows, `n` agents, `S` states, `A_i` actions.
+without the CQL term and without clipping. `M` rows; the other shapes as in `tabular.game`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from inspo.tabular.game import (
     Policies,
     check_discount,
-    check_support,
+    check_policies,
     expect_others,
     joint_policy,
     probabilities,
 )
-from inspo.tabular.inspo import Order, Schedule, Trace, beta_at, draw_orders, total_regulariser
-from inspo.utils.errors import ConfigError, DatasetError
+from inspo.tabular.inspo import (
+    Order,
+    Response,
+    Schedule,
+    Trace,
+    at_once,
+    in_turn,
+    quantal_response,
+    regulariser,
+    repeat,
+)
+from inspo.utils.errors import DatasetError
 
 # exp(-700) is still a double: the log of a probability that vanished is held here.
 LOG_FLOOR = -700.0
@@ -48,9 +58,9 @@ class Dataset:
     done: np.ndarray
     n_actions: tuple[int, ...]
     n_states: int
-    weight: np.ndarray | None = None
+    weight: np.ndarray = field(default_factory=lambda: np.ones(()))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         action = np.asarray(self.action)
         rows, n = len(action), len(self.n_actions)
         if rows == 0 or action.shape != (rows, n):
@@ -62,15 +72,16 @@ class Dataset:
             "next_state": np.asarray(self.next_state),
             "reward": np.asarray(self.reward, dtype=float),
             "done": np.asarray(self.done, dtype=bool),
-            "weight": np.ones(rows) if self.weight is None else np.asarray(self.weight, float),
+            "weight": np.asarray(self.weight, dtype=float),
         }
+        if fields["weight"].ndim == 0:
+            fields["weight"] = np.full(rows, fields["weight"])
         for name, value in fields.items():
             if value.shape != (rows,):
                 raise DatasetError(f"{name} has shape {value.shape}; action has {rows} rows")
-        for name in ("reward", "weight"):
-            if not np.isfinite(fields[name]).all():
-                row = int(np.argmin(np.isfinite(fields[name])))
-                raise DatasetError(f"{name}[{row}] is {fields[name][row]}; it must be finite")
+            if not np.isfinite(value).all():
+                row = int(np.argmin(np.isfinite(value)))
+                raise DatasetError(f"{name}[{row}] is {value[row]}; it must be finite")
         if fields["weight"].min() <= 0:
             raise DatasetError("every weight must be positive; leave rows out instead")
         _in_range("state", fields["state"], self.n_states)
@@ -124,21 +135,20 @@ class Dataset:
         counts = [self.total(i, self.weight) for i in range(self.n_agents)]
         return [c / c.sum(-1, keepdims=True) for c in counts]
 
-    def joint_weight(self) -> np.ndarray:
-        """The weight of a row's (s, a) over all rows that share it, `[M]`."""
-        key = np.ravel_multi_index((self.state, *self.action.T), (self.n_states, *self.n_actions))
-        _, group = np.unique(key, return_inverse=True)
-        return np.bincount(group, self.weight)[group]
+    def joint(self) -> np.ndarray:
+        """The weight of every (s, a), `[S, *A]`."""
+        joint = np.zeros((self.n_states, *self.n_actions))
+        np.add.at(joint, (self.state, *self.action.T), self.weight)
+        return joint
 
     def log_conditional(self, agent: int) -> np.ndarray:
         """log mu(a^{-i} | s, a_i) of every row, `[M]`: what Eq. 22 finds."""
         own = self.total(agent, self.weight).reshape(-1)[self.own(agent)]
-        return np.log(self.joint_weight() / own)
+        return np.log(self.joint()[(self.state, *self.action.T)] / own)
 
     def conditional(self, agent: int) -> np.ndarray:
         """The same for all joint actions, `[S, *A]`; 0 where (s, a_i) has no rows."""
-        joint = np.zeros((self.n_states, *self.n_actions))
-        np.add.at(joint, (self.state, *self.action.T), self.weight)
+        joint = self.joint()
         others = tuple(j + 1 for j in range(self.n_agents) if j != agent)
         own = joint.sum(others, keepdims=True)
         return np.divide(joint, own, out=np.zeros_like(joint), where=own > 0)
@@ -177,14 +187,18 @@ def log_ratio(
     others = [j for j in range(data.n_agents) if j != agent]
     if not others:
         return np.zeros(len(data.state))
-    numerator = sum(_log_taken(data, policies, j) for j in others)
+
+    def log_taken(joint: Policies) -> np.ndarray:
+        """log prod_j pi_j(a_j | s) of the others' actions in the rows, each factor floored."""
+        taken = [joint[j].reshape(-1)[data.own(j)] for j in others]
+        return np.log(np.maximum(taken, np.exp(LOG_FLOOR))).sum(0)
+
     if variant.conditional:
         denominator = data.log_conditional(agent)
     else:
-        mu = data.behaviour()
-        denominator = sum(_log_taken(data, mu, j) for j in others)
+        denominator = log_taken(data.behaviour())
     exponent = 1 / len(others) if variant.exponent is None else variant.exponent
-    return exponent * (numerator - denominator)
+    return exponent * (log_taken(policies) - denominator)
 
 
 def local_q(
@@ -195,8 +209,10 @@ def local_q(
 
     0 for an action that the data lack in a state: the policy cannot take it, nothing reads it.
     """
-    n_states, size = data.n_states, data.n_actions[agent]
-    share = _share_of_action(data, agent, log_ratio(data, policies, agent, variant))
+    n_states = data.n_states
+    # The share of a row among the rows of its (s, a_i) in D_rho: each (s, a_i) sums to 1.
+    mass = data.weight * _shifted_ratio(data, policies, agent, variant)[0]
+    share = mass / data.total(agent, mass).reshape(-1)[data.own(agent)]
     # Rows -> (s, a_i): what one step pays; rows -> (s, s'): where pi_i and D_rho lead.
     reward = data.total(agent, share * data.reward)
     if variant.joint_kl:
@@ -207,11 +223,10 @@ def local_q(
         data.state * n_states + data.next_state, taken * flow, n_states * n_states
     ).reshape(n_states, n_states)
     charged = [agent] if variant.own_regulariser else None
-    paid = (policies[agent] * reward).sum(-1)
-    paid = paid - total_regulariser(policies, mu, alpha, beta, charged)
+    paid = (policies[agent] * reward).sum(-1) - regulariser(policies, mu, alpha, beta, charged)
     v = np.linalg.solve(np.eye(n_states) - kernel, paid)
     q = reward + data.total(agent, flow * v[data.next_state])
-    return np.where(mu[agent] > 0, q, 0.0).reshape(n_states, size)
+    return np.where(mu[agent] > 0, q, 0.0)
 
 
 def update(
@@ -224,14 +239,13 @@ def update(
     times exp((Q_i - beta log mu_i) / (alpha + beta)). The baseline of the advantage cancels.
     """
     q = local_q(data, policies, mu, agent, alpha, beta, gamma, variant)
-    log_mu = np.log(np.where(mu[agent] > 0, mu[agent], 1.0))
-    logits = log_mu + (q - beta * log_mu) / (alpha + beta)
-    if variant.resampled_policy:
-        # D_rho(a_i | s) ~ mu_i(a_i | s) E_{mu(a^-i | s, a_i)}[rho]
-        logits = logits + _log_mean_ratio(data, agent, log_ratio(data, policies, agent, variant))
-    logits = np.where(mu[agent] > 0, logits, -np.inf)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    if not variant.resampled_policy:
+        return quantal_response(q, mu[agent], alpha, beta)
+    # D_rho(a_i | s) ~ mu_i(a_i | s) E_{mu(a^-i | s, a_i)}[rho]
+    rho, largest = _shifted_ratio(data, policies, agent, variant)
+    total, mass = data.total(agent, data.weight), data.total(agent, data.weight * rho)
+    mean = np.divide(mass, total, out=np.ones_like(mass), where=total > 0)
+    return quantal_response(q, mu[agent], alpha, beta, largest + np.log(mean))
 
 
 def sweep(
@@ -239,10 +253,7 @@ def sweep(
     order: Sequence[int], gamma: float = 0.0, variant: Variant = PAPER,
 ) -> Policies:  # fmt: skip
     """One agent after the other, each with a critic fitted to the policies of its turn."""
-    new = list(policies)
-    for i in order:
-        new[i] = update(data, new, mu, i, alpha, beta, gamma, variant)
-    return new
+    return in_turn(_response(data, mu, alpha, beta, gamma, variant), policies, order)
 
 
 def simultaneous(
@@ -250,98 +261,45 @@ def simultaneous(
     gamma: float = 0.0, variant: Variant = PAPER,
 ) -> Policies:  # fmt: skip
     """All agents at once, each against the old policies of the others ("w/o SPO", Fig. 5b)."""
-    agents = range(data.n_agents)
-    return [update(data, policies, mu, i, alpha, beta, gamma, variant) for i in agents]
+    return at_once(_response(data, mu, alpha, beta, gamma, variant), policies)
+
+
+def _response(
+    data: Dataset, mu: Policies, alpha: float, beta: float, gamma: float, variant: Variant
+) -> Response:
+    return lambda policies, i: update(data, policies, mu, i, alpha, beta, gamma, variant)
 
 
 def iterate(
-    data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0,
-    mu: Policies | None = None, sweeps: int = 100, order: Order = "random",
-    initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
+    data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0, sweeps: int = 100,
+    order: Order = "random", initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
     variant: Variant = PAPER, tol: float | None = None, seed: int = 0,
 ) -> Trace:  # fmt: skip
     """The practical algorithm in closed form, from pi^0 = mu unless `initial` says otherwise.
 
-    mu: behaviour policies `[S, A_i]`; the data's own frequencies where it is not given.
-    The trace's residual is how far a simultaneous update would move the policies; its values stay
-    empty: a dataset that does not cover the game does not know V.
+    The arguments are those of `inspo.iterate`. The trace's values stay empty: a dataset that does
+    not cover the game does not know V.
     """
     check_discount(gamma)
-    mu = data.behaviour() if mu is None else check_behaviour(data, mu)
-    policies = mu if initial is None else _policies(data, initial, "initial")
-    check_support(policies, mu, "initial")
-    orders = draw_orders(order, data.n_agents, seed)
-    trace = Trace()
-    for k in range(sweeps + 1):
-        beta_k = beta_at(beta, k, alpha)
-        at_once = simultaneous(data, policies, mu, alpha, beta_k, gamma, variant)
-        trace.history.append(policies)
-        trace.betas.append(beta_k)
-        trace.residuals.append(max(np.abs(x - y).max() for x, y in zip(at_once, policies)))
-        if k == sweeps or (tol is not None and trace.residuals[-1] <= tol):
-            return trace
-        if sequential:
-            policies = sweep(data, policies, mu, alpha, beta_k, orders(k), gamma, variant)
-        else:
-            policies = at_once
+    mu = data.behaviour()
+    policies = mu if initial is None else check_policies(data, initial, "initial", mu)
+    return repeat(
+        policies,
+        lambda p, b: simultaneous(data, p, mu, alpha, b, gamma, variant),
+        (lambda p, b, o: sweep(data, p, mu, alpha, b, o, gamma, variant)) if sequential else None,
+        alpha, beta, sweeps, order, tol, seed,
+    )  # fmt: skip
 
 
-def check_behaviour(data: Dataset, mu: Sequence[np.ndarray]) -> Policies:
-    """Behaviour policies that somebody gives beside the data, checked against them."""
-    mu = _policies(data, mu, "mu")
-    for i in range(data.n_agents):
-        impossible = np.argwhere(mu[i].reshape(-1)[data.own(i)] == 0)
-        if len(impossible):
-            row = int(impossible[0, 0])
-            raise DatasetError(
-                f"row {row} has action {data.action[row, i]} of agent {i} in state "
-                f"{data.state[row]}, to which mu[{i}] gives probability zero; the ratio of Eq. 14 "
-                "and log mu are undefined there. Fit mu on the same data."
-            )
-        unseen = np.argwhere((mu[i] > 0) & (data.behaviour()[i] == 0))
-        if len(unseen):
-            state, action = (int(k) for k in unseen[0])
-            raise DatasetError(
-                f"mu[{i}] gives probability {mu[i][state, action]} to action {action} in state "
-                f"{state}, which has zero behaviour probability in the data: its value is unknown"
-            )
-    return mu
-
-
-def _policies(data: Dataset, policies: Sequence[np.ndarray], name: str) -> Policies:
-    if len(policies) != data.n_agents:
-        raise ConfigError(f"{name} has {len(policies)} agents; the data have {data.n_agents}")
-    return [
-        probabilities(f"{name}[{i}]", policy, (data.n_states, data.n_actions[i]))
-        for i, policy in enumerate(policies)
-    ]
-
-
-def _log_taken(data: Dataset, policies: Policies, agent: int) -> np.ndarray:
-    """log pi_j(a_j | s) of the actions in the rows, `[M]`, floored."""
-    taken = policies[agent].reshape(-1)[data.own(agent)]
-    return np.log(np.maximum(taken, np.exp(LOG_FLOOR)))
-
-
-def _shifted(data: Dataset, agent: int, log_rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """rho over the largest rho of its (s, a_i), `[M]`, and the log of that largest, `[S, A_i]`."""
+def _shifted_ratio(
+    data: Dataset, policies: Policies, agent: int, variant: Variant
+) -> tuple[np.ndarray, np.ndarray]:
+    """rho over the largest rho of its (s, a_i), `[M]`, and the log of that largest, `[S, A_i]`
+    (-inf for an action without rows)."""
+    log_rho = log_ratio(data, policies, agent, variant)
     largest = np.full((data.n_states, data.n_actions[agent]), -np.inf)
     np.maximum.at(largest.reshape(-1), data.own(agent), log_rho)
     return np.exp(log_rho - largest.reshape(-1)[data.own(agent)]), largest
-
-
-def _share_of_action(data: Dataset, agent: int, log_rho: np.ndarray) -> np.ndarray:
-    """Share of a row among the rows of its (s, a_i) in D_rho, `[M]`; each (s, a_i) sums to 1."""
-    mass = data.weight * _shifted(data, agent, log_rho)[0]
-    return mass / data.total(agent, mass).reshape(-1)[data.own(agent)]
-
-
-def _log_mean_ratio(data: Dataset, agent: int, log_rho: np.ndarray) -> np.ndarray:
-    """log E[rho | s, a_i] over the data, `[S, A_i]`; -inf for an action without rows."""
-    rho, largest = _shifted(data, agent, log_rho)
-    total = data.total(agent, data.weight)
-    mean = data.total(agent, data.weight * rho) / np.where(total > 0, total, 1.0)
-    return largest + np.log(np.where(total > 0, mean, 1.0))
 
 
 def _others_kl(data: Dataset, policies: Policies, agent: int, variant: Variant) -> np.ndarray:

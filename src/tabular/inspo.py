@@ -5,8 +5,8 @@
     pi_i(a_i) ~ mu_i(a_i) exp((E_{pi^-i} Q(s, a_i, .) - beta log mu_i(a_i)) / (alpha + beta))
                                                                                    Eqs. 12, 13
 
-This form knows rewards and transitions; `tabular.in_sample` knows only a dataset.
-Shapes as in `tabular.game`.
+This form knows rewards and transitions; `tabular.in_sample` knows only a dataset, and shares the
+response and the loop over sweeps. Shapes as in `tabular.game`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from inspo.tabular.game import (
-    Game,
-    GameError,
-    Policies,
-    check_policies,
-    check_temperatures,
-    expect_others,
-    joint_policy,
-)
+from inspo.tabular.game import Game, Policies, check_policies, expect_others
 from inspo.utils.errors import ConfigError
 
 Schedule = float | Callable[[int], float]
 Order = str | Sequence[int] | Callable[[int], Sequence[int]]
+Response = Callable[[Policies, int], np.ndarray]  # of one agent to a joint policy, `[S, A_i]`
 
 
 class Values(NamedTuple):
@@ -41,29 +34,23 @@ class Values(NamedTuple):
 
 def divergence(policy: np.ndarray, mu: np.ndarray) -> np.ndarray:
     """KL(pi_i || mu_i) in every state, `[S]`; an action that pi does not take contributes 0."""
-    return _sum_where_taken(policy, _log(policy) - _log(mu))
+    return np.where(policy > 0, policy * (_log(policy) - _log(mu)), 0.0).sum(-1)
 
 
 def entropy(policy: np.ndarray) -> np.ndarray:
     """H(pi_i) in every state, `[S]`."""
-    return -_sum_where_taken(policy, _log(policy))
+    return -np.where(policy > 0, policy * _log(policy), 0.0).sum(-1)
 
 
-def regulariser(policy: np.ndarray, mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """What one agent pays in Eq. 10: alpha KL(pi_i || mu_i) - beta H(pi_i), `[S]`."""
-    return alpha * divergence(policy, mu) - beta * entropy(policy)
-
-
-def total_regulariser(
+def regulariser(
     policies: Policies, mu: Policies, alpha: float, beta: float,
     agents: Sequence[int] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """The sum of the regularisers of `agents` (all of them), `[S]`."""
-    agents = range(len(policies)) if agents is None else agents
-    return sum(
-        (regulariser(policies[i], mu[i], alpha, beta) for i in agents),
-        start=np.zeros(len(policies[0])),
-    )
+    """What `agents` (all of them) pay in Eq. 10: sum_i alpha KL(pi_i || mu_i) - beta H(pi_i)."""
+    total = np.zeros(len(policies[0]))
+    for i in range(len(policies)) if agents is None else agents:
+        total = total + (alpha * divergence(policies[i], mu[i]) - beta * entropy(policies[i]))
+    return total
 
 
 def evaluate(
@@ -75,55 +62,53 @@ def evaluate(
     `agents` names those whose regulariser is paid: all in Eq. 10, agent i alone in Eqs. 14 and 24.
     """
     reward, kernel = game.under(policies)
-    reward = reward - total_regulariser(policies, mu, alpha, beta, agents)
+    reward = reward - regulariser(policies, mu, alpha, beta, agents)
     v = np.linalg.solve(np.eye(game.n_states) - kernel, reward)
     return Values(game.backup(v), v)
-
-
-def soft_value(
-    q: np.ndarray, policies: Policies, mu: Policies, alpha: float, beta: float
-) -> np.ndarray:
-    """V of Eq. 10 from any Q `[S, *A]`: E_pi[Q] - regularisers, `[S]`."""
-    expected = (joint_policy(policies) * q).reshape(len(q), -1).sum(1)
-    return expected - total_regulariser(policies, mu, alpha, beta)
-
-
-def evaluate_by_iteration(
-    game: Game, policies: Policies, mu: Policies, alpha: float, beta: float,
-    q: np.ndarray | None = None, tol: float = 1e-12, limit: int = 1_000_000,
-) -> Values:  # fmt: skip
-    """The same by applying the operator of Eq. 10 until it moves Q by no more than `tol` (Lemma 2).
-
-    The distance to the fixed point is then at most gamma / (1 - gamma) times `tol`.
-    """
-    q = np.zeros(game.reward.shape) if q is None else q
-    for _ in range(limit):
-        new = game.backup(soft_value(q, policies, mu, alpha, beta))
-        moved, q = np.abs(new - q).max(), new
-        if moved <= tol * max(1.0, np.abs(q).max()):
-            return Values(q, soft_value(q, policies, mu, alpha, beta))
-    raise GameError(f"policy evaluation still moved by {moved} after {limit} iterations")
 
 
 # ---- the update ----------------------------------------------------------------------------------
 
 
-def quantal_response(q: np.ndarray, mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+def quantal_response(
+    q: np.ndarray, mu: np.ndarray, alpha: float, beta: float, log_weight: np.ndarray | float = 0.0
+) -> np.ndarray:
     """Eq. 12 as printed, of a local Q `[S, A_i]`: mu exp((Q - beta log mu) / (alpha + beta)).
 
-    In logarithms, so that a small temperature does not overflow. Stays inside mu's support.
+    That is a logit response at temperature alpha + beta to mu^{alpha / (alpha + beta)}: beta
+    flattens mu. log_weight `[S, A_i]`: of a further factor. In logarithms, so that a small
+    temperature does not overflow. Stays inside mu's support.
     """
-    inside = mu > 0
     log_mu = _log(mu)
-    return _softmax(log_mu + (q - beta * log_mu) / (alpha + beta), inside)
+    logits = np.where(mu > 0, log_mu + (q - beta * log_mu) / (alpha + beta) + log_weight, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
-def tempered_response(q: np.ndarray, mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """The same, collected: mu^{alpha / (alpha + beta)} exp(Q / (alpha + beta)).
+def in_turn(response: Response, policies: Policies, order: Sequence[int]) -> Policies:
+    """One agent after the other responds to the newest policies of the others (Eq. 13)."""
+    new = list(policies)
+    for i in order:
+        new[i] = response(new, i)
+    return new
 
-    A logit response at temperature alpha + beta to a *tempered* prior: beta flattens mu.
-    """
-    return _softmax((alpha * _log(mu) + q) / (alpha + beta), mu > 0)
+
+def at_once(response: Response, policies: Policies) -> Policies:
+    """All agents respond to the old policies of the others: no part of InSPO, its ablation."""
+    return [response(policies, i) for i in range(len(policies))]
+
+
+def _response(
+    game: Game, start: Policies | None, mu: Policies, alpha: float, beta: float
+) -> Response:
+    """Eq. 12 with the joint Q of the policies `start`; None: of those that are responded to."""
+    fixed = None if start is None else evaluate(game, start, mu, alpha, beta).q
+
+    def respond(policies: Policies, i: int) -> np.ndarray:
+        q = evaluate(game, policies, mu, alpha, beta).q if fixed is None else fixed
+        return quantal_response(expect_others(q, policies, i), mu[i], alpha, beta)
+
+    return respond
 
 
 def sweep(
@@ -135,51 +120,23 @@ def sweep(
     Algorithm 1 evaluates once a sweep; `reevaluate` does it before every agent, which is what the
     local critics of Eq. 14 do (see docs/theory.md).
     """
-    new = list(policies)
-    q = evaluate(game, policies, mu, alpha, beta).q
-    for i in order:
-        if reevaluate:
-            q = evaluate(game, new, mu, alpha, beta).q
-        new[i] = quantal_response(expect_others(q, new, i), mu[i], alpha, beta)
-    return new
+    start = None if reevaluate else policies
+    return in_turn(_response(game, start, mu, alpha, beta), policies, order)
 
 
 def simultaneous(
     game: Game, policies: Policies, mu: Policies, alpha: float, beta: float
 ) -> Policies:
-    """All agents answer the old policies of the others at once: no part of InSPO, its ablation."""
-    q = evaluate(game, policies, mu, alpha, beta).q
-    return [
-        quantal_response(expect_others(q, policies, i), mu[i], alpha, beta)
-        for i in range(game.n_agents)
-    ]
-
-
-# ---- what the propositions speak of --------------------------------------------------------------
+    """One sweep `at_once`; its fixed points are those of `sweep`."""
+    return at_once(_response(game, policies, mu, alpha, beta), policies)
 
 
 def qre_residual(game: Game, policies: Policies, mu: Policies, alpha: float, beta: float) -> float:
     """max over agents, states, actions of |pi_i - Eq. 12 of pi|; 0 at a QRE only (Prop. 3)."""
-    answers = simultaneous(game, policies, mu, alpha, beta)
-    return max(float(np.abs(new - old).max()) for new, old in zip(answers, policies))
+    return _distance(simultaneous(game, policies, mu, alpha, beta), policies)
 
 
-def deviation_gain(
-    game: Game, policies: Policies, mu: Policies, alpha: float, beta: float
-) -> np.ndarray:
-    """What each agent would gain by its best one-step deviation, `[n, S]`; 0 at a QRE (Eq. 11).
-
-    The objective of one agent is strictly concave in its own policy; what is missing to its maximum
-    equals (alpha + beta) KL(pi_i || Eq. 12).
-    """
-    q = evaluate(game, policies, mu, alpha, beta).q
-    gains = []
-    for i, policy in enumerate(policies):
-        local = expect_others(q, policies, i)
-        answer = quantal_response(local, mu[i], alpha, beta)
-        worth = [(p * local).sum(-1) - regulariser(p, mu[i], alpha, beta) for p in (policy, answer)]
-        gains.append(worth[1] - worth[0])
-    return np.array(gains)
+# ---- many sweeps ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -187,13 +144,41 @@ class Trace:
     """What happened, entry k being the state before sweep k; the last entry is the result."""
 
     history: list[Policies] = field(default_factory=list)
-    values: list[np.ndarray] = field(default_factory=list)  # V of Eq. 10 at beta_k, [S] each
-    residuals: list[float] = field(default_factory=list)  # QRE residual at beta_k
+    residuals: list[float] = field(default_factory=list)  # how far `at_once` moves, at beta_k
     betas: list[float] = field(default_factory=list)
+    values: list[np.ndarray] = field(default_factory=list)  # V of Eq. 10 at beta_k, [S] each
 
     @property
     def policies(self) -> Policies:
         return self.history[-1]
+
+
+def repeat(
+    policies: Policies, all_at_once: Callable[[Policies, float], Policies],
+    sequential: Callable[[Policies, float, Sequence[int]], Policies] | None,
+    alpha: float, beta: Schedule, sweeps: int, order: Order, tol: float | None, seed: int,
+) -> Trace:  # fmt: skip
+    """`sweeps` sweeps from `policies`, measured; without `sequential` all agents move at once.
+
+    all_at_once: (policies, beta) -> policies. sequential: (policies, beta, order) -> policies.
+    """
+    orders = draw_orders(order, len(policies), seed)
+    trace = Trace()
+    while True:
+        k = len(trace.history)
+        beta_k = float(beta(k) if callable(beta) else beta)
+        if not (alpha >= 0 and beta_k >= 0 and 0 < alpha + beta_k < np.inf):
+            raise ConfigError(
+                f"alpha is {alpha} and beta is {beta_k}; both must be finite and at least 0, and "
+                "their sum, by which Eq. 12 divides, must be positive"
+            )
+        answers = all_at_once(policies, beta_k)
+        trace.history.append(policies)
+        trace.betas.append(beta_k)
+        trace.residuals.append(_distance(answers, policies))
+        if k == sweeps or (tol is not None and trace.residuals[-1] <= tol):
+            return trace
+        policies = sequential(policies, beta_k, orders(k)) if sequential else answers
 
 
 def iterate(
@@ -211,31 +196,23 @@ def iterate(
     """
     mu = check_policies(game, mu, "mu")
     policies = mu if initial is None else check_policies(game, initial, "initial", mu)
-    steps = {
-        "sequential": lambda p, b, o: sweep(game, p, mu, alpha, b, o),
-        "reevaluated": lambda p, b, o: sweep(game, p, mu, alpha, b, o, reevaluate=True),
-        "simultaneous": lambda p, b, o: simultaneous(game, p, mu, alpha, b),
-    }
-    if update not in steps:
-        raise ConfigError(f"update is {update!r}; expected one of {', '.join(steps)}")
-    orders = draw_orders(order, game.n_agents, seed)
-    trace = Trace()
-    for k in range(sweeps + 1):
-        beta_k = beta_at(beta, k, alpha)
-        trace.history.append(policies)
-        trace.betas.append(beta_k)
-        trace.values.append(evaluate(game, policies, mu, alpha, beta_k).v)
-        trace.residuals.append(qre_residual(game, policies, mu, alpha, beta_k))
-        if k == sweeps or (tol is not None and trace.residuals[-1] <= tol):
-            return trace
-        policies = steps[update](policies, beta_k, orders(k))
+    if update not in ("sequential", "reevaluated", "simultaneous"):
+        raise ConfigError(
+            f"update is {update!r}; expected one of sequential, reevaluated, simultaneous"
+        )
 
+    def one_by_one(policies: Policies, beta: float, order: Sequence[int]) -> Policies:
+        return sweep(game, policies, mu, alpha, beta, order, update == "reevaluated")
 
-def beta_at(beta: Schedule, k: int, alpha: float) -> float:
-    """beta of sweep k, checked together with alpha."""
-    beta = float(beta(k) if callable(beta) else beta)
-    check_temperatures(alpha, beta)
-    return beta
+    trace = repeat(
+        policies,
+        lambda p, b: simultaneous(game, p, mu, alpha, b),
+        None if update == "simultaneous" else one_by_one,
+        alpha, beta, sweeps, order, tol, seed,
+    )  # fmt: skip
+    pairs = zip(trace.history, trace.betas)
+    trace.values = [evaluate(game, policies, mu, alpha, b).v for policies, b in pairs]
+    return trace
 
 
 def decayed(beta: float, decay: float) -> Callable[[int], float]:
@@ -251,7 +228,7 @@ def draw_orders(order: Order, n_agents: int, seed: int) -> Callable[[int], Seque
         if isinstance(order, str):
             if order != "random":
                 raise ConfigError(f"order is {order!r}; expected 'random' or a list of agents")
-            return rng.permutation(n_agents)
+            return rng.permutation(n_agents).tolist()
         drawn = order(k) if callable(order) else order
         if sorted(drawn) != list(range(n_agents)):
             raise ConfigError(f"order {list(drawn)} is no permutation of {n_agents} agents")
@@ -260,19 +237,10 @@ def draw_orders(order: Order, n_agents: int, seed: int) -> Callable[[int], Seque
     return at
 
 
-# ---- numerics ------------------------------------------------------------------------------------
-
-
 def _log(p: np.ndarray) -> np.ndarray:
-    """log p, and 0 where p is 0: such entries are masked by whoever uses it."""
+    """log p, and 0 where p is 0: callers mask such entries."""
     return np.log(np.where(p > 0, p, 1.0))
 
 
-def _sum_where_taken(policy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.where(policy > 0, policy * x, 0.0).sum(-1)
-
-
-def _softmax(logits: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    logits = np.where(inside, logits, -np.inf)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+def _distance(new: Policies, old: Policies) -> float:
+    return max(float(np.abs(x - y).max()) for x, y in zip(new, old))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
-from inspo.components.packed import PackedEpisodes
 
 UNAVAILABLE = -1e10  # a finite stand-in for -inf, so that 0 * log 0 stays 0
 
@@ -61,28 +60,6 @@ def td_lambda_targets(
     lag = lag[None, :] - lag[:, None]
     discount = th.where(lag >= 0, (gamma * td_lambda) ** lag.clamp(min=0).float(), 0.0)
     return mask * (gain @ discount.T)
-
-
-def packed_td_lambda(
-    packed: PackedEpisodes,
-    reward: th.Tensor,
-    terminated: th.Tensor,
-    next_values: th.Tensor,
-    gamma: float,
-    td_lambda: float,
-) -> th.Tensor:
-    """`td_lambda_targets` of packed transitions.
-
-    Everything is `[M]`, in and out; next_values and what is returned `[..., M]` for several V.
-    """
-    if td_lambda == 0:
-        return reward + gamma * (1 - terminated) * next_values
-    several = next_values.reshape(-1, len(reward))
-    rows = th.stack([reward, terminated, th.ones_like(reward), *several], dim=-1)
-    cells = packed.unpack(rows, packed.transitions).movedim(-1, 0)  # [3 + K, B, T]
-    reward, terminated, mask = cells[:3]
-    targets = td_lambda_targets(reward, terminated, mask, cells[3:], gamma, td_lambda)
-    return targets.flatten(1)[:, packed.index[packed.transitions]].reshape(next_values.shape)
 
 
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch as th
 from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents.agent import Agent
 from inspo.modules.agents.non_shared import NonSharedAgents
 from inspo.modules.mlp import MLP
-from torch import nn
+from inspo.utils.settings import Settings
 
 
-class MLPAgent(nn.Module):
+class MLPAgent(Agent):
     """Three linear layers with ReLU between them (InSPO, Appendix C.4); no memory."""
 
-    def __init__(self, input_shape: int, args):
-        super().__init__()
+    def __init__(self, input_shape: int, args: Settings):
+        super().__init__(input_shape, args)
         self.net = MLP(input_shape, args.hidden_dim, args.n_actions)
 
     def init_hidden(self) -> th.Tensor:
@@ -25,8 +26,7 @@ class MLPAgent(nn.Module):
         return self.net(inputs), hidden
 
     def unroll(self, inputs: th.Tensor, packed: PackedEpisodes) -> th.Tensor:
-        """Rows `[R, n, I]` -> `[R, n, A]`."""
-        return self.net(inputs)
+        return self.net.forward(inputs)
 
 
 class MLPNSAgent(NonSharedAgents):

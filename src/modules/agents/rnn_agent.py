@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import torch as th
 from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents.agent import Agent
 from inspo.modules.agents.non_shared import NonSharedAgents
+from inspo.utils.settings import Settings
 from torch import nn
 
 
-class RNNAgent(nn.Module):
-    """Linear(I, H), ReLU, GRU(H), Linear(H, A); one set of weights for all the rows it is given.
+class RNNAgent(Agent):
+    """Linear(I, H), ReLU, GRU(H), Linear(H, A); one set of weights for all the rows it is given."""
 
-    `forward` plays one step, `unroll` whole episodes in one fused call; a test holds them equal.
-    """
-
-    def __init__(self, input_shape: int, args):
-        super().__init__()
+    def __init__(self, input_shape: int, args: Settings):
+        super().__init__(input_shape, args)
         self.hidden_dim = args.hidden_dim
         self.fc1 = nn.Linear(input_shape, args.hidden_dim)
         self.rnn = nn.GRU(args.hidden_dim, args.hidden_dim)
         self.fc2 = nn.Linear(args.hidden_dim, args.n_actions)
 
     def init_hidden(self) -> th.Tensor:
-        """The state before an episode's first step, `[1, H]`."""
         return self.fc1.weight.new_zeros(1, self.hidden_dim)
 
     def forward(self, inputs: th.Tensor, hidden: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """inputs `[N, I]`, hidden `[N, H]` -> outputs `[N, A]`, hidden `[N, H]`."""
         x = self.fc1(inputs).relu()
         hidden = hidden.reshape(1, -1, self.hidden_dim).contiguous()
         _, hidden = self.rnn(x.unsqueeze(0), hidden)
         return self.fc2(hidden[0]), hidden[0]
 
     def unroll(self, inputs: th.Tensor, packed: PackedEpisodes) -> th.Tensor:
-        """Rows of whole episodes `[R, n, I]` -> `[R, n, A]`."""
         n = inputs.shape[1]
         x = packed.to_time_major(self.fc1(inputs).relu())  # [T, B, n, H]
         features, _ = self.rnn(x.flatten(1, 2))
-        features = packed.from_time_major(features.unflatten(1, (-1, n)))
-        return self.fc2(features)
+        features = packed.from_time_major(th.unflatten(features, 1, (-1, n)))
+        return self.fc2.forward(features)
 
 
 class RNNNSAgent(NonSharedAgents):

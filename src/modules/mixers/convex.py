@@ -20,8 +20,8 @@ class ConvexMixer(nn.Module):
 
     def weights(self, states: th.Tensor) -> th.Tensor:
         """k in states `[..., S]`, `[..., n]`."""
-        w = self.hyper_w(states).abs().unflatten(-1, (self.n_agents, self.embed_dim))
-        k = (w @ self.hyper_v(states).abs().unsqueeze(-1)).squeeze(-1)
+        w = th.unflatten(self.hyper_w(states).abs(), -1, (self.n_agents, self.embed_dim))
+        k: th.Tensor = (w @ self.hyper_v(states).abs().unsqueeze(-1)).squeeze(-1)
         return k / k.sum(-1, keepdim=True)
 
     def forward(self, qs: th.Tensor, states: th.Tensor) -> th.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch as th
+from inspo.utils.settings import Settings
 from torch import nn
 
 
@@ -22,7 +23,7 @@ class LinearWeights(NamedTuple):
 class LinearMixer(nn.Module):
     """X_tot(s, x) = sum_i w_i(s) x_i + b(s), w = |W h(s)|, for Q and for V alike."""
 
-    def __init__(self, args):
+    def __init__(self, args: Settings):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(args.state_shape, args.hypernet_embed), nn.ReLU())
         self.w = nn.Linear(args.hypernet_embed, args.n_agents)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 import torch.nn.functional as F
+from inspo.utils.settings import Settings
 from torch import nn
 
 
@@ -40,7 +41,7 @@ class MixingWeights(NamedTuple):
 class QMixer(nn.Module):
     """Q_tot(s, q) = |W2(s)| ELU(|W1(s)| q + b1(s)) + b2(s), monotonic in every q_i."""
 
-    def __init__(self, args):
+    def __init__(self, args: Settings):
         super().__init__()
         self.n_agents, self.embed_dim = args.n_agents, args.mixing_embed_dim
         state_dim, hyper = args.state_shape, args.hypernet_embed

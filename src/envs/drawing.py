@@ -1,0 +1,227 @@
+"""Pictures of play: one drawing per environment, and the GIF of an episode (`record=battle.gif`).
+
+A drawing is a function of (axes, environment, episode, step). The episode is one row of an
+EpisodeBatch as numpy arrays `[L + 1, ...]`, the terminal step included; of step t it shows the
+state and the actions that are played in it (none in the last).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from inspo.envs import bridge
+from inspo.utils.errors import ConfigError
+from inspo.utils.settings import Settings
+
+if TYPE_CHECKING:  # matplotlib takes half a second, which most runs do not need
+    from matplotlib.axes import Axes
+
+Episode = dict[str, np.ndarray]
+Drawing = Callable[["Axes", Any, Episode, int], None]
+
+TEAMS = ("#2e6f95", "#d1495b")  # ours and theirs, agent 1 and agent 2; the colour-blind see both
+GROUND, WALL, LINE, INK, HEALTH = "#faf8f3", "#4a4e57", "#d8d3c8", "#33363d", "#5aa469"
+PIXELS, DPI = 560, 100  # the width of a frame
+STEP_MS, END_MS = 200, 2000  # how long a step stays, and the last one
+
+
+def check_record(args: Settings) -> None:
+    """ConfigError unless the key `record`, if it is given, names a GIF that can be drawn."""
+    if args.record is None:
+        return
+    path = Path(args.record)
+    if not args.evaluate:
+        raise ConfigError(
+            "record: an episode is drawn when a saved policy is evaluated; add evaluate=True and "
+            "checkpoint_path=..., or leave record out."
+        )
+    if args.env not in DRAWINGS:
+        raise ConfigError(
+            f"record: episodes of '{args.env}' cannot be drawn, only those of "
+            f"{', '.join(DRAWINGS)}; StarCraft II writes replays with save_replay=True."
+        )
+    if path.suffix.lower() != ".gif":
+        raise ConfigError(f"record: expected the name of a .gif file, found {args.record}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"record: there is no folder {path.parent} for {path.name}; make it.")
+
+
+def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> None:
+    """Draw an episode of `env` into an endless GIF."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    n_steps, returns = len(episode["filled"]), np.cumsum(episode["reward"][:, 0])
+    canvas, frames = FigureCanvasAgg(Figure(dpi=DPI, facecolor="white")), []
+    for t in range(n_steps):
+        canvas.figure.clear()
+        ax = canvas.figure.subplots()
+        ax.set(xticks=[], yticks=[], aspect="equal", facecolor=GROUND)
+        draw(ax, env, episode, t)
+        so_far = returns[t - 1] if t else 0.0
+        ax.set_title(env.map_name, loc="left", color=INK, fontsize=11, fontweight="bold")
+        caption = f"step {t} of {n_steps - 1}    return {so_far:.2f}"
+        ax.set_title(caption, loc="right", color=INK, fontsize=10)
+        width, height = (abs(high - low) for low, high in (ax.get_xlim(), ax.get_ylim()))
+        inches = PIXELS / DPI, PIXELS / DPI * height / width + 0.8  # the titles take 0.3 and 0.5
+        canvas.figure.set_size_inches(inches)
+        canvas.figure.subplots_adjust(0.06, 0.5 / inches[1], 0.98, 1 - 0.3 / inches[1])
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    # One palette for all, taken from several frames: with one each the colours would flicker.
+    some = [np.asarray(frame) for frame in frames[:: max(1, n_steps // 8)]]
+    palette = Image.fromarray(np.concatenate(some)).quantize(128)
+    first, *others = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    durations = [STEP_MS] * (n_steps - 1) + [END_MS]
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cell(ax: Axes, row: int, column: int, **style: Any) -> None:
+    ax.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], **style)
+
+
+# ---- matrix games --------------------------------------------------------------------------------
+
+
+def draw_matrix(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The payoffs, agent 1's actions down and agent 2's across; the chosen cell has a frame.
+
+    A game of one agent is one row; of more than two, the table shows the others' chosen actions.
+    """
+    actions = episode["actions"][0, :, 0]
+    payoff = env.payoff.reshape(1, -1) if env.n_agents == 1 else env.payoff
+    payoff = payoff[(..., *actions[2:])] if t else payoff.reshape(*payoff.shape[:2], -1)[..., 0]
+    rows, columns = payoff.shape
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="agent 2", ylabel="agent 1")
+    ax.set_xticks(np.arange(columns) + 0.5, [f"{k}" for k in range(columns)])
+    ax.set_yticks(np.arange(rows) + 0.5, [f"{k}" for k in range(rows)])
+    ax.tick_params(length=0, labelcolor=INK)
+    largest = max(np.abs(payoff).max(), 1e-9)
+    for (row, column), value in np.ndenumerate(payoff):
+        colour, alpha = HEALTH if value > 0 else TEAMS[1], 0.6 * abs(value) / largest
+        _cell(ax, row, column, facecolor=colour, alpha=alpha, edgecolor=LINE)
+        ax.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=15)
+    if t:
+        row, column = (0, actions[0]) if env.n_agents == 1 else actions[:2]
+        style = {"facecolor": "none", "edgecolor": INK, "linewidth": 5, "clip_on": False}
+        _cell(ax, row, column, **style, zorder=3)
+
+
+# ---- Bridge --------------------------------------------------------------------------------------
+
+
+def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The board: goals as rings, agents as discs, an arrow for each move that is played."""
+    cells = bridge.decode(episode["state"][t : t + 1])[0]
+    ax.set(xlim=(0, bridge.N_COLUMNS), ylim=(bridge.N_ROWS, 0))
+    for row, column in np.ndindex(bridge.N_ROWS, bridge.N_COLUMNS):
+        colour = WALL if (row, column) in bridge.WALLS else GROUND
+        _cell(ax, row, column, facecolor=colour, edgecolor=LINE)
+    together = (cells[0] == cells[1]).all()
+    done = bridge.is_done(cells)
+    for i, (row, column) in enumerate(cells):
+        goal = bridge.GOALS[i] + 0.5
+        ax.plot(goal[1], goal[0], "s", markersize=48, color=TEAMS[i] + "22", mec=TEAMS[i], mew=2)
+        x, y = column + 0.5 + (0.2 * (2 * i - 1) if together else 0), row + 0.5
+        ax.plot(x, y, "o", markersize=22 if together else 36, color=TEAMS[i], mec="white", mew=2)
+        ax.text(x, y, f"{i + 1}", color="white", ha="center", va="center", fontweight="bold")
+        action = episode["actions"][t, i, 0]
+        if t < len(episode["state"]) - 1 and action != bridge.STAY and not done[i]:
+            down, right = bridge.MOVES[action] * 0.75
+            ax.annotate(
+                "", (x + right, y + down), (x + right / 2.2, y + down / 2.2),
+                arrowprops={"arrowstyle": "-|>", "color": TEAMS[i], "lw": 2, "mutation_scale": 16},
+            )  # fmt: skip
+
+
+# ---- SMAX ----------------------------------------------------------------------------------------
+
+
+def draw_smax(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The units of both teams where they stand, their health, and whom they shoot at.
+
+    The fallen stay, faded, where they were last seen. The lines are four map units apart.
+    """
+    smax, n = env.program.smax, env.n_agents
+    n_units, features = n + smax.num_enemies, list(smax.own_features)
+    units = episode["state"][:, : n_units * len(features)].reshape(-1, n_units, len(features))
+    health = units[..., features.index("health")]  # [L + 1, n_units], a share
+    first = features.index("position_x")
+    places = units[..., first : first + 2] * (smax.map_width, smax.map_height)
+    kinds = units[0, :, features.index("unit_type_bit_0") :].argmax(-1)
+    seen_at = [np.flatnonzero(health[: t + 1, i] > 0)[-1] for i in range(n_units)]
+    at = places[seen_at, np.arange(n_units)]  # [n_units, 2]
+
+    # The camera follows the living, slowly: means of their bounding boxes over nine steps.
+    alive = health[max(0, t - 4) : t + 5, :, None] > 0
+    living = np.where(alive, places[max(0, t - 4) : t + 5], np.nan)
+    low, high = np.nanmin(living, axis=1).mean(0), np.nanmax(living, axis=1).mean(0)
+    middle, half = (low + high) / 2, max(6.0, (high - low).max() / 2 + 1.5)
+    ax.set(xlim=middle[0] + [-half, half], ylim=middle[1] + [-half, half], facecolor=LINE)
+    edges = [0, smax.map_width, smax.map_width, 0], [0, 0, smax.map_height, smax.map_height]
+    ax.fill(*edges, facecolor=GROUND, edgecolor=WALL, linewidth=3, zorder=0)
+    for line in range(4, smax.map_width, 4):
+        ax.plot([line, line], [0, smax.map_height], color=LINE, linewidth=0.7, zorder=0)
+        ax.plot([0, smax.map_width], [line, line], color=LINE, linewidth=0.7, zorder=0)
+    points = PIXELS / (2 * half) * 72 / DPI  # of a map unit
+    for i, (x, y) in enumerate(at):
+        alive, radius = health[t, i] > 0, float(smax.unit_type_radiuses[kinds[i]])
+        style = {"markersize": 2 * radius * points, "color": TEAMS[i >= n], "mec": "white"}
+        ax.plot(x, y, "o", **style, alpha=1.0 if alive else 0.2, zorder=2 if alive else 1)
+        letter = smax.unit_type_shorthands[kinds[i]] if alive else "×"
+        ax.text(x, y, letter, color="white", ha="center", va="center", fontsize=11, zorder=4)
+        if alive:
+            left, top = x - radius, y + radius + 5 / points
+            ends = left, left + 2 * radius * health[t, i], left + 2 * radius
+            ax.plot(ends[::2], [top, top], color=WALL, linewidth=4, solid_capstyle="butt", zorder=5)
+            ax.plot(
+                ends[:2], [top, top], color=HEALTH, linewidth=4, solid_capstyle="butt", zorder=6
+            )
+    for shooter, target in _shots(smax, episode, t).items():
+        if health[t, shooter] > 0 and health[t, target] > 0:
+            shot = at[shooter] + np.outer([0.25, 0.9], at[target] - at[shooter])
+            ax.plot(*shot.T, color="white", linewidth=3.5, zorder=3)
+            ax.plot(*shot.T, color=TEAMS[shooter >= n], linewidth=2, zorder=3)
+            ax.plot(*shot[1], "o", markersize=5, color=TEAMS[shooter >= n], mec="white", zorder=7)
+    names = [
+        f"{smax.unit_type_shorthands[k]} {smax.unit_type_names[k]}" for k in sorted(set(kinds))
+    ]
+    allies, enemies = (health[t, :n] > 0).sum(), (health[t, n:] > 0).sum()
+    ax.set_xlabel(
+        f"{allies} allies (blue), {enemies} enemies (red)    {', '.join(names)}",
+        color=INK,
+    )
+
+
+def _shots(smax: Any, episode: Episode, t: int) -> dict[int, int]:
+    """Who is told to attack whom in step t, as indices of units, allies first.
+
+    What enemies do is read from the allies' next observations: of an enemy out of everybody's sight
+    it is not known.
+    """
+    if t == len(episode["state"]) - 1:
+        return {}
+    n, m, moves = smax.num_allies, smax.num_enemies, smax.num_movement_actions
+    attacks = {i: n + int(a) - moves for i, a in enumerate(episode["actions"][t, :, 0])}
+    # An observation has the last action of the enemies in sight, as a share of the highest.
+    width, targeted = len(smax.unit_features), list(smax.unit_features).index("last_targeted")
+    others = episode["obs"][t + 1][:, : (n - 1 + m) * width].reshape(n, n - 1 + m, width)
+    orders = np.rint(others[:, n - 1 :, targeted].max(axis=0) * (smax.num_enemy_actions - 1))
+    attacks |= {n + e: n - 1 - (int(a) - moves) if a >= moves else -1 for e, a in enumerate(orders)}
+    return {i: j for i, j in attacks.items() if (j >= n if i < n else j >= 0)}
+
+
+DRAWINGS: dict[str, Drawing] = {"matrix": draw_matrix, "bridge": draw_bridge, "smax": draw_smax}
