@@ -1,6 +1,5 @@
 """Statistics, tables, comparisons, pictures, and the command line of reproduce.py."""
 
-import csv
 import doctest
 import json
 import math
@@ -16,14 +15,12 @@ from inspo.evaluation.comparison import (
     Data,
     Method,
     cells_of,
-    compare,
     to_markdown,
     write,
 )
-from inspo.evaluation.grid import GridReport, Result
+from inspo.evaluation.grid import GridReport
 from inspo.evaluation.recorded import read_recorded
-from inspo.evaluation.statistics import bootstrap, mean_std, normal_interval, welch_p, wilson
-from inspo.utils.errors import ConfigError, UserError
+from inspo.utils.errors import ConfigError
 from inspo.utils.paths import PROJECT_ROOT
 
 
