@@ -21,12 +21,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from inspo.utils.config import PATH_KEYS, flatten, get, put, type_name
 from inspo.utils.errors import UserError
 from inspo.utils.keys import may_differ_compared
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them
 # Dotted keys that every record of this program has, with their types, and those that it may have.
@@ -102,7 +104,9 @@ class Run:
 
 def to_table(runs: Iterable[Run]) -> pd.DataFrame:
     """A row for each run: its fields, its final test's metrics, and as `run` the run itself."""
-    names = ("algorithm", "environment", "seed")
+    import pandas as pd  # the help of a command need not wait for it
+
+    names = ("algorithm", "environment", "seed", "settings")
     lines = [
         run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}
         for run in runs
@@ -303,7 +307,7 @@ def finished_run(home: Path) -> Run | None:
 
 def newest_checkpoint(home: Path) -> Path | None:
     """The model folder in a cell's folder that was written last; None if none holds a step."""
-    manifests = home.glob("models/*/[0-9]*/manifest.json")
+    manifests = [p for p in home.glob("models/*/[0-9]*/manifest.json") if p.parent.suffix != ".tmp"]
     newest = max(manifests, key=lambda path: path.stat().st_mtime, default=None)
     return newest.parents[1] if newest else None
 
