@@ -17,9 +17,9 @@ import pytest
 from inspo import dataset as tool_main
 from inspo.evaluation.dataset_plots import draw_dataset
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
-from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.offline.formats import alberdice, canonical, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
+from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.offline.operations import Choice, choose, episode_counts, parse_part, target_format
 from inspo.offline.sources import known_datasets
 from inspo.utils.errors import DatasetError, UserError
