@@ -245,7 +245,8 @@ def test_an_episode_that_ends_one_step_beyond_the_limit_keeps_no_terminal(tmp_pa
 
 
 def test_our_own_files_are_cut_too(data, file):
-    read = load_dataset(file, episode_limit=4, env_info={**data.metadata.env_info(), "episode_limit": 4})
+    info = data.metadata.env_info() | {"episode_limit": 4}
+    read = load_dataset(file, episode_limit=4, env_info=info)
     np.testing.assert_array_equal(read.lengths, [3, 4, 1, 4])
     np.testing.assert_array_equal(read.battle_won, data.battle_won * [1, 0, 1, 0])
     assert read.metadata.win_rate == read.battle_won.mean()
