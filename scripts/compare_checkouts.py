@@ -3,11 +3,10 @@
 
     python scripts/compare_checkouts.py OLD NEW [--work DIR] [--only NAME ...] [--jobs N]
 
-It uses the public command line alone, each case in a folder of its own below DIR. What a checkout
-has done stays there, by its commit (and its changes to tracked files), so that a second call runs
-only what is missing. Compared are exit statuses, what is printed, numbers, weights, datasets and
-tables; left out are times, paths, commits and the content of pictures.
-Exit status: 0; 1 if anything differs.
+Each case runs in a folder of its own below DIR, where it stays, by the checkout's commit (and its
+changes to tracked files), so that a second call runs only what is missing. Compared are exit
+statuses, what is printed, numbers, weights, datasets and tables; left out are times, paths, commits
+and the content of pictures. Exit status: 0; 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -32,18 +31,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Differences that are wanted: (case, file, key, why), the first three as patterns of fnmatch.
+# Differences that are wanted: (case, file, key, why); the first three are patterns of fnmatch.
 EXPECTED: list[tuple[str, str, str, str]] = []
 
 # --------------------------------------------------------------------------------------------------
 # What is run: `NAME FLAG ... :: COMMAND`, further commands below. {case} is the case's folder,
 # {root} the checkout. Flags: smax, with the data of the case smax_data; policy, with a shipped
 # policy; FILE.json, with that file of results/; failing: its commands are wrong ones.
-# `main ALG ENV OUT KEY=VALUE ...` is a run of main.py with a short test, its
-# results in OUT; MODEL:OUT the model folder in there; STOP: with SIGTERM once a checkpoint stands;
-# a|b: a command with each.
+# `main ALG ENV OUT KEY=VALUE ...` is a run of main.py with a short test, its results in OUT;
+# MODEL:OUT is the model folder in there; STOP: with SIGTERM once a checkpoint stands; a|b: each.
 
-TIMEOUT = 600  # seconds for one command
 OFFLINE = ("inspo", "bc", "omar", "cfcql", "macql", "omiga", "alberdice", "icq")
 FIT = "behaviour.updates=10"
 SHORT_FITS = {"inspo": f"{FIT} behaviour.others_updates=10", "cfcql": FIT}
@@ -132,14 +129,10 @@ help :: main|reproduce|report|sweep|plugin|dataset --help
   plugin install|status|remove --help
   dataset list|download|convert|validate|inspect|mix|subsample|split|collect --help
 """
-GRID = """\
-# Four short runs.
-folder: tiny
-algorithms: [bc, omiga]
-environments: matrix_offline
-seeds: 2
-overrides: {t_max: 192, batch_size: 32, test_nepisode: 8, datasets_dir: CASE/data}
-"""
+GRID = (
+    "# A grid.\nfolder: tiny\nalgorithms: [bc, omiga]\nenvironments: matrix_offline\nseeds: 2\n"
+    "overrides: {t_max: 192, batch_size: 32, test_nepisode: 8, datasets_dir: CASE/data}\n"
+)
 
 
 class Case(NamedTuple):
@@ -148,6 +141,7 @@ class Case(NamedTuple):
     name: str
     flags: list[str]
     commands: list[list[str]]
+
 
 def all_cases() -> list[Case]:
     """The cases of the text above, and those of every algorithm and environment."""
@@ -165,16 +159,14 @@ def all_cases() -> list[Case]:
         text += f"train_{pair.replace(' ', '_')} :: main {pair} results {words} log_interval=100\n"
         text += f" main {pair} tested evaluate=True {policy}\n"
         text += f" main {pair} rolled collect.n_episodes=16 collect.path={{case}}/it.h5 {policy}\n"
-    envs = ("matrix", "bridge", "smax", "sc2")
-    each = "|".join(f"--env-config={env}|--env-config={env}_offline" for env in envs)
+    each = "|".join(f"--env-config={env}|--env-config={env}_offline" for env in (*TRAINING, "sc2"))
     for alg in (*OFFLINE, "qmix", "mappo"):
         text += f"print_config_{alg} :: main.py print_config --config={alg} {each}\n"
     cases: list[Case] = []
     for line in text.splitlines():
         head, found, line = line.rpartition(" :: ")
         if found:
-            name, *flags = head.split()
-            cases.append(Case(name, flags, []))
+            cases.append(Case(head.split()[0], head.split()[1:], []))
         words = [word.split("|") for word in re.sub(r"\| +", "|", line).split()]
         cases[-1].commands.extend(map(list, itertools.product(*words)))
     return cases
@@ -193,10 +185,8 @@ def command_line(command: list[str], case: Path, root: Path) -> list[str]:
     for word in words:
         word = word.replace("{case}", str(case)).replace("{root}", str(root))
         head, found, out = word.partition("MODEL:")
-        if found:
-            models = sorted((case / out / "models").glob("*"))
-            word = head + str(models[-1] if models else case / out / "models" / "none")
-        filled.append(word)
+        models = sorted((case / out / "models").glob("*")) if found else []
+        filled.append(head + str(models[-1]) if models else word)
     return filled
 
 
@@ -220,9 +210,11 @@ class Checkout:
             sys.exit(f"{self.root}: {done.stderr.strip()}")
         return done.stdout
 
-    def done(self, case: Case) -> dict[str, Any]:
+    def statuses(self, case: Case) -> list[Any] | None:
+        """The exit statuses of its commands; None if it was not run as it stands here."""
         path = self.cases / case.name / "done.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        done = json.loads(path.read_text()) if path.exists() else {}
+        return done["statuses"] if done.get("case") == [case.flags, case.commands] else None
 
     def prepare(self, case: Case) -> Path:
         """An empty folder with what the case's commands read."""
@@ -240,9 +232,8 @@ class Checkout:
             if name.endswith("agent.th"):  # a checkpoint as users have them
                 weights = source.read_bytes()
                 entry = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
-                about = {"format_version": 1, "step": 1, "alg": "qmix"}
-                about |= {"files": {"agent.th": entry}}
-                (folder / name).with_name("manifest.json").write_text(json.dumps(about))
+                text = {"format_version": 1, "step": 1, "alg": "qmix", "files": {"agent.th": entry}}
+                (folder / name).with_name("manifest.json").write_text(json.dumps(text))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "grid.yaml").write_text(GRID.replace("CASE", str(folder)))
         return folder
@@ -262,10 +253,10 @@ def run_case(checkout: Checkout, case: Case, python: str, environment: dict[str,
                     time.sleep(0.02)
                 child.send_signal(signal.SIGTERM)
             try:
-                statuses.append(child.wait(TIMEOUT))
+                statuses.append(child.wait(600))
             except subprocess.TimeoutExpired:
                 child.kill()
-                statuses.append(f"killed after {TIMEOUT} s")
+                statuses.append("killed after 600 s")
     done = {"case": [case.flags, case.commands], "statuses": statuses}
     (folder / "done.json").write_text(json.dumps(done))
 
@@ -274,11 +265,7 @@ def run_all(checkout: Checkout, cases: list[Case], options: argparse.Namespace) 
     """Run the cases that are missing, several at a time; smax_data first, which others read."""
     environment = os.environ | {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(options.work.resolve() / "jax_cache")
-    missing = [
-        case
-        for case in cases
-        if options.fresh or checkout.done(case).get("case") != [case.flags, case.commands]
-    ]
+    missing = [case for case in cases if options.fresh or checkout.statuses(case) is None]
     print(f"{checkout.root}: {len(missing)} of {len(cases)} cases to run in {checkout.cases}")
     jobs: dict[str, Future] = {}
     begin = time.monotonic()
@@ -294,8 +281,7 @@ def run_all(checkout: Checkout, cases: list[Case], options: argparse.Namespace) 
     with ThreadPoolExecutor(options.jobs) as pool:
         for case in missing:
             jobs[case.name] = pool.submit(work, case)
-    for job in jobs.values():
-        job.result()
+    list(map(Future.result, jobs.values()))  # raises what they raised
     print(f"{checkout.root}: {time.monotonic() - begin:.0f} s")
 
 
@@ -312,20 +298,17 @@ MASKS = [
     (re.compile(r"updates_per_second: +\S+"), "updates_per_second: N"),
     (re.compile(r"[\d.,]+ hours of one core"), "N hours of one core"),
 ]
-PICTURES = (".png", ".pdf", ".gif", ".lock")
 RESUMED = "a stopped run against a whole one"
-Facts = dict[str, dict[str, Any]]
 
 
-def facts_of(checkout: Checkout, case: Case) -> Facts:
+def facts_of(checkout: Checkout, case: Case) -> dict[str, dict[str, Any]]:
     """All that is compared of a case."""
-    folder = checkout.cases / case.name
-    facts: Facts = {"exit status": {}}
-    quiet = set()  # outputs with progress, or with where a run was stopped
-    for k, (command, status) in enumerate(zip(case.commands, checkout.done(case)["statuses"])):
-        facts["exit status"][" ".join(command)] = status
-        if "cut" in command or (command[0] in ("reproduce", "sweep") and status == 0):
-            quiet.add(f"{k:02}.err")
+    folder, statuses = checkout.cases / case.name, checkout.statuses(case)
+    facts = {"exit status": dict(zip(map(" ".join, case.commands), statuses))}
+    # What they print has progress bars, or where a run was stopped.
+    noisy = set() if "failing" in case.flags else {"reproduce", "sweep", "cut"}
+    quiet = {f"{k:02}.err" for k, words in enumerate(case.commands) if noisy & {*words}}
+    quiet.add("log.txt")
 
     def mask(text: str) -> str:
         for path, word in ((folder, "CASE"), (checkout.cases, "CASES"), (checkout.root, "ROOT")):
@@ -339,7 +322,7 @@ def facts_of(checkout: Checkout, case: Case) -> Facts:
         name = str(path.relative_to(folder))
         if name.startswith(("cut/", "policy/")) or name in ("grid.yaml", "done.json"):
             continue
-        unread = path.suffix in PICTURES or path.name == "log.txt" or name in quiet
+        unread = path.suffix in (".png", ".pdf", ".gif", ".lock") or path.name in quiet
         facts[mask(name)] = {"exists": True} if unread else dict(content(path, mask))
     if (folder / "cut").is_dir():
         whole, cut = last_of(folder / "whole", mask), last_of(folder / "cut", mask)
@@ -349,10 +332,8 @@ def facts_of(checkout: Checkout, case: Case) -> Facts:
 
 def last_of(results: Path, mask) -> dict[str, Any]:
     """The last weights and the last result below a folder of results."""
-    step, run = (
-        max(results.glob(pattern), key=lambda path: int(path.name))
-        for pattern in ("models/*/[0-9]*", "sacred/*/*/[0-9]*")
-    )
+    found = (results.glob(pattern) for pattern in ("models/*/[0-9]*", "sacred/*/*/[0-9]*"))
+    step, run = (max(paths, key=lambda path: int(path.name)) for paths in found)
     files = [step / "agent.th", step / "learner.th", run / "run.json"]
     return {path.name: dict(content(path, mask)) for path in files}
 
@@ -412,8 +393,12 @@ def without_columns(lines: list[str]) -> list[str]:
     return result
 
 
-def differences(old: Facts, new: Facts) -> Iterator[tuple[str, str, Any, Any]]:
-    """(file, key, old value, new value) of all that is not equal."""
+def differences(case: Case, old: Mapping, new: Mapping) -> Iterator[tuple[str, str, Any, Any]]:
+    """(file, key, old value, new value) of all that is not equal, or not as it was meant in old."""
+    for command, status in old["exit status"].items():
+        if "failing" not in case.flags and status != (143 if command.startswith("STOP") else 0):
+            yield "exit status", command, status, "should work"
+    yield from ((RESUMED, k, v, True) for k, v in old.get(RESUMED, {}).items() if not v)
     for name in sorted(old.keys() | new.keys()):
         if name not in old or name not in new:
             yield name, "exists", name in old, name in new
@@ -425,16 +410,6 @@ def differences(old: Facts, new: Facts) -> Iterator[tuple[str, str, Any, Any]]:
                 before, after = ([x[2:] for x in changed if x[0] == sign] for sign in "-+")
             if before != after:
                 yield name, key, before, after
-
-
-def unmeant(facts: Facts, case: Case) -> Iterator[tuple[str, str, Any, Any]]:
-    """Commands that should work and did not; stopped runs that did not go on to the same end."""
-    for command, status in facts["exit status"].items():
-        if "failing" not in case.flags and status != (143 if command.startswith("STOP") else 0):
-            yield "exit status", command, status, "should work"
-    for name, same in facts.get(RESUMED, {}).items():
-        if not same:
-            yield RESUMED, name, "another", "should be the same"
 
 
 def main(argv: list[str]) -> int:
@@ -459,7 +434,7 @@ def main(argv: list[str]) -> int:
     rows = []
     for case in cases:
         before, after = facts_of(old, case), facts_of(new, case)
-        for difference in (*unmeant(before, case), *differences(before, after)):
+        for difference in differences(case, before, after):
             row = (case.name, *difference)
             whys = [why for *patterns, why in EXPECTED if all(map(fnmatch, row, patterns))]
             rows.append((f"expected ({whys[0]})" if whys else "not expected", *row))
