@@ -290,11 +290,11 @@ def run_all(checkout: Checkout, cases: list[Case], options: argparse.Namespace) 
 
 # Keys of JSON files and of saved states, and columns of tables, that hold times and the like.
 VOLATILE = {"seconds", "hours", "minutes a run", "timestamps", "updates_per_second"}
-VOLATILE |= {"git_commit", "commit", "machine", "sha256"}
+VOLATILE |= {"minutes", "git_commit", "commit", "machine", "sha256"}
 MASKS = [
     (re.compile(r"\S+/site-packages/"), "SITE/"),
-    (re.compile(r"\d{4}-\d\d-\d\d[T_ ]\d\d[:-]\d\d[:-]\d\d([.,]\d+)?(_\d+)?"), "TIME"),
-    (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
+    (re.compile(r"(\d{4}-\d\d-\d\d[T_ ])?\b\d\d[:-]\d\d[:-]\d\d([.,]\d+)?(_\d+)?"), "TIME"),
+    (re.compile(r"(?m)^(\S+ +finished .*) [\d.]+$"), r"\1 MINUTES"),
     (re.compile(r"updates_per_second: +\S+"), "updates_per_second: N"),
     (re.compile(r"[\d.,]+ hours of one core"), "N hours of one core"),
 ]
