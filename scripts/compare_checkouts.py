@@ -293,7 +293,7 @@ VOLATILE = {"seconds", "hours", "minutes a run", "timestamps", "updates_per_seco
 VOLATILE |= {"minutes", "git_commit", "commit", "machine", "sha256"}
 MASKS = [
     (re.compile(r"\S+/site-packages/"), "SITE/"),
-    (re.compile(r"(\d{4}-\d\d-\d\d[T_ ])?\b\d\d[:-]\d\d[:-]\d\d([.,]\d+)?(_\d+)?"), "TIME"),
+    (re.compile(r"(\d{4}-\d\d-\d\d[T_ ]|\b)\d\d[:-]\d\d[:-]\d\d([.,]\d+)?(_\d+)?"), "TIME"),
     (re.compile(r"(?m)^(\S+ +finished .*) [\d.]+$"), r"\1 MINUTES"),
     (re.compile(r"updates_per_second: +\S+"), "updates_per_second: N"),
     (re.compile(r"[\d.,]+ hours of one core"), "N hours of one core"),
