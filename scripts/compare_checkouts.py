@@ -320,7 +320,7 @@ def facts_of(checkout: Checkout, case: Case) -> dict[str, dict[str, Any]]:
 
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
-        if name.startswith(("cut/", "policy/")) or name in ("grid.yaml", "done.json"):
+        if name.startswith(("cut/", "policy/", "vault.vlt")) or name in ("grid.yaml", "done.json"):
             continue
         unread = path.suffix in (".png", ".pdf", ".gif", ".lock") or path.name in quiet
         facts[mask(name)] = {"exists": True} if unread else dict(content(path, mask))
