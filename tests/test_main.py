@@ -1,6 +1,7 @@
 """The program from outside: exit statuses, one-line errors, what Sacred records, signals."""
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import types
 from pathlib import Path
 
 import pytest
+
 from inspo import main as program
+from inspo.utils import interrupts
 from inspo.utils.checkpoints import save_checkpoint
 from inspo.utils.errors import UserError
 from inspo.utils.interrupts import GracefulExit, Interrupted
+from inspo.utils.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable, str(ROOT / "src" / "main.py")]
@@ -240,33 +244,19 @@ def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
     assert {read(folder / n / "run.json")["status"] for n in "12"} == {"INTERRUPTED"}
 
 
-@pytest.mark.parametrize("script", ["run.sh", "test.sh", ".ci/run", "scripts/environment.sh"])
-def test_the_shell_scripts_parse(script):
-    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+def test_an_import_of_epymarls_names_the_new_one(tmp_path, capsys):
+    learner = tmp_path / "mine_learner.py"
+    learner.write_text("\nfrom components.episode_buffer import EpisodeBatch\n")
+    assert interrupts.exit_status(lambda: runpy.run_path(str(learner))) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {learner}, line 2: 'components.episode_buffer'")
+    assert message.count("\n") == 1
+    assert "from inspo.components.episode_batch import" in message
 
 
-def test_without_the_right_python_the_user_hears_what_was_tried(tmp_path):
-    """In a copy of the scripts, on a PATH whose only Python says that it is another version."""
-    (tmp_path / "project/scripts").mkdir(parents=True)
-    for name in ("run.sh", "scripts/environment.sh", "requirements.txt"):
-        (tmp_path / "project" / name).write_bytes((ROOT / name).read_bytes())
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "python3").write_text("#!/bin/sh\necho 3.8\n")
-    (tools / "python3").chmod(0o755)
-    for tool in ("bash", "sh", "cat", "cksum", "dirname"):
-        (tools / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
-    done = subprocess.run(
-        ["bash", str(tmp_path / "project/run.sh"), "--help"],
-        env={"PATH": str(tools)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "Python 3.11 is needed" in done.stderr
-    assert "python3.11: not found" in done.stderr
-    assert "python3: 3.8" in done.stderr
-    assert not (tmp_path / "project/.venv").exists()
+def test_other_missing_modules_are_not_hidden():
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        interrupts.exit_status(lambda: __import__("nowhere"))
 
 
 def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp_path):
@@ -277,17 +267,17 @@ def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp
             capture_output=True,
         )
 
-    assert program.git_commit(tmp_path) is None
+    assert git_commit(tmp_path) is None
     git("init")
     for name in ("src/a.py", "results/paper/table.md"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("old")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = program.git_commit(tmp_path)
+    clean = git_commit(tmp_path)
     assert len(clean) == 40
     (tmp_path / "results/paper/table.md").write_text("new")
     (tmp_path / "untracked").write_text("new")
-    assert program.git_commit(tmp_path) == clean
+    assert git_commit(tmp_path) == clean
     (tmp_path / "src/a.py").write_text("new")
-    assert program.git_commit(tmp_path) == f"{clean}-dirty"
+    assert git_commit(tmp_path) == f"{clean}-dirty"

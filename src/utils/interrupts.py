@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -124,12 +125,13 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
 def _moved_import(error: ModuleNotFoundError) -> str | None:
     """What to write in place of an import that EPyMARL's folders would answer; None for others."""
     name = str(error.name)
-    room = name.split(".")[0]
-    if room not in {path.stem for path in PACKAGE.iterdir()} or error.__traceback__ is None:
+    if name.split(".")[0] not in {path.stem for path in PACKAGE.iterdir()}:
         return None
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    new = MOVED.get(name, f"inspo.{name}")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next(f for f in reversed(frames) if not f.filename.startswith("<frozen"))
+    statement = re.search(r"(?:from|import)\s+([\w.]+)", place.line or "")
+    wanted = statement[1] if statement else name
     return (
-        f"{place.filename}, line {place.lineno}: '{name}' is a module of the package inspo here: "
-        f"write `from {new} import ...`"
+        f"{place.filename}, line {place.lineno}: '{wanted}' is a module of the package inspo here: "
+        f"write `from {MOVED.get(wanted, f'inspo.{wanted}')} import ...`"
     )
