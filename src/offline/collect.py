@@ -20,7 +20,7 @@ import yaml
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.offline import files
-from inspo.offline.formats.canonical import CanonicalWriter
+from inspo.offline.formats.canonical_writer import CanonicalWriter
 from inspo.offline.game_data import QUALITIES, generate
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources

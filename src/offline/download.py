@@ -19,7 +19,7 @@ from typing import Any
 from inspo.offline import files
 from inspo.offline.archives import is_archive, require_archive, unpack
 from inspo.offline.formats import load_dataset
-from inspo.offline.formats.canonical import write_dataset
+from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.formats.common import describe_content
 from inspo.offline.scratch import AUTO
 from inspo.offline.sources import Source, find_source
