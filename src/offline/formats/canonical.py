@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,15 @@ def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
     return DatasetMetadata(**values)
 
 
+KINDS: tuple[tuple[str, Any, Callable[[Any], Any]], ...] = (
+    ("int", (int, np.integer), int),
+    ("float", (float, np.floating), float),
+    ("str", str, str),
+    ("tuple", str, lambda text: tuple(line for line in text.split("\n") if line)),
+)
+"""Beginnings of annotations, what HDF5 gives for them, and what becomes of it."""
+
+
 def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any:
     """One attribute as the type `kind` that the annotation of `DatasetMetadata` states."""
     value = attributes.get(key)
@@ -165,14 +174,9 @@ def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any
         value = value.decode(errors="replace")
     if value is None and kind.endswith("| None"):
         return None
-    if kind == "int" and isinstance(value, (int, np.integer)):
-        return int(value)
-    if kind.startswith("float") and isinstance(value, (float, np.floating)):
-        return float(value)
-    if kind.startswith("str") and isinstance(value, str):
-        return value
-    if kind.startswith("tuple") and isinstance(value, str):
-        return tuple(line for line in value.split("\n") if line)
+    for name_of, accepted, make in KINDS:
+        if kind.startswith(name_of) and isinstance(value, accepted):
+            return make(value)
     raise DatasetError(
         f"{name}: attribute '{key}': expected {kind}, found {value!r:.80}. The file is damaged or "
         "was changed: collect or convert it again."
