@@ -39,9 +39,9 @@ def fetch(address: str, path: Path, *, log: Callable[[str], None], progress: boo
     DatasetError: one sentence on why it cannot be had.
     """
     try:
-        commit_address, sha256 = at_commit(address)
         for attempt in range(RETRIES + 1):
             try:
+                commit_address, sha256 = at_commit(address)
                 _download(commit_address, path, progress)
                 return sha256
             except Exception as error:
