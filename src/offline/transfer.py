@@ -25,8 +25,8 @@ HUGGING_FACE = "https://huggingface.co"
 HUB_FILE = re.compile(r"(https?://[^/]+)/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 REASONS = {
-    r"NameResolution|Name or service not known|name resolution": "the host's name is not found; "
-    "is there a network?",
+    r"NameResolution|Name or service not known|name resolution": "the host's name is not found: "
+    "there is no network, or it needs a proxy",
     r"[Tt]imed out|[Tt]imeout": "the server does not answer any more (timeout)",
     r"Connection refused|NewConnectionError": "no connection to the server",
 }
