@@ -17,7 +17,7 @@ import pytest
 from inspo import dataset as tool_main
 from inspo.experiments.dataset_plots import draw_dataset
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
-from inspo.offline.formats import alberdice, canonical, folders, vault
+from inspo.offline.formats import alberdice, canonical_writer, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
 from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.offline.operations import Choice, choose, episode_counts, parse_part, target_format
@@ -248,7 +248,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, file, monkeypatch, capsys
     def stop(*_, **__):
         raise error
 
-    module = canonical.CanonicalWriter if target == "x.h5" else alberdice.json
+    module = canonical_writer.CanonicalWriter if target == "x.h5" else alberdice.json
     monkeypatch.setattr(module, "_extend" if target == "x.h5" else "dumps", stop)
     status = run("convert", file, tmp_path / target)
     assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
@@ -538,14 +538,14 @@ def test_split_writes_both_or_none(capsys, tmp_path, file, monkeypatch):
     a, b = tmp_path / "a.h5", tmp_path / "b.h5"
     assert "two names" in refused(capsys, "split", file, a, a)
     assert "a share between 0 and 1" in refused(capsys, "split", file, a, b, "--held-out", 1)
-    finish = canonical.CanonicalWriter._finish
+    finish = canonical_writer.CanonicalWriter._finish
 
     def second_fails(writer):
         if writer.path == b:
             raise DatasetError("full")
         finish(writer)
 
-    monkeypatch.setattr(canonical.CanonicalWriter, "_finish", second_fails)
+    monkeypatch.setattr(canonical_writer.CanonicalWriter, "_finish", second_fails)
     assert "full" in refused(capsys, "split", file, a, b)
     assert os.listdir(tmp_path) == ["medium.h5"]
 

@@ -209,8 +209,8 @@ def test_the_disk_is_looked_at_first(server, target, monkeypatch):
     ("address", "message"),
     [
         ("http://127.0.0.1:1/x", "no connection"),
-        ("http://no-such-host.invalid/x", "is there a network"),
-        ("http://no-such-host.invalid/datasets/a/b/resolve/main/x.zip", "is there a network"),
+        ("http://no-such-host.invalid/x", "there is no network"),
+        ("http://no-such-host.invalid/datasets/a/b/resolve/main/x.zip", "there is no network"),
     ],
 )
 def test_no_network(server, target, address, message):

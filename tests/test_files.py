@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -42,6 +43,18 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     ):
         pass
     assert precious.read_text() == "mine"
+
+
+def test_a_disk_without_locks_is_used_without(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    with files.locked(tmp_path / "x"), files.temporary(tmp_path / "x") as new:
+        os.replace(new, tmp_path / "x")
+    with files.temporary(tmp_path / "y"):
+        os.utime(tmp_path / "x", (0, 0))
+    assert os.listdir(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize("folder", [False, True])

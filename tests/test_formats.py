@@ -36,9 +36,9 @@ def file(tmp_path, data) -> Path:
     return path
 
 
-def write_cfcql(path, batch, **options) -> None:
+def write_cfcql(path, batch, userblock_size=0, **options) -> None:
     """A file as CFCQL's own collector writes it: no attributes."""
-    with h5py.File(path, "w") as out:
+    with h5py.File(path, "w", userblock_size=userblock_size) as out:
         for key, array in batch.items():
             out.create_dataset(key, data=array, **options)
 
@@ -175,7 +175,9 @@ def test_the_file_opens_as_cfcql_opens_it(data, file):
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"chunks": True}, {"compression": "gzip"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunks": True}, {"compression": "gzip"}, {"userblock_size": 512}]
+)
 def test_a_file_of_cfcql_is_read(tmp_path, data, options, caplog):
     batch = padded(data)
     batch["probs"] = np.zeros((len(data), LIMIT + 1, N, A), dtype=np.float32)
@@ -273,6 +275,10 @@ def test_a_smaller_limit_that_cuts_nothing(tmp_path, data):
         (lambda f: (f / "obs.npy").unlink(), "missing_key"),
         (lambda f: (f / "obs.npy").write_bytes((f / "obs.npy").read_bytes()[:-9]), "truncated"),
         (lambda f: (f / "obs.npy").write_bytes(b""), "truncated"),
+        (
+            lambda f: (f / "obs.npy").write_bytes((f / "obs.npy").read_bytes() + b"x"),
+            "bytes, expected",
+        ),
         (lambda f: np.save(f / "obs.npy", np.array([{}], dtype=object)), "not a .npy array"),
         (lambda f: np.save(f / "obs.npy", np.float32(1)), "wrong_ndim"),
     ],

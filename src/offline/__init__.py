@@ -1,7 +1,7 @@
 """Offline data: read, validate, annotate with the behaviour policies, sample."""
 
 from inspo.offline.formats import load_dataset
-from inspo.offline.formats.canonical import CanonicalWriter, write_dataset
+from inspo.offline.formats.canonical_writer import CanonicalWriter, write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.offline.summary import DatasetStatistics, compute_statistics
 from inspo.offline.validation import (

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -20,7 +20,7 @@ import yaml
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.offline import files
-from inspo.offline.formats.canonical import CanonicalWriter
+from inspo.offline.formats.canonical_writer import CanonicalWriter
 from inspo.offline.game_data import QUALITIES, generate
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources
@@ -29,6 +29,7 @@ from inspo.utils.errors import CheckpointError, DatasetError, nearest
 from inspo.utils.paths import POLICIES
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
+from tqdm import tqdm
 
 DATA_SEED = 0  # of what is made from recipes, so that everybody gets the same episodes
 ACTING = (  # the settings that a policy's weights were made with
@@ -44,14 +45,6 @@ RECIPE_KEYS = {"policy", "episodes", "epsilon", "greedy"}
 
 
 Weights = dict[str, th.Tensor]
-
-
-class Bar(Protocol):
-    """A progress bar, as `tqdm` is one."""
-
-    def update(self, n: int) -> Any: ...
-
-    def close(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -114,22 +107,11 @@ def qualities(env: str, map_name: str) -> list[str]:
     return [*shipped, *QUALITIES.get((env, map_name), ())]
 
 
-class Named(Protocol):
-    """What says where a dataset stands: the Settings of a run have it."""
-
-    env: str | None
-    map_name: str | None
-    quality: str | None
-    datasets_dir: str
-
-    @property
-    def dataset(self) -> Any: ...
-
-
-def dataset_path(args: Named) -> Path:
+def dataset_path(args: Any) -> Path:
     """`dataset.path`, or the place of this map and quality in `datasets_dir`.
 
-    Raises ConfigError if a name does not do as a part of a path.
+    args: the Settings of a run, or whatever else has these keys as attributes. Raises ConfigError
+    if a name does not do as a part of a path.
     """
     if args.dataset["path"]:
         return Path(args.dataset["path"])
@@ -139,7 +121,7 @@ def dataset_path(args: Named) -> Path:
     return Path(args.datasets_dir) / env / f"{map_name}_{quality}.h5"
 
 
-def check_obtainable(args: Named) -> None:
+def check_obtainable(args: Any) -> None:
     """DatasetError unless the dataset that `args` asks for is there, or can be made here."""
     path = dataset_path(args)
     env, map_name, quality = str(args.env), str(args.map_name), str(args.quality)
@@ -163,7 +145,7 @@ def check_obtainable(args: Named) -> None:
 def ensure_dataset(
     args: Settings,
     log: Callable[[str], None],
-    progress: Callable[[int], Bar],
+    progress: Callable[[int], tqdm[Any]],
     check: Callable[[], None] = lambda: None,
 ) -> Path:
     """The path of the dataset that `args` asks for, made first if it can be made here.
@@ -215,7 +197,7 @@ def collect(
     args: Settings,
     path: Path,
     seed: int,
-    progress: Callable[[int], Bar],
+    progress: Callable[[int], tqdm[Any]],
     check: Callable[[], None] = lambda: None,
 ) -> DatasetMetadata:
     """Roll out `parts` into a dataset file at `path`; nothing is left there if it fails.
@@ -261,7 +243,7 @@ def _collect_part(
     args: Settings,
     runner: Any,
     writer: CanonicalWriter,
-    bar: Bar,
+    bar: tqdm[Any],
     check: Callable[[], None],
 ) -> None:
     scheme = build_scheme(runner.get_env_info())

@@ -19,7 +19,7 @@ from typing import Any
 from inspo.offline import files
 from inspo.offline.archives import is_archive, require_archive, unpack
 from inspo.offline.formats import load_dataset
-from inspo.offline.formats.canonical import write_dataset
+from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.formats.common import describe_content
 from inspo.offline.scratch import AUTO
 from inspo.offline.sources import Source, find_source
@@ -102,12 +102,9 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
     if is_archive(path):
         _check_hash(job, job.source.archive or f"{job.source.name}/{path.name}", path)
         return _from_archive(job, path, origin)
-    if not find_parts(path, job.source.qualities):
-        raise DatasetError(
-            f"--from-file {path}: found {describe_content(path)}. {_advice(job.source)}"
-        )
-    _check_hash(job, f"{job.source.name}/{path.name}", path)
-    return _convert_parts(job, path, origin)
+    if find_parts(path, job.source.qualities):
+        _check_hash(job, f"{job.source.name}/{path.name}", path)
+    return _convert_parts(job, path, origin, [describe_content(path)])
 
 
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:

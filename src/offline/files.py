@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -66,10 +67,10 @@ def _lock(lock: Path, waiting: Callable[[], None]) -> int:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 waiting()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _flock(handle, fcntl.LOCK_EX)
             # Whoever had it has removed the file: another process may hold a new one by now.
             if lock.exists() and os.path.samestat(os.fstat(handle), os.lstat(lock)):
                 return handle
@@ -77,6 +78,15 @@ def _lock(lock: Path, waiting: Callable[[], None]) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _flock(handle: int, operation: int) -> None:
+    """Lock an open file, where the disk can: some network disks cannot, and are used unlocked."""
+    try:
+        fcntl.flock(handle, operation)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 @contextlib.contextmanager
@@ -94,7 +104,7 @@ def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _flock(handle, fcntl.LOCK_EX)
         yield name
     finally:
         os.close(handle)

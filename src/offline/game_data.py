@@ -28,7 +28,7 @@ import numpy as np
 from inspo.envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
-from inspo.offline.formats.canonical import write_dataset
+from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.utils.errors import ConfigError, nearest
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from inspo.offline.formats import alberdice, canonical, folders, load_dataset, vault
+from inspo.offline.formats.canonical_writer import (
+    CanonicalWriter,
+    append_episodes,
+    write_dataset,
+)
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.utils.errors import DatasetError, UserError, nearest
 from inspo.utils.seeding import spawn_seeds
 
 WRITERS = {
-    canonical.NAME: canonical.write_dataset,
+    canonical.NAME: write_dataset,
     alberdice.NAME: alberdice.write,
     vault.NAME: vault.write,
 }
@@ -116,9 +121,9 @@ def write_pieces(
     )
     won = all(dataset.battle_won is not None for dataset, _ in pieces)
     cut = any(part.n_cut for part in facts)
-    with canonical.CanonicalWriter(path, metadata, overwrite=force, allow_cut=cut) as writer:
+    with CanonicalWriter(path, metadata, overwrite=force, allow_cut=cut) as writer:
         for dataset, indices in pieces:
-            canonical.append_episodes(writer, dataset, indices, won)
+            append_episodes(writer, dataset, indices, won)
     return writer.metadata
 
 

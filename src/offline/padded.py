@@ -111,27 +111,23 @@ def _resumed(filled: np.ndarray) -> np.ndarray:
     return resumed
 
 
+RESUMED = "a filled step after one that is not"
+LONG_ENOUGH = "at least 1 transition and the terminal observation"
 FILLED_RULES: tuple[Rule[np.ndarray], ...] = (
     Rule(
         "filled_values",
         FILLED,
         "0 or 1",
-        lambda filled: (filled != 0) & (filled != 1),
-        lambda filled, at: str(filled[at]),
+        lambda f: (f != 0) & (f != 1),
+        lambda f, k, at: str(f[at]),
     ),
-    Rule(
-        "filled_prefix",
-        FILLED,
-        "ones, then zeros",
-        _resumed,
-        lambda filled, at: "a filled step after one that is not",
-    ),
+    Rule("filled_prefix", FILLED, "ones, then zeros", _resumed, lambda f, k, at: RESUMED),
     Rule(
         "empty_episode",
         FILLED,
-        "at least 1 transition and the terminal observation",
-        lambda filled: (filled != 0).sum(axis=1) < 2,
-        lambda filled, at: f"{(filled[at] != 0).sum()} filled steps",
+        LONG_ENOUGH,
+        lambda f: (f != 0).sum(axis=1) < 2,
+        lambda f, k, at: f"{(f[at] != 0).sum()} filled steps",
     ),
 )
 """Masks `[e, T]` or `[e]` of what is wrong with `filled` `[e, T]`."""

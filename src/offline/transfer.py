@@ -25,8 +25,8 @@ HUGGING_FACE = "https://huggingface.co"
 HUB_FILE = re.compile(r"(https?://[^/]+)/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 REASONS = {
-    r"NameResolution|Name or service not known|name resolution": "the host's name is not found; "
-    "is there a network?",
+    r"NameResolution|Name or service not known|name resolution": "the host's name is not found: "
+    "there is no network, or it needs a proxy",
     r"[Tt]imed out|[Tt]imeout": "the server does not answer any more (timeout)",
     r"Connection refused|NewConnectionError": "no connection to the server",
 }
@@ -39,9 +39,9 @@ def fetch(address: str, path: Path, *, log: Callable[[str], None], progress: boo
     DatasetError: one sentence on why it cannot be had.
     """
     try:
-        commit_address, sha256 = at_commit(address)
         for attempt in range(RETRIES + 1):
             try:
+                commit_address, sha256 = at_commit(address)
                 _download(commit_address, path, progress)
                 return sha256
             except Exception as error:

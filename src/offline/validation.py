@@ -50,13 +50,14 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Rule(Generic[Data]):
-    """A rule on values. bad: a mask of the entries that break it. value: what stands in one."""
+    """A rule on values. bad: a mask of the entries that break it. value: what
+    stands in one of them, of the data, the key and a place."""
 
     name: str
     key: str
     expected: str
     bad: Callable[[Data], np.ndarray]
-    value: Callable[[Data, Place], str]
+    value: Callable[[Data, str, Place], str]
 
 
 class Tally:
@@ -66,27 +67,23 @@ class Tally:
         self._first: dict[str, Violation] = {}
 
     def add(
-        self,
-        rule: Rule[Data],
-        data: Data,
-        first_episode: int,
-        offsets: np.ndarray | None = None,
+        self, rule: Rule[Data], data: Data, first: int, offsets: np.ndarray | None = None
     ) -> None:
-        """Apply a rule to a run of episodes. offsets: where each begins, if the data are rows."""
+        """Apply a rule to the episodes from `first` on. offsets: where each begins in rows."""
         bad = rule.bad(data)
         count = int(np.count_nonzero(bad))
         if not count:
             return
-        first = self._first.get(rule.name)
-        if first is None:
+        known = self._first.get(rule.name)
+        if known is None:
             at = tuple(int(i) for i in np.argwhere(bad)[0])
-            value = rule.value(data, at)
+            value = rule.value(data, rule.key, at)
             if offsets is not None:
                 episode = int(np.searchsorted(offsets, at[0], side="right")) - 1
                 at = (episode, at[0] - int(offsets[episode]), *at[1:])
-            where = dict(zip(("episode", "step", "agent"), (first_episode + at[0], *at[1:])))
-            first = Violation(rule.name, rule.key, rule.expected, value, 0, **where)
-        self._first[rule.name] = replace(first, count=first.count + count)
+            where = dict(zip(("episode", "step", "agent"), (first + at[0], *at[1:])))
+            known = Violation(rule.name, rule.key, rule.expected, value, 0, **where)
+        self._first[rule.name] = replace(known, count=known.count + count)
 
     def violations(self) -> list[Violation]:
         return list(self._first.values())
@@ -150,52 +147,34 @@ def _misplaced(rows: Rows) -> np.ndarray:
     return np.asarray((rows["terminated"][:, 0] != 0) & ~rows.are(LAST_TRANSITION))
 
 
-def _stored(key: str) -> Callable[[Rows, Place], str]:
+def _value(rows: Rows, key: str, at: Place) -> str:
     """What stands in a row, or in one of an agent; of states and the like what is not finite."""
-
-    def value(rows: Rows, at: Place) -> str:
-        entry = rows[key][at]
-        odd = entry[~np.isfinite(entry)]
-        return str(odd[0] if len(odd) else entry[0] if entry.size == 1 else entry.tolist())
-
-    return value
+    entry = rows[key][at]
+    odd = entry[~np.isfinite(entry)]
+    return str(odd[0] if len(odd) else entry[0] if entry.size == 1 else entry.tolist())
 
 
-def _action_and_mask(rows: Rows, at: Place) -> str:
-    return f"action {rows['actions'][at][0]}, mask {rows['avail_actions'][at].tolist()}"
+def _action_and_mask(rows: Rows, key: str, at: Place) -> str:
+    return f"action {rows[key][at][0]}, mask {rows['avail_actions'][at].tolist()}"
 
 
-def _rule(
-    name: str,
-    key: str,
-    expected: str,
-    bad: Callable[[Rows], np.ndarray],
-    value: Callable[[Rows, Place], str] | None = None,
-) -> Rule[Rows]:
-    return Rule(name, key, expected, bad, value or _stored(key))
+def _flag(rows: Rows) -> np.ndarray:
+    return rows["terminated"][:, 0]
 
 
+FINITE, BINARY = "finite numbers", "0 or 1"
+AVAILABLE, ALWAYS = "an action that its mask allows", "at least 1 available action"
+ENDS = "1 in the last transition of an episode only"
 ROW_RULES = (
-    _rule("finite_state", "state", "finite numbers", _not_finite("state")),
-    _rule("finite_obs", "obs", "finite numbers", _not_finite("obs")),
-    _rule("finite_reward", "reward", "finite numbers", _not_finite("reward")),
-    _rule("action_range", "actions", "an action in 0..n_actions-1", _out_of_range),
-    _rule(
-        "action_available",
-        "actions",
-        "an action that its mask allows",
-        _unavailable,
-        _action_and_mask,
-    ),
-    _rule("mask_values", "avail_actions", "0 or 1", _not_binary),
-    _rule("no_action", "avail_actions", "at least 1 available action", _without_action),
-    _rule("terminated_values", "terminated", "0 or 1", lambda rows: rows["terminated"][:, 0] > 1),
-    _rule(
-        "terminated_place",
-        "terminated",
-        "1 in the last transition of an episode only",
-        _misplaced,
-    ),
+    Rule("finite_state", "state", FINITE, _not_finite("state"), _value),
+    Rule("finite_obs", "obs", FINITE, _not_finite("obs"), _value),
+    Rule("finite_reward", "reward", FINITE, _not_finite("reward"), _value),
+    Rule("action_range", "actions", "an action in 0..n_actions-1", _out_of_range, _value),
+    Rule("action_available", "actions", AVAILABLE, _unavailable, _action_and_mask),
+    Rule("mask_values", "avail_actions", BINARY, _not_binary, _value),
+    Rule("no_action", "avail_actions", ALWAYS, _without_action, _value),
+    Rule("terminated_values", "terminated", BINARY, lambda rows: _flag(rows) > 1, _value),
+    Rule("terminated_place", "terminated", ENDS, _misplaced, _value),
 )
 """Masks `[rows]` or `[rows, n]`."""
 
