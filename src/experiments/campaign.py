@@ -98,7 +98,7 @@ def run_cells(
         for cell in cells:
             if not campaign.reuse(cell):
                 campaign.waiting.append(cell)
-        with GracefulExit(say=campaign.line.say) as stop:
+        with GracefulExit(campaign.line.say) as stop:
             try:
                 while campaign.waiting or campaign.running:
                     if stop.requested:
