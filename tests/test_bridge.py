@@ -27,10 +27,11 @@ from inspo.envs.bridge import (
     team_reward,
 )
 from inspo.envs.multiagentenv import SingleEnv
-from inspo.evaluation.bridge_pictures import episode_gif, episode_png, episodes_gif
 from inspo.offline.games import make_dataset, optimal_plan
 from inspo.utils.errors import ConfigError
 from PIL import Image
+
+from paper.boards import episode_png, episodes_gif
 
 FREE = [(r, c) for r in range(N_ROWS) for c in range(N_COLUMNS) if (r, c) not in WALLS]
 
@@ -338,6 +339,6 @@ def test_png_and_gif(tmp_path, optimal):
     episodes_gif(tmp_path / "both.gif", states, actions, ["one", "two"])
     with Image.open(tmp_path / "both.gif") as image:
         assert image.format == "GIF" and image.n_frames == 9 and image.info["loop"] == 0
-    episode_gif(tmp_path / "one.gif", states[0, :4])
+    episodes_gif(tmp_path / "one.gif", states[:1, :4])
     with Image.open(tmp_path / "one.gif") as image:
         assert image.n_frames == 4

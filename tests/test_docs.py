@@ -60,7 +60,7 @@ def test_commands_name_what_there_is(page, line, examples):
         load_config(words, config_dir=examples)
     elif script.name == "reproduce.py":
         if "--help" not in words:
-            for name in reproduce.parse(words)[1].algorithms or ():
+            for name in reproduce.parse(words).algorithms or ():
                 assert (examples / "algs" / f"{name}.yaml").exists() or name == "control"
     elif script.name == "sweep.py":
         if "--help" not in words:
