@@ -193,7 +193,8 @@ def _parts_of_grid(grid: Grid, label_of_data: str) -> dict[str, Any]:
             "deviation": grid.about.get(method, ""),
             **({"only": own} if len(own) < len(datasets) else {}),
         }
-    return {"datasets": datasets, "methods": methods, "seeds": sorted({p.seed for p in places})}
+    seeds = sorted({p.seed for p in places})
+    return {"datasets": datasets, "methods": methods, "seeds": seeds, "runs": grid.folder}
 
 
 def _rank(method: str, algorithm: str) -> tuple[int, str, bool, str]:

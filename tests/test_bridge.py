@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from inspo.envs import VECTOR_REGISTRY
 from inspo.envs.bridge import (
     DOWN,
@@ -27,6 +29,7 @@ from inspo.envs.bridge import (
 )
 from inspo.offline.game_data import make_dataset, optimal_plan
 from inspo.utils.errors import ConfigError
+from paper.boards import episode_png, episodes_gif
 
 FREE = [(r, c) for r in range(N_ROWS) for c in range(N_COLUMNS) if (r, c) not in WALLS]
 
@@ -272,3 +275,17 @@ def test_a_limit_below_the_plans_is_refused():
         make_dataset("bridge", "bridge", "optimal", episode_limit=7)
     onehot = make_dataset("bridge", "bridge", "optimal", episode_limit=8, observation="onehot")
     assert onehot.metadata.state_shape == 324 and onehot.arrays["terminated"].sum() == 500
+
+
+def test_png_and_gif(tmp_path, optimal):
+    batch = optimal.episodes([0, 1])
+    states, actions = batch["state"], batch["actions"][..., 0]
+    episode_png(tmp_path / "strip.png", states[0], actions[0], title="Bridge")
+    with Image.open(tmp_path / "strip.png") as image:
+        assert image.format == "PNG" and image.width > image.height > 100
+    episodes_gif(tmp_path / "both.gif", states, actions, ["one", "two"])
+    with Image.open(tmp_path / "both.gif") as image:
+        assert image.format == "GIF" and image.n_frames == 9 and image.info["loop"] == 0
+    episodes_gif(tmp_path / "one.gif", states[:1, :4])
+    with Image.open(tmp_path / "one.gif") as image:
+        assert image.n_frames == 4
