@@ -57,8 +57,8 @@ ONLINE = {
     "mappo smax": "map_name=2s3z t_max=5000",
 }
 CUT = {  # runs that are stopped and go on
-    "inspo bridge_offline": "t_max=60000 batch_size=8 " + SHORT_FITS["inspo"],
-    "qmix matrix": "t_max=20000 batch_size=32 buffer_size=500",
+    "inspo bridge_offline": "t_max=12000 batch_size=8 " + SHORT_FITS["inspo"],
+    "qmix matrix": "t_max=6400 batch_size=32 buffer_size=500",
 }
 TINY = f"t_max=192 batch_size=32 {SHORT_TESTS} datasets_dir={{case}}/data"
 TINY_FITS = f"{TINY} {SHORT_FITS['inspo']}"
