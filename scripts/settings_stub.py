@@ -23,6 +23,7 @@ from inspo.utils.yaml_files import read_comments, read_yaml
 
 STUB = ROOT / "src" / "utils" / "settings.pyi"
 GROUPS = {"env_args"}  # an environment's own keyword arguments: any name, any value
+NEVER_NULL = {"env", "name", "seed"}  # null in a file, but not once a run starts
 FACTS = {
     "device": "str", "unique_token": "str", "n_agents": "int", "n_actions": "int",
     "obs_shape": "int", "state_shape": "int", "episode_limit": "int",
@@ -77,6 +78,7 @@ def stub() -> str:
         elif not dot:
             keys[key] = annotation(found)
     classes = {group: f"{group.title().replace('_', '')}Settings" for group in groups}
+    keys |= {key: keys[key].removesuffix(" | None") for key in NEVER_NULL}
     keys |= classes | dict.fromkeys(GROUPS, "Mapping[str, Any]")
     parts = [HEAD + lines(keys)]
     parts += [f"class {classes[g]}(Mapping[str, Any]):\n" + mapping() + lines(k)

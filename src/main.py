@@ -118,7 +118,7 @@ def make_experiment(values: dict[str, Any], folder: Path) -> sacred.Experiment:
     sacred.SETTINGS["CONFIG"]["READ_ONLY_CONFIG"] = False
     sacred.SETTINGS["HOST_INFO"]["INCLUDE_GPU_INFO"] = False  # it would call nvidia-smi
     experiment = sacred.Experiment(values["name"], save_git_info=False)
-    experiment.logger = sacred_logger()
+    experiment.logger = sacred_logger()  # type: ignore[assignment]
     experiment.observers.append(FileStorageObserver(folder, copy_sources=False))
     experiment.add_config(values)
     return experiment

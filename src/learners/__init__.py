@@ -1,17 +1,20 @@
 """Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
 
+from collections.abc import Callable
+
 from inspo.learners.alberdice_learner import AlberDICELearner
 from inspo.learners.bc_learner import BCLearner
 from inspo.learners.cfcql_learner import CFCQLLearner
 from inspo.learners.icq_learner import ICQLearner
 from inspo.learners.inspo_learner import InSPOLearner
+from inspo.learners.learner import Learner
 from inspo.learners.macql_learner import MACQLLearner
 from inspo.learners.mappo_learner import MAPPOLearner
 from inspo.learners.omar_learner import OMARLearner
 from inspo.learners.omiga_learner import OMIGALearner
 from inspo.learners.qmix_learner import QMIXLearner
 
-REGISTRY = {
+REGISTRY: dict[str, Callable[..., Learner]] = {
     "alberdice_learner": AlberDICELearner,
     "bc_learner": BCLearner,
     "cfcql_learner": CFCQLLearner,

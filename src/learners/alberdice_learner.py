@@ -8,13 +8,17 @@ from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+from torch import nn
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
+from inspo.controllers.sequential_controller import SequentialMAC
 from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.autoregressive import LOG_FLOOR, ConditionalPolicy
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
+from inspo.modules.module_list import ListOf
 from inspo.utils.rl_utils import (
     entropy,
     gather_actions,
@@ -23,7 +27,6 @@ from inspo.utils.rl_utils import (
     masked_logsumexp,
 )
 from inspo.utils.settings import Settings
-from torch import nn
 
 SMALLEST_RATIO = 1e-30  # there is something to draw from, whatever the policies
 INITIAL_WEIGHTS = 1e-3  # of the policies' last layers: they, and the data's, start near uniform
@@ -153,22 +156,24 @@ class AlberDICELearner(Learner):
       are there without them: the same expectations.
     """
 
+    mac: SequentialMAC
+
     def __init__(
-        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+        self, mac: SequentialMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         width, hidden = scheme["state"]["vshape"], args.critic_hidden_dim
-        self.values = nn.ModuleList(MLP(width + 1, hidden, 1) for _ in range(args.n_agents))
+        self.values: ListOf[MLP] = ListOf(MLP(width + 1, hidden, 1) for _ in range(args.n_agents))
         for network in self.values:  # L(nu) does not depend on a constant
             network[-1] = nn.Linear(hidden, 1, bias=False)
-        self.advantages = nn.ModuleList(
+        self.advantages: ListOf[StateActionCritic] = ListOf(
             StateActionCritic(width, args.n_actions, hidden) for _ in range(args.n_agents)
         )
-        for network in mac.agent.agents:
-            last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-            nn.init.uniform_(last.weight, -INITIAL_WEIGHTS, INITIAL_WEIGHTS)
+        for i in range(args.n_agents):
+            layers = [m for m in mac.agent.agent(i).modules() if isinstance(m, nn.Linear)]
+            nn.init.uniform_(layers[-1].weight, -INITIAL_WEIGHTS, INITIAL_WEIGHTS)
         self.data_policies = copy.deepcopy(mac.agent)
-        self.others = nn.ModuleList(
+        self.others: ListOf[ConditionalPolicy] = ListOf(
             ConditionalPolicy(i, width, args.n_agents, args.n_actions, hidden)
             for i in range(args.n_agents)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.learners.learner import optimise

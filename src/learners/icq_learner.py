@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
@@ -94,10 +95,13 @@ class ICQLearner(Learner):
             "target_critic": self.target_critic,
             "target_mixer": self.target_mixer,
         }
-        settings = {"alpha": args.optim_alpha, "eps": args.optim_eps}
         parameters = [*self.critic.parameters(), *self.mixer.parameters()]
-        self.optimisers["critic"] = th.optim.RMSprop(parameters, lr=args.critic_lr, **settings)
-        self.optimisers["policy"] = th.optim.RMSprop(mac.parameters(), lr=args.lr, **settings)
+        self.optimisers["critic"] = th.optim.RMSprop(
+            parameters, lr=args.critic_lr, alpha=args.optim_alpha, eps=args.optim_eps
+        )
+        self.optimisers["policy"] = th.optim.RMSprop(
+            mac.parameters(), lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps
+        )
         self.critic_steps = 0  # since the targets were copied
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:

@@ -7,13 +7,17 @@ import math
 from typing import Any
 
 import torch as th
+from torch import nn
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.schedules import hold_decay
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
+from inspo.controllers.sequential_controller import SequentialMAC
 from inspo.learners.learner import Learner, StatsLogger, optimise
-from inspo.modules.autoregressive import LOG_FLOOR
+from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy
 from inspo.modules.mlp import MLP
+from inspo.modules.module_list import ListOf
 from inspo.utils.rl_utils import (
     entropy,
     explained_variance,
@@ -23,7 +27,6 @@ from inspo.utils.rl_utils import (
     soft_update,
 )
 from inspo.utils.settings import Settings
-from torch import nn
 
 RATIO_RANGE = (1e-8, 100.0)
 LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20
@@ -154,13 +157,14 @@ class InSPOLearner(Learner):
     """
 
     needs_behaviour = True
+    mac: SequentialMAC
 
     def __init__(
-        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+        self, mac: SequentialMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
         width = scheme["state"]["vshape"] + mac.input_shape
-        self.critics = nn.ModuleList(
+        self.critics: ListOf[MLP] = ListOf(
             MLP(width, args.critic_hidden_dim, args.n_actions) for _ in range(args.n_agents)
         )
         self.target_critics = copy.deepcopy(self.critics)
@@ -178,11 +182,12 @@ class InSPOLearner(Learner):
         self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
         n_others = max(args.n_agents - 1, 1)
         self.exponent = 1.0 / n_others if args.geometric_mean else 1.0
-        self.others = None  # the autoregressive behaviour policy, from `start_from`
+        self.others: AutoregressivePolicy | None = None  # from `start_from`
 
     @property
     def alpha(self) -> th.Tensor:
-        return self.temperature["log_alpha"].detach().exp()
+        alpha: th.Tensor = self.temperature["log_alpha"].detach().exp()
+        return alpha
 
     def start_from(self, behaviour: Any) -> None:
         """pi^0 = mu (the paper leaves Algorithm 1's input open; docs/algorithm.md, D7).
@@ -266,6 +271,7 @@ class InSPOLearner(Learner):
         """
         now = data.now
         log_pi = th.stack([policy[now] for policy in joint], dim=1)  # [M, n, A]
+        assert self.others is not None
         return self.others.others_kl(
             i, data.state[now], data.log_mu[now], data.avail[now], data.actions, log_pi
         )
@@ -338,7 +344,7 @@ class InSPOLearner(Learner):
     def _mean_kl(self, data: AnnotatedTransitions, log_policies: list[th.Tensor]) -> th.Tensor:
         """KL(pi_i || mu_i), the mean over agents that have a choice and over transitions."""
         now = data.now
-        total, count = 0.0, 0.0
+        total = count = data.reward.new_zeros(())
         for i, log_policy in enumerate(log_policies):
             choosing = (data.avail[now, i].sum(-1) > 1).float()
             kl = kl_divergence(log_policy.detach()[now], data.log_mu[now, i])

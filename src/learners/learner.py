@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.utils.settings import Settings

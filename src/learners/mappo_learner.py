@@ -6,6 +6,8 @@ from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+from torch import nn
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
@@ -13,11 +15,14 @@ from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import cosine_rate, entropy, gather_actions, masked_log_softmax
 from inspo.utils.settings import Settings
-from torch import nn
 
 
 class ValueNorm(nn.Module):
     """Running mean and deviation of the value targets, so that the critic's outputs are near 1."""
+
+    mean: th.Tensor
+    square: th.Tensor
+    weight: th.Tensor
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()

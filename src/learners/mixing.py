@@ -6,10 +6,12 @@ import copy
 from typing import Any
 
 import torch as th
+
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
+from inspo.modules.mixers.qmix import QMixer
 from inspo.utils.rl_utils import UNAVAILABLE, gather_actions
 from inspo.utils.settings import Settings
 
@@ -21,7 +23,7 @@ class MixingLearner(Learner):
         self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.mixer = mixer_REGISTRY[args.mixer](args)
+        self.mixer: QMixer = mixer_REGISTRY[args.mixer](args)
         self.target_mac = copy.deepcopy(mac)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.critics import DuelingCritic
+from inspo.modules.module_list import ListOf
 from inspo.utils.rl_utils import (
     UNAVAILABLE,
     gather_actions,
@@ -19,7 +21,6 @@ from inspo.utils.rl_utils import (
     masked_logsumexp,
 )
 from inspo.utils.settings import Settings
-from torch import nn
 
 LOG_OFFSET = 1e-5  # in log(pi + 1e-5): a negative advantage could pull log pi down for ever
 
@@ -65,7 +66,7 @@ class OMARLearner(Learner):
         self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.critics = nn.ModuleList(
+        self.critics: ListOf[DuelingCritic] = ListOf(
             DuelingCritic(
                 scheme["state"]["vshape"],
                 scheme["obs"]["vshape"],
@@ -131,7 +132,7 @@ class OMARLearner(Learner):
             order = th.randperm(len(data), device=state.device)
             drawn = (x[order] for x in (state, obs, avail, data.actions, targets))
             for s, o, available, actions, y in zip(*(x.split(a.critic_minibatch) for x in drawn)):
-                error, penalty = 0.0, 0.0
+                error = penalty = y.new_zeros(())
                 for critic in self.critics:
                     q = critic(s, o)
                     taken = gather_actions(q, actions)

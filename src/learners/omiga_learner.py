@@ -6,12 +6,13 @@ import copy
 from typing import Any
 
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger, optimise
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
-from inspo.modules.mixers.linear import LinearWeights
+from inspo.modules.mixers.linear import LinearMixer, LinearWeights
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import gather_actions, masked_log_softmax, soft_update
 from inspo.utils.settings import Settings
@@ -59,7 +60,7 @@ class OMIGALearner(Learner):
         inputs = args.obs_shape + args.n_agents
         self.q = MLP(inputs, args.critic_hidden_dim, args.n_actions)
         self.v = MLP(inputs, args.critic_hidden_dim, 1)
-        self.mixer = mixer_REGISTRY[args.mixer](args)
+        self.mixer: LinearMixer = mixer_REGISTRY[args.mixer](args)
         self.target_q, self.target_v = copy.deepcopy(self.q), copy.deepcopy(self.v)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {

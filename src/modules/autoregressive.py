@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
+from torch import nn
+
 from inspo.modules.mlp import feed_forward
 from inspo.utils.rl_utils import gather_actions, kl_divergence, masked_log_softmax
-from torch import nn
 
 LOG_FLOOR = -23.0  # log 1e-10: no log-probability counts for less
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
-from inspo.modules.mlp import feed_forward
 from torch import nn
+
+from inspo.modules.mlp import feed_forward
 
 BLOCK = 256  # transitions
 

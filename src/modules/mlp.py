@@ -22,7 +22,7 @@ def feed_forward(x: th.Tensor, *layers: nn.Linear | Layer) -> th.Tensor:
     on_onednn = (
         x.device.type == "cpu"
         and x.dtype == th.float32
-        and th.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and th.backends.mkldnn.is_available()
         and th.backends.mkldnn.enabled
         and len(rows) * max(weight.numel() for weight, _ in pairs) >= LARGE
     )

@@ -43,7 +43,7 @@ class Settings(Mapping[str, Any]):
     datasets_dir: str
     device: str
     entropy_coef: float
-    env: str | None
+    env: str
     env_args: Mapping[str, Any]
     env_max_failures: int
     env_timeout: float
@@ -78,7 +78,7 @@ class Settings(Mapping[str, Any]):
     mixing_embed_dim: int
     n_actions: int
     n_agents: int
-    name: str | None
+    name: str
     nu_grad_penalty_coeff: float
     nu_lr: float
     obs_agent_id: bool
@@ -99,7 +99,7 @@ class Settings(Mapping[str, Any]):
     save_model: bool
     save_model_interval: int
     save_replay: bool
-    seed: int | None
+    seed: int
     softmax_temp: float
     state_shape: int
     t_max: int

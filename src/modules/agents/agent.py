@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch as th
+from torch import nn
+
 from inspo.components.packed import PackedEpisodes
 from inspo.utils.settings import Settings
-from torch import nn
 
 
 class Agent(nn.Module):

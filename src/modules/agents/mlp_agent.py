@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch as th
+
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents.agent import Agent
 from inspo.modules.agents.non_shared import NonSharedAgents

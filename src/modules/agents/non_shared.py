@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch as th
+from torch import nn
+
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents.agent import Agent
 from inspo.utils.settings import Settings
-from torch import nn
 
 
 class NonSharedAgents(Agent):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch as th
+from torch import nn
+
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents.agent import Agent
 from inspo.modules.agents.non_shared import NonSharedAgents
 from inspo.utils.settings import Settings
-from torch import nn
 
 
 class RNNAgent(Agent):

@@ -1,6 +1,8 @@
 """Mixers by name: `REGISTRY[args.mixer](args)`."""
 
+from typing import Any
+
 from inspo.modules.mixers.linear import LinearMixer
 from inspo.modules.mixers.qmix import QMixer
 
-REGISTRY = {"linear": LinearMixer, "qmix": QMixer}
+REGISTRY: dict[str, Any] = {"linear": LinearMixer, "qmix": QMixer}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch as th
-from inspo.utils.settings import Settings
 from torch import nn
+
+from inspo.utils.settings import Settings
 
 
 class LinearWeights(NamedTuple):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch as th
 import torch.nn.functional as F
-from inspo.utils.settings import Settings
 from torch import nn
+
+from inspo.utils.settings import Settings
 
 
 class MixingWeights(NamedTuple):

@@ -1,0 +1,20 @@
+"""A list of networks of one class, which the type checker knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ListOf(nn.ModuleList, Generic[M]):
+    """`nn.ModuleList`, whose entries are of class `M`."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, index: int) -> M: ...  # type: ignore[override]
+
+        def __iter__(self) -> Iterator[M]: ...
