@@ -35,7 +35,7 @@ REASONS = {
 def fetch(address: str, path: Path, *, log: Callable[[str], None], progress: bool) -> str | None:
     """Fetch what lies at `address` to `path`; returns the SHA-256 that its host states, if any.
 
-    What came of it stays in `{path}????????.part`, which the next call goes on with. Raises
+    What has come stays in `{path}????????.part`, and the next call goes on with it. Raises
     DatasetError: one sentence on why it cannot be had.
     """
     try:

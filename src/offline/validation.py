@@ -102,7 +102,7 @@ class Rows:
     def __getitem__(self, key: str) -> np.ndarray:
         return self.arrays[key]
 
-    def are(self, place: int) -> np.ndarray:
+    def at_end(self, place: int) -> np.ndarray:
         """True in one row of each episode, counted from its end: bool `[rows]`."""
         mask = np.zeros(int(self.offsets[-1]), dtype=bool)
         mask[self.offsets[1:] + place] = True
@@ -132,7 +132,7 @@ def _unavailable(rows: Rows) -> np.ndarray:
     refused = np.take_along_axis(avail, inside, axis=-1)[..., 0] == 0
     # An action outside the range is the business of another rule, and that of a terminal row
     # starts no transition.
-    return np.asarray(refused & (inside == actions)[..., 0] & ~rows.are(TERMINAL)[:, None])
+    return np.asarray(refused & (inside == actions)[..., 0] & ~rows.at_end(TERMINAL)[:, None])
 
 
 def _not_binary(rows: Rows) -> np.ndarray:
@@ -144,7 +144,7 @@ def _without_action(rows: Rows) -> np.ndarray:
 
 
 def _misplaced(rows: Rows) -> np.ndarray:
-    return np.asarray((rows["terminated"][:, 0] != 0) & ~rows.are(LAST_TRANSITION))
+    return np.asarray((rows["terminated"][:, 0] != 0) & ~rows.at_end(LAST_TRANSITION))
 
 
 def _value(rows: Rows, key: str, at: Place) -> str:

@@ -80,7 +80,7 @@ def read_padded(
         metadata = replace(metadata, episode_limit=hints.episode_limit, notes=all_notes)
     else:
         return _as_stated(OfflineDataset(arrays, kept, metadata, battle_won), source.name, hints)
-    return built(arrays, kept, metadata, lost_where(cut, battle_won), source.name)
+    return build_valid(arrays, kept, metadata, cut_as_lost(cut, battle_won), source.name)
 
 
 def cut_at_limit(
@@ -101,7 +101,7 @@ def cut_at_limit(
     return kept, cut
 
 
-def lost_where(cut: np.ndarray, battle_won: np.ndarray | None) -> np.ndarray | None:
+def cut_as_lost(cut: np.ndarray, battle_won: np.ndarray | None) -> np.ndarray | None:
     """Who won, without the victories of cut episodes, which come after the cut: uint8 `[E]`."""
     return None if battle_won is None else np.where(cut, 0, battle_won).astype(np.uint8)
 
@@ -126,7 +126,7 @@ def foreign_metadata(
     )
 
 
-def built(
+def build_valid(
     arrays: dict[str, np.ndarray],
     lengths: np.ndarray,
     metadata: DatasetMetadata,

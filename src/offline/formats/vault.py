@@ -25,11 +25,11 @@ from inspo.offline.formats import folders
 from inspo.offline.formats.common import (
     MAX_COMPRESSION,
     Hints,
-    built,
+    build_valid,
+    cut_as_lost,
     cut_at_limit,
     foreign_metadata,
     log,
-    lost_where,
 )
 from inspo.offline.offline_dataset import FIELDS, OfflineDataset, row_offsets
 from inspo.offline.scratch import allocator
@@ -122,7 +122,7 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     lengths, ends, notes = source.episodes()
     kept, cut = cut_at_limit(lengths, hints.episode_limit, str(path), notes)
     arrays = source.rows(lengths, kept, ends & ~cut, hints)
-    won = lost_where(cut, folders.stated_victories(stated, len(lengths), file))
+    won = cut_as_lost(cut, folders.stated_victories(stated, len(lengths), file))
     if not stated and hints.episode_limit is None:
         notes.append("episode_limit is the length of the longest episode")
     for note in notes:
@@ -131,7 +131,7 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     limit = min(limits) if limits else int(kept.max())
     origin = f"converted from {path.parent.name}/{path.name} (OG-MARL's vault)"
     metadata = foreign_metadata(arrays, limit, hints, origin, notes)
-    return built(arrays, kept, folders.with_stated(metadata, stated), won, str(path))
+    return build_valid(arrays, kept, folders.with_stated(metadata, stated), won, str(path))
 
 
 def _with_names(hints: Hints, path: Path) -> Hints:
