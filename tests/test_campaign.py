@@ -394,27 +394,6 @@ def test_what_a_user_set_aside_is_no_record(data, tmp_path, name):
     assert (result.folder, result.hours, result.command) == (home, 0.0, [])
 
 
-@pytest.mark.parametrize(
-    ("outcome", "missing"),
-    [
-        (None, "result"),
-        ({"t_env": 5, "updates": 1, "final": {"py/id": "x"}}, "final, tests"),
-        ({"t_env": 5, "updates": "1"}, "updates"),
-    ],
-)
-def test_a_record_of_another_version_is_one_clear_error(data, tmp_path, outcome, missing):
-    record(data, tmp_path, result=outcome)
-    with pytest.raises(UserError, match=rf"another version of this program.* run.json: {missing}"):
-        finished_run_of(tmp_path, cell(data))
-
-
-def test_a_reference_to_the_final_test_is_the_final_test(data, tmp_path):
-    final, first = ({"t_env": t, "test_return_mean": t / 10} for t in (5, 0))
-    record(data, tmp_path, result={"t_env": 5, "updates": 1, "final": final,
-                                   "tests": [first, {"py/id": 16}]})  # fmt: skip
-    assert finished_run_of(tmp_path, cell(data)).tests == [first, final]
-
-
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"loss": 3}', '{"loss": {"steps": []}}'])
 def test_progress_by_metrics_that_say_nothing(data, tmp_path, text):
     home = record(data, tmp_path)

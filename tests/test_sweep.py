@@ -307,7 +307,7 @@ OBEDIENT = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PYTHON = [sys.executable, "-c"]
 
@@ -327,9 +327,9 @@ def test_cells_on_a_local_ray(data, tmp_path):
     obedient = pool.submit([*PYTHON, OBEDIENT], tmp_path / "a")
     wait_until_ready(tmp_path / "a")
     with pytest.raises(CellIsBusy, match="another process"):
-        pool.submit([*PYTHON, "print(1)"], tmp_path / "a").result(timeout=60)
+        pool.submit([*PYTHON, "print(1)"], tmp_path / "a").result(timeout=300)
     pool.stop()
-    assert obedient.result(timeout=60) == 3
+    assert obedient.result(timeout=300) == 3
     place = {"map_name": "xor", "quality": "b", "datasets_dir": str(data)} | TINY
     cells = [
         Cell(f"xor_b/bc/seed{seed}", "bc", "matrix_offline", place | {"seed": seed})
@@ -362,9 +362,9 @@ def test_the_local_pool_holds_the_folder(tmp_path):
     with pytest.raises(CellIsBusy):
         pool.submit(["true"], tmp_path)
     pool.stop()
-    assert obedient.result(timeout=60) == 3
+    assert obedient.result(timeout=300) == 3
     with open(tmp_path / ".lock", "w") as lock:  # free again
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    stubborn = pool.submit(["sleep", "60"], tmp_path)
+    stubborn = pool.submit(["sleep", "600"], tmp_path)
     pool.close()
-    assert stubborn.result(timeout=60) == -9
+    assert stubborn.result(timeout=300) == -9

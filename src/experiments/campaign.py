@@ -146,18 +146,18 @@ class _Running:
             return ""
 
 
+@dataclass
 class _Campaign:
     """The state of one call of `run_cells`."""
 
-    def __init__(
-        self, folder: Path, pool: Pool, on_finished: OnFinished | None, report: CampaignReport,
-        line: _Line,
-    ):  # fmt: skip
-        self.folder, self.pool, self.on_finished = folder, pool, on_finished
-        self.report, self.line = report, line
-        self.waiting: list[Cell] = []
-        self.running: dict[Future[int], _Running] = {}
-        self.busy_since: dict[str, float] = {}  # cell id -> when it was found to run elsewhere
+    folder: Path
+    pool: Pool
+    on_finished: OnFinished | None
+    report: CampaignReport
+    line: _Line
+    waiting: list[Cell] = field(default_factory=list)
+    running: dict[Future[int], _Running] = field(default_factory=dict)
+    busy_since: dict[str, float] = field(default_factory=dict)  # cell id -> when it ran elsewhere
 
     def reuse(self, cell: Cell) -> bool:
         """Whether the cell is finished already."""

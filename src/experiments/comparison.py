@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from inspo.experiments.cells import Cell, finished_run_of
-from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, judge
+from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, data_mean, judge
 from inspo.experiments.records import (
     Run,
     commits,
@@ -166,13 +167,6 @@ def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = Non
     return entries
 
 
-def data_mean(entries: Sequence[Entry], data: Data, metric: str) -> float | None:
-    """The data's own mean (win rate or return) by the record of a run on them; None if unknown."""
-    fact = "win_rate" if metric == "test_battle_won_mean" else "return_mean"
-    runs = (run for entry in entries if entry.data is data for run in entry.runs.values())
-    return next((run.dataset.get(fact) for run in runs), None)
-
-
 # --------------------------------------------------------------------------------------------------
 # Markdown
 
@@ -187,11 +181,10 @@ def write(comparison: Comparison, runs: pd.DataFrame, folder: Path) -> list[Path
         write_json(f"{stem}.json", to_record(comparison, entries)),
     ]
     if any(entry.values for entry in entries):
-        picture = Path(f"{stem}.png")
-        if comparison.picture:
-            paths.append(comparison.picture(entries, picture))
-        else:
-            paths.append(draw(comparison, entries, picture))
+        from inspo.experiments.plots import draw_bars  # matplotlib; the rest does without
+
+        draw = comparison.picture or partial(draw_bars, comparison)
+        paths.append(draw(entries, Path(f"{stem}.png")))
     return paths
 
 
@@ -441,36 +434,3 @@ def _compact(raw: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
         name: [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
         for name, values in raw.items()
     }
-
-
-def draw(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:
-    """A panel of bars for each dataset, the paper's value beside ours."""
-    from inspo.experiments import plots  # matplotlib; most of this module does without
-
-    groups = {
-        data.label: [
-            plots.Bar(
-                entry.method.label,
-                entry.method.key,
-                list(entry.values.values()),
-                entry.published[0] if entry.published and comparison.with_paper else None,
-            )
-            for entry in entries
-            if entry.data is data
-        ]
-        for data in comparison.datasets
-    }
-    levels = {}
-    for data in comparison.datasets if comparison.data_row else ():
-        mean = data_mean(entries, data, comparison.metric)
-        if mean is not None:
-            levels[data.label] = ("mean of the data", mean)
-    return plots.bar_groups(
-        path,
-        comparison.title,
-        groups,
-        comparison.unit,
-        levels=levels,
-        limits=comparison.limits,
-        percent=comparison.share,
-    )

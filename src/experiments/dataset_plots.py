@@ -45,11 +45,11 @@ def _edges(values: np.ndarray, bins: int = 40) -> np.ndarray:
 def _returns(ax: Axes, found) -> None:
     edges = _edges(found.returns)
     if found.won is None:
-        ax.hist(found.returns, edges, color=PLAIN)
+        ax.hist(found.returns, edges.tolist(), color=PLAIN)
     else:
         won = found.won.astype(bool)
         parts = [found.returns[~won], found.returns[won]]
-        ax.hist(parts, edges, stacked=True, color=[LOST, WON], label=["lost", "won"])
+        ax.hist(parts, edges.tolist(), stacked=True, color=[LOST, WON], label=["lost", "won"])
         ax.legend(loc="best")
     mean = found.statistics.returns.mean
     ax.axvline(mean, color=INK, linewidth=1.2, linestyle="--")
@@ -61,7 +61,7 @@ def _returns(ax: Axes, found) -> None:
 def _lengths(ax: Axes, found) -> None:
     low, high = int(found.lengths.min()), int(found.lengths.max())
     step = max(1, -(-(high - low + 1) // 40))
-    ax.hist(found.lengths, np.arange(low, high + step + 1, step) - 0.5, color=PLAIN)
+    ax.hist(found.lengths, (np.arange(low, high + step + 1, step) - 0.5).tolist(), color=PLAIN)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if low == high:
         ax.set_xlim(low - 5, high + 5)
@@ -75,8 +75,8 @@ def _actions(ax: Axes, frequencies: np.ndarray) -> None:
     image = ax.imshow(frequencies, cmap=HEAT, vmin=0, aspect="auto")
     _numbers(ax, frequencies, "{:.2f}")
     ax.set(title="What each agent does", xlabel="action", ylabel="agent")
-    ax.set_xticks(range(n_actions), range(n_actions))
-    ax.set_yticks(range(n), range(n))
+    ax.set_xticks(range(n_actions))
+    ax.set_yticks(range(n))
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="share of its steps", shrink=0.85)
 

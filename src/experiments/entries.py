@@ -115,3 +115,10 @@ def judge(column: Sequence[Entry], digits: int) -> None:
         entry.best = fixed(entry.mean, digits) == fixed(top.mean, digits)
         samples = list(entry.values.values()), list(top.values.values())
         entry.p = 1.0 if entry is top else welch_p(*samples)
+
+
+def data_mean(entries: Sequence[Entry], data: Data, metric: str) -> float | None:
+    """The data's own mean (win rate or return) by the record of a run on them; None if unknown."""
+    fact = "win_rate" if metric == "test_battle_won_mean" else "return_mean"
+    runs = (run for entry in entries if entry.data is data for run in entry.runs.values())
+    return next((run.dataset.get(fact) for run in runs), None)

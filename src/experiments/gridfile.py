@@ -233,7 +233,7 @@ def _seeds(block: Mapping[str, Any]) -> list[int]:
     fits = isinstance(listed, list) and all(type(seed) is int and seed >= 0 for seed in listed)
     expected = "a number of seeds (3: 0 to 2) or a list of them ([0, 7]), at least one"
     _expect(fits and listed, f"seeds: expected {expected}", seeds)
-    return listed
+    return list(listed or [])
 
 
 def _overrides(overrides: Mapping[str, Any], where: str) -> dict[str, Any]:

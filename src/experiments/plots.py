@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
+from inspo.experiments.entries import Comparison, Entry, data_mean
 from inspo.experiments.tables import write_bytes
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -75,76 +75,60 @@ def save(figure: Figure, path: str | Path) -> Path:
     return write_bytes(path, out.getvalue())
 
 
-# --------------------------------------------------------------------------------------------------
-# Bars: the paper's value beside ours
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A mean with its raw values; `paper` is the value printed there, where there is one."""
-
-    label: str
-    name: str
-    values: Sequence[float]
-    paper: float | None = None
-
-
-def bar_groups(
-    path: str | Path,
-    title: str,
-    groups: Mapping[str, Sequence[Bar]],
-    unit: str,
-    levels: Mapping[str, tuple[str, float]] | None = None,
-    limits: tuple[float, float] | None = None,
-    note: str = "",
-    percent: bool = False,
-) -> Path:
-    """A panel for each group (dataset), a bar for each algorithm, a dot for each seed."""
-    scale = 100.0 if percent else 1.0
+def draw_bars(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:
+    """A panel for each dataset, a bar for each method, a dot for each seed, the paper's values."""
+    scale = 100.0 if comparison.share else 1.0
+    columns = [[e for e in entries if e.data is data] for data in comparison.datasets]
+    paper: dict[str, Any] = {
+        "facecolors": "white",
+        "edgecolors": INK,
+        "linewidths": 1.4,
+        "zorder": 4,
+        "s": 34,
+    }
     with plt.rc_context(STYLE):
-        widths = [max(2, len(bars)) for bars in groups.values()]
+        widths = [max(2, len(column)) for column in columns]
         figure, axes = plt.subplots(
-            1, len(groups), figsize=(max(7.5, 1.2 + sum(widths) * 0.8), 4.0), sharey=True,
+            1, len(columns), figsize=(max(7.5, 1.2 + sum(widths) * 0.8), 4.0), sharey=True,
             squeeze=False, width_ratios=widths,
         )  # fmt: skip
-        for ax, (name, bars) in zip(axes[0], groups.items()):
-            for x, bar in enumerate(bars):
-                _draw_bar(ax, x, bar, scale)
-            if levels and name in levels:
-                label, value = levels[name]
-                ax.axhline(value * scale, color=colour("data"), ls=(0, (4, 3)), lw=1.4, label=label)
+        first = axes[0][0]
+        for ax, data, column, width in zip(axes[0], comparison.datasets, columns, widths):
+            for x, entry in enumerate(column):
+                _draw_bar(ax, x, entry, scale)
+                if entry.published and comparison.with_paper:
+                    value = entry.published[0] * scale
+                    ax.scatter(x, value, marker="D", clip_on=False, **paper)
+            mean = data_mean(entries, data, comparison.metric) if comparison.data_row else None
+            if mean is not None:
+                style: dict[str, Any] = {"color": colour("data"), "ls": (0, (4, 3)), "lw": 1.4}
+                ax.axhline(mean * scale, label="mean of the data", **style)
             ax.axhline(0, color=MUTED, lw=0.8)
-            ax.set_title(name)
-            ax.set_xticks(range(len(bars)), [bar.label.replace(" ", "\n", 1) for bar in bars])
+            ax.set_title(data.label)
+            names = [entry.method.label.replace(" ", "\n", 1) for entry in column]
+            ax.set_xticks(range(len(column)), names)
             ax.tick_params(axis="x", length=0, labelcolor=INK, labelsize=8.5)
             ax.grid(axis="x", visible=False)
-            ax.set_xlim(-0.6, widths[list(groups).index(name)] - 0.4)
-        axes[0][0].set_ylabel(unit)
-        if limits:
-            axes[0][0].set_ylim(*limits)
-        if any(bar.paper is not None for bars in groups.values() for bar in bars):
-            axes[0][0].scatter([], [], marker="D", s=34, **_PAPER_MARK, label="the paper")
-        axes[0][0].scatter([], [], s=14, color=INK, label="one seed")
-        entries = {}
+            ax.set_xlim(-0.6, width - 0.4)
+        first.set_ylabel(comparison.unit)
+        if comparison.limits:
+            first.set_ylim(*comparison.limits)
+        if comparison.with_paper and any(entry.published for entry in entries):
+            first.scatter([], [], marker="D", **paper, label="the paper")
+        first.scatter([], [], s=14, color=INK, label="one seed")
+        handles: dict[str, Any] = {}
         for ax in axes[0]:
-            entries |= dict(zip(*reversed(ax.get_legend_handles_labels())))
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels())))
         figure.legend(
-            entries.values(), entries.keys(), loc="outside upper right", ncols=len(entries)
+            list(handles.values()), list(handles), loc="outside upper right", ncols=len(handles)
         )
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        if note:
-            figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=MUTED)
+        figure.suptitle(comparison.title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         return save(figure, path)
 
 
-_PAPER_MARK = {"facecolors": "white", "edgecolors": INK, "linewidths": 1.4, "zorder": 4}
-
-
-def _draw_bar(ax: Axes, x: int, bar: Bar, scale: float) -> None:
-    values = np.asarray(bar.values, dtype=float) * scale
+def _draw_bar(ax: Axes, x: int, entry: Entry, scale: float) -> None:
+    values = np.array(list(entry.values.values()), dtype=float) * scale
     if len(values):
-        ax.bar(x, values.mean(), width=0.62, color=colour(bar.name), alpha=0.85)
-        spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0.0]
-        ax.scatter(x + np.asarray(spread), values, s=12, color=INK, zorder=3, clip_on=False)
-    if bar.paper is not None:
-        ax.scatter(x, bar.paper * scale, marker="D", s=34, clip_on=False, **_PAPER_MARK)
+        ax.bar(x, values.mean(), width=0.62, color=colour(entry.method.key), alpha=0.85)
+        spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.scatter(x + spread, values, s=12, color=INK, zorder=3, clip_on=False)

@@ -10,6 +10,7 @@ project and its Python environment are, at the same paths.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shlex
 import signal
@@ -173,7 +174,7 @@ class RayPool:
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 runtime_env=path,
                 **({} if address else here),
             )

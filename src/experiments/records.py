@@ -16,34 +16,32 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from inspo.utils.config import PATH_KEYS, flatten, get, put, type_name
 from inspo.utils.errors import UserError
 from inspo.utils.keys import may_differ_compared
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them
-# What every version of this program writes. A value of another type makes a record unreadable.
-TYPES = {
-    "run": {
-        "status": "str", "start_time": "str or null", "result.dataset": "dict",
-        "result.tests": "list",
-    },
-    "config": {
-        "name": "str", "seed": "int", "env": "str", "map_name": "str or null", "t_max": "int",
-        "dataset": "dict", "dataset.path": "str or null", "collect": "dict",
-    },
+# Dotted keys that every record of this program has, with their types, and those that it may have.
+NEEDED = {
+    "run": {"status": "str"},
+    "config": {"name": "str", "seed": "int", "env": "str", "map_name": "str or null",
+               "t_max": "int", "final_test_nepisode": "int"},
     "info": {},
 }  # fmt: skip
-# A record that lacks one of these is of another version, or of another program.
-NEEDED = {
-    "run": ("status",),
-    "config": ("name", "seed", "env", "map_name", "t_max", "final_test_nepisode"),
+OPTIONAL = {
+    "run": {"start_time": "str or null", "result.dataset": "dict", "result.tests": "list"},
+    "config": {"dataset": "dict", "dataset.path": "str or null", "collect": "dict"},
+    "info": {},
 }
 # What a table's file says of a run as it is.
 PUBLISHED = ("dataset", "updates", "t_env", "hours", "sessions", "machine", "versions")
@@ -106,7 +104,9 @@ class Run:
 
 def to_table(runs: Iterable[Run]) -> pd.DataFrame:
     """A row for each run: its fields, its final test's metrics, and as `run` the run itself."""
-    names = ("algorithm", "environment", "seed")
+    import pandas as pd  # the help of a command need not wait for it
+
+    names = ("algorithm", "environment", "seed", "settings")
     lines = [
         run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}
         for run in runs
@@ -193,13 +193,22 @@ def read_run(folder: Path) -> Run:
     version of this program, or of another one.
     """
     try:
-        files = {name: _load(folder / f"{name}.json") for name in TYPES}
+        files = {name: _load(folder / f"{name}.json") for name in NEEDED}
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from error
-    if mistyped := "; ".join(_mistyped(files)):
-        raise UnreadableRecord(mistyped)
+    missing, mistyped = [], []
+    for name, content in files.items():
+        if not isinstance(content, dict):
+            mistyped.append(f"{name}.json is {type_name(content)}")
+            continue
+        missing += [f"{name}.json: {key}" for key in NEEDED[name] if key not in content]
+        for key, expected in (NEEDED[name] | OPTIONAL[name]).items():
+            value = get(content, key, _ABSENT)
+            if value is not _ABSENT and type_name(value) not in expected.split(" or "):
+                mistyped.append(f"{name}.json: {key} is {type_name(value)}, expected {expected}")
+    if mistyped:
+        raise UnreadableRecord("; ".join(mistyped))
     run, config, info = files.values()
-    missing = [f"{name}.json: {k}" for name in NEEDED for k in NEEDED[name] if k not in files[name]]
     finished = run.get("status") == "COMPLETED"
     if finished and _trains(config):
         missing += [f"run.json: {key}" for key in _missing_of(run.get("result"))]
@@ -210,6 +219,7 @@ def read_run(folder: Path) -> Run:
         )
     result = (run.get("result") or {}) if finished else {}
     final, host = result.get("final", {}), run.get("host") or {}
+    cpu = host.get("cpu") or platform.processor() or "unknown CPU"
     return Run(
         folder=folder,
         status=run["status"],
@@ -223,18 +233,12 @@ def read_run(folder: Path) -> Run:
         raw={k: v for k, v in result.items() if isinstance(v, list) and all(map(is_number, v))},
         dataset=result.get("dataset", {}),
         simulator=result.get("simulator"),
-        hours=_seconds(run) / 3600,
+        hours=_hours(run),
         command=info.get("command_line") or [],
         commit=info.get("git_commit"),
-        machine=f"{host.get('cpu') or platform.processor() or 'unknown CPU'}, "
-        f"{os.cpu_count()} cores",
+        machine=f"{cpu}, {os.cpu_count()} cores",
         versions=info.get("versions") or {},
     )
-
-
-def _trains(config: Mapping[str, Any]) -> bool:
-    """Whether it is the configuration of a training run, not of an evaluation or a collection."""
-    return not config.get("evaluate") and not get(config, "collect.n_episodes")
 
 
 def _load(path: Path) -> Any:
@@ -243,16 +247,9 @@ def _load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _mistyped(files: Mapping[str, Any]) -> Iterator[str]:
-    for name, types in TYPES.items():
-        content = files[name]
-        if not isinstance(content, dict):
-            yield f"{name}.json is {type_name(content)}"
-            continue
-        for key, expected in types.items():
-            value = get(content, key, _ABSENT)
-            if value is not _ABSENT and type_name(value) not in expected.split(" or "):
-                yield f"{name}.json: {key} is {type_name(value)}, expected {expected}"
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Whether it is the configuration of a training run, not of an evaluation or a collection."""
+    return not config.get("evaluate") and not get(config, "collect.n_episodes")
 
 
 def _missing_of(result: Any) -> list[str]:
@@ -272,12 +269,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _seconds(run: Mapping[str, Any]) -> float:
+def _hours(run: Mapping[str, Any]) -> float:
     """How long a session took; until its last sign of life if it was killed."""
     try:
         start = datetime.fromisoformat(run["start_time"])
         end = datetime.fromisoformat(run.get("stop_time") or run["heartbeat"])
-        return max(0.0, (end - start).total_seconds())
+        return max(0.0, (end - start).total_seconds()) / 3600
     except (KeyError, TypeError, ValueError):
         return 0.0
 
@@ -293,28 +290,24 @@ def finished_run(home: Path) -> Run | None:
     """
     runs = []
     for folder in home.glob("sacred/*/*/[0-9]*"):
-        if folder.name.isdecimal():
-            try:
-                runs.append(read_run(folder))
-            except UnreadableRecord:
-                continue
+        with suppress(UnreadableRecord):
+            runs += [read_run(folder)] if folder.name.isdecimal() else []
     runs.sort(key=lambda run: (run.started, int(run.folder.name)))
-    finished = [run for run in runs if run.finished]
-    if not finished:
+    finished = next((run for run in reversed(runs) if run.finished), None)
+    if finished is None:
         return None
-    chain = [finished[-1]]
-    for run in reversed(runs[: runs.index(finished[-1])]):
+    chain = [finished]
+    for run in reversed(runs[: runs.index(finished)]):
         if not chain[-1].config.get("resume"):
             break
         chain.append(run)
     hours = round(sum(run.hours for run in chain), 4)  # as tables' files have it
-    model = newest_checkpoint(home)
-    return replace(finished[-1], hours=hours, sessions=len(chain), model_folder=model)
+    return replace(finished, hours=hours, sessions=len(chain), model_folder=newest_checkpoint(home))
 
 
 def newest_checkpoint(home: Path) -> Path | None:
     """The model folder in a cell's folder that was written last; None if none holds a step."""
-    manifests = home.glob("models/*/[0-9]*/manifest.json")
+    manifests = [p for p in home.glob("models/*/[0-9]*/manifest.json") if p.parent.suffix != ".tmp"]
     newest = max(manifests, key=lambda path: path.stat().st_mtime, default=None)
     return newest.parents[1] if newest else None
 
