@@ -50,7 +50,8 @@ def read_changes(assignments: Iterable[str]) -> dict[str, Any]:
 def changed(cells: Mapping[K, Cell], changes: Mapping[str, Any]) -> dict[K, Cell]:
     """The cells with the keys of `--with` set: in each cell that has the key.
 
-    ConfigError for a key that no cell has, and for one that tells the cells apart.
+    ConfigError for a key that no cell has, for one that tells the cells apart, and for a value that
+    the key cannot have.
     """
     from inspo.experiments.gridfile import TAKEN
 
@@ -64,6 +65,7 @@ def changed(cells: Mapping[K, Cell], changes: Mapping[str, Any]) -> dict[K, Cell
             raise ConfigError(f"--with: no run of this command has the key '{key}'")
         for name in having:
             result[name] = replace(result[name], overrides={**result[name].overrides, key: value})
+            result[name].config()
     return result
 
 
