@@ -91,6 +91,7 @@ def load(path: Path, options) -> dict:
 def draw(path: Path, options, in_memory: bool) -> dict:
     """Batches after loading: episodes a second. One thread, as in a run."""
     import torch as th
+
     from inspo.offline import load_dataset
     from inspo.offline.buffer import OfflineBuffer
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from inspo.envs.bridge import GOALS, MOVES, N_COLUMNS, N_ROWS, WALLS, decode, is_done, same_cell
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from PIL import Image
+
+from inspo.envs.bridge import GOALS, MOVES, N_COLUMNS, N_ROWS, WALLS, decode, is_done, same_cell
 
 COLOURS = ("#d1495b", "#2e6f95")  # agent 1, agent 2; apart for the colour-blind too
 FLOOR, WALL, LINE, INK = "#faf8f3", "#4a4e57", "#d8d3c8", "#33363d"

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.bridge import decode, is_done
 from inspo.experiments.cells import finished_run_of
 from inspo.experiments.records import Run, provenance
 from inspo.experiments.tables import write_json
 from inspo.utils.errors import ConfigError, UserError
-
 from paper.boards import episode_png, episodes_gif
 from paper.options import Options, changed, check_algorithms
 from paper.reader import label, read_table
@@ -138,6 +138,7 @@ def first_home(states: np.ndarray) -> int | None:
 
 def _runner(run: Run):
     import torch
+
     from inspo.run import load_policy
     from inspo.utils.logging import Logger, get_console_logger
     from inspo.utils.quiet import silence_third_parties

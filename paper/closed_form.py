@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from inspo.components.schedules import hold_decay
 from inspo.experiments.tables import fixed
 from inspo.tabular import in_sample

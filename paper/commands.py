@@ -6,7 +6,6 @@ from dataclasses import replace
 from importlib import import_module
 
 from inspo.utils.errors import ConfigError
-
 from paper.options import Options
 
 # name -> the module whose `reproduce(options)` makes it, its line in --help

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
 from inspo.experiments.entries import Entry
 from inspo.experiments.tables import fixed, mean_pm_std
 from inspo.tabular.paper_games import PAYOFF
-
 from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options
 from paper.reader import read_file, read_table

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.experiments.comparison import (
     cells_of,
     compare,
@@ -32,7 +33,6 @@ from inspo.experiments.tables import (
     write_text,
 )
 from inspo.tabular.paper_games import PAYOFF
-
 from paper.closed_form import Ending, beta_of, closed_form, ending
 from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options, changed

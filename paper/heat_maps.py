@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from inspo.experiments.plots import HEAT, INK, MUTED, STYLE, plt, save
 from matplotlib.axes import Axes
+
+from inspo.experiments.plots import HEAT, INK, MUTED, STYLE, plt, save
 
 
 @dataclass(frozen=True)

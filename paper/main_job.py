@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+
 from inspo.experiments.cells import Cell
 from inspo.experiments.cells import finished_run_of as finished
 from inspo.experiments.plots import MUTED, STYLE, colour, plt, save
@@ -17,8 +19,6 @@ from inspo.experiments.statistics import bootstrap, normal_interval, wilson
 from inspo.experiments.tables import fixed, interval, text_table, write_json
 from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
-from matplotlib.axes import Axes
-
 from paper.options import Options, changed, check_algorithms
 from paper.reader import label
 from paper.tables import run_missing

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+
 from inspo.experiments.cells import Cell, finished_run_of
 from inspo.experiments.plots import GRID, INK, MUTED, STYLE, plt, save
 from inspo.experiments.records import Run, provenance
 from inspo.experiments.tables import fixed, write_json
 from inspo.tabular.game import joint_policy
 from inspo.tabular.paper_games import PAYOFF, dataset
-from matplotlib.axes import Axes
-
 from paper.closed_form import beta_of, closed_form, potential
 from paper.heat_maps import joint_of
 from paper.options import Options, changed

@@ -15,7 +15,6 @@ from inspo.experiments.cells import Cell
 from inspo.experiments.records import Run
 from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
-
 from paper.options import Options, check_maps, check_qualities
 from paper.reader import Table, maps_of, read_grid_table, read_table, simulator
 from paper.tables import run_table

@@ -23,7 +23,6 @@ from inspo.experiments.pool import make_pool
 from inspo.experiments.records import Run
 from inspo.utils.config import names
 from inspo.utils.paths import CONFIG_DIR
-
 from paper.options import Options, changed, check_algorithms
 from paper.reader import Table, label, read_table
 

@@ -23,7 +23,6 @@ from inspo.experiments.tables import (
     write_text,
 )
 from inspo.utils.errors import UserError
-
 from paper.options import Options, changed, check_maps
 from paper.reader import comparison_of, read_file, simulator
 from paper.starcraft import check_tested_in_the_game, is_the_game, prepare_starcraft

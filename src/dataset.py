@@ -42,8 +42,9 @@ def run_list(options: Options) -> int:
 
 def run_download(options: Options) -> int:
     """The paths that were written go to stdout, all else to stderr."""
-    from inspo.offline.download import download
     from tqdm import tqdm
+
+    from inspo.offline.download import download
 
     def log(message: str) -> None:
         tqdm.write(message, file=sys.stderr)

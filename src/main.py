@@ -62,6 +62,7 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
     """
     silence_third_parties()
     import torch
+
     from inspo.utils.logging import Logger, add_file, get_console_logger
     from inspo.utils.seeding import draw_seed, seed_everything
 

@@ -14,7 +14,6 @@ if not __package__:  # run as a file of a checkout: src/ is the package inspo, p
 from inspo.experiments.pool import BACKENDS, check_options
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
-
 from paper.commands import COMMANDS, EPILOG, OWN_OPTIONS, check_belongs, run_command
 from paper.options import Options, read_changes
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.controllers import REGISTRY as mac_REGISTRY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.learners import REGISTRY as learner_REGISTRY

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch as th
 from cases import random_batch
+
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY
 from inspo.modules.agents.non_shared import NonSharedAgents

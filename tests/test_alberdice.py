@@ -15,6 +15,7 @@ from cases import (
     random_batch,
     transitions_of,
 )
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
 from inspo.learners import alberdice_learner

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from cases import log_softmax_loop
+
 from inspo.modules.autoregressive import AutoregressivePolicy, ConditionalPolicy
 
 

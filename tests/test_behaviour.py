@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from cases import log_softmax_loop, play_agent
+
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.learners.inspo_learner import others_ratio

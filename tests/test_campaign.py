@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from inspo.experiments import campaign, cells
 from inspo.experiments.campaign import CampaignReport, last_lines, resumable, run_cells
 from inspo.experiments.cells import Cell, command_of, finished_run_of

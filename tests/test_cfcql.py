@@ -14,11 +14,12 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+from test_qmix import mix
+
 from inspo.learners.cfcql_learner import agent_weights, counterfactual_values
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.game_data import make_dataset
 from inspo.utils.config import load_config
-from test_qmix import mix
 
 LENGTHS = [4, 1, 6, 3]
 

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+
 from inspo.utils import checkpoints
 from inspo.utils.checkpoints import (
     find_checkpoint,

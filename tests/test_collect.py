@@ -8,6 +8,7 @@ import pytest
 import torch as th
 import yaml
 from cases import make_mac
+
 from inspo import main as program
 from inspo.envs.matrix import PAYOFFS
 from inspo.offline import collect as collect_module

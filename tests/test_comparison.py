@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from inspo.experiments import records, statistics, tables
 from inspo.experiments.cells import Cell
 from inspo.experiments.comparison import (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from inspo.utils import config as configuration
 from inspo.utils.config import (
     help_text,

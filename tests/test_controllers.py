@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch as th
 from cases import inputs_loop, log_softmax_loop, make_args, make_mac, play_agent, random_batch
+
 from inspo.components.action_selectors import REGISTRY as selectors
 from inspo.components.packed import PackedEpisodes
 

@@ -3,6 +3,7 @@
 import copy
 
 import torch as th
+
 from inspo.modules.critics import BLOCK, DuelingCritic
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
 from inspo.offline import (
     DatasetMetadata,
     OfflineDataset,

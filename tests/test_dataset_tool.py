@@ -14,6 +14,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from test_dataset import LIMIT, A, N, make_dataset, padded, same
+from test_formats import write_alberdice, write_cfcql
+
 from inspo import dataset as tool_main
 from inspo.experiments.dataset_plots import draw_dataset
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
@@ -24,8 +27,6 @@ from inspo.offline.operations import Choice, choose, episode_counts, parse_part,
 from inspo.offline.sources import known_datasets
 from inspo.utils.errors import DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
-from test_dataset import LIMIT, A, N, make_dataset, padded, same
-from test_formats import write_alberdice, write_cfcql
 
 LENGTHS = (3, LIMIT, 1, 5, 2, 4, 6, 1, LIMIT, 3)
 

@@ -7,6 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cases import make_args
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
 from inspo import main as program
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
@@ -15,9 +19,6 @@ from inspo.envs.bridge import LEFT, STAY, BridgeVectorEnv, encode
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.runners import REGISTRY
 from inspo.utils.errors import ConfigError
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from PIL import Image
 
 OURS, THEIRS = drawing.TEAMS
 

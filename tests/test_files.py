@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+
 from inspo.offline import files
 from inspo.utils.errors import DatasetError
 from inspo.utils.paths import PROJECT_ROOT

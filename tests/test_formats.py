@@ -14,11 +14,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from test_dataset import LIMIT, A, N, make_dataset, metadata, padded, same
+
 from inspo.offline import CanonicalWriter, OfflineDataset, load_dataset, write_dataset
 from inspo.offline.formats import REGISTRY, canonical, recognise
 from inspo.offline.offline_dataset import FIELDS, FILLED
 from inspo.utils.errors import DatasetError
-from test_dataset import LIMIT, A, N, make_dataset, metadata, padded, same
 
 SRC = Path(__file__).parents[1] / "package"
 

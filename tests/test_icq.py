@@ -15,11 +15,12 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+from test_critics import dueling
+from test_omar import train_on
+
 from inspo.components.transitions import Transitions
 from inspo.learners.icq_learner import step_weights
 from inspo.modules.mixers.convex import ConvexMixer
-from test_critics import dueling
-from test_omar import train_on
 
 LENGTHS = [4, 1, 6, 3]
 RATE = 0.02

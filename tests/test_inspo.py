@@ -17,6 +17,7 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+
 from inspo.learners import inspo_learner
 from inspo.learners.inspo_learner import (
     AnnotatedTransitions,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from cases import MemoryLogger, make_args
+
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.learners.inspo_learner import InSPOLearner

@@ -3,6 +3,7 @@
 import pytest
 import torch as th
 from cases import descend_plainly, make_args, make_learner, random_batch
+
 from inspo.learners.learner import optimise
 
 RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from inspo.utils import logging as run_logging
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch as th
 from cases import random_batch
+from test_cfcql import LENGTHS, Literal, assert_trained_as, make_cfcql, train_on_game
+
 from inspo.learners.macql_learner import draw_available
 from inspo.utils.config import load_config
-from test_cfcql import LENGTHS, Literal, assert_trained_as, make_cfcql, train_on_game
 
 
 def make_macql(**overrides):

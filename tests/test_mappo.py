@@ -14,6 +14,7 @@ from cases import (
     random_batch,
     transitions_of,
 )
+
 from inspo.learners.mappo_learner import ValueNorm
 
 LENGTHS = [4, 1, 6, 3]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from inspo.envs import VECTOR_REGISTRY
 from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv
 from inspo.offline import load_dataset

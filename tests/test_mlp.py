@@ -2,8 +2,9 @@
 
 import pytest
 import torch as th
-from inspo.modules.mlp import LARGE, MLP, feed_forward
 from torch import nn
+
+from inspo.modules.mlp import LARGE, MLP, feed_forward
 
 
 def plain(network: nn.Sequential, x: th.Tensor) -> th.Tensor:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch as th
 from cases import SHAPES, random_batch
+from test_behaviour import fit, known_policy_data
+
 from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.offline_dataset import FIELDS
 from inspo.offline.scratch import free_memory, is_on_disk
 from inspo.utils.errors import DatasetError
-from test_behaviour import fit, known_policy_data
 
 LENGTHS = np.array([4, 1, 9, 3, 3, 2])
 

@@ -14,11 +14,12 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+from test_critics import dueling
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.envs.matrix import PAYOFFS
 from inspo.offline.game_data import JOINT_POLICIES, exact_counts
-from test_critics import dueling
 
 LENGTHS = [4, 1, 6, 3]
 RATE = 0.02

@@ -15,6 +15,7 @@ from cases import (
     random_batch,
     transitions_of,
 )
+
 from inspo.learners.omiga_learner import tangent_exp, value_loss
 
 LENGTHS = [4, 1, 6, 3]

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch as th
 from cases import descend_plainly, make_args, make_learner, padded, random_batch, transitions_of
+
 from inspo.components.packed import PackedEpisodes
 from inspo.utils.config import names
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
 from inspo.experiments.comparison import keyed, main_table, recorded_runs, to_markdown, write
@@ -19,7 +20,6 @@ from inspo.experiments.records import Run
 from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import PROJECT_ROOT
-
 from paper import figure3, figure5, main_job, paths, starcraft, tables, timing
 from paper.bridge import first_home
 from paper.closed_form import PAYOFF

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from test_dataset import LIMIT, make_dataset
+
 from inspo import plugin
 from inspo.epymarl import checkout as installation
 from inspo.epymarl.checkout import MANIFEST, REGISTRIES
@@ -23,7 +25,6 @@ from inspo.offline import write_dataset
 from inspo.utils.config import flatten, get, has, load_config
 from inspo.utils.errors import ConfigError
 from inspo.utils.paths import CONFIG_DIR
-from test_dataset import LIMIT, make_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 STANDIN = Path(__file__).parent / "epymarl_checkout"

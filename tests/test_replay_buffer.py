@@ -2,6 +2,7 @@
 
 import torch as th
 from cases import make_args, random_batch, scheme_of
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.replay_buffer import ReplayBuffer
 

@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import pytest
+
 from inspo import report
 from inspo.experiments.aggregates import aggregate, curves_of, improvement, seeded
 from inspo.experiments.pages import cell_text, marl_eval

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch as th
 from cases import log_softmax_loop, random_batch, td_lambda_loop
+
 from inspo.components.packed import PackedEpisodes
 from inspo.components.schedules import hold_decay, linear
 from inspo.utils.rl_utils import (

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from test_offline_buffer import make_dataset
+
 from inspo import main as program
 from inspo import run as run_module
 from inspo.offline import OfflineDataset, write_dataset
@@ -21,7 +23,6 @@ from inspo.runners.vector_runner import VectorRunner
 from inspo.utils.config import load_config, names
 from inspo.utils.errors import EnvironmentFailure
 from inspo.utils.paths import CONFIG_DIR
-from test_offline_buffer import make_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "package")}

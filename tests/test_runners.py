@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch as th
 from cases import make_args
+from toy_env import ToyEnv
+
 from inspo import envs
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
@@ -21,7 +23,6 @@ from inspo.envs import process_vector
 from inspo.envs.process_vector import SerialVectorEnv
 from inspo.runners import REGISTRY
 from inspo.utils.errors import ConfigError, EnvironmentFailure
-from toy_env import ToyEnv
 
 KINDS = ["vector", "episode", "parallel"]
 

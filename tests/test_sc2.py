@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from cases import make_args
+from test_offline_buffer import make_dataset
+
 from inspo import envs
 from inspo import main as program
 from inspo.components.episode_batch import build_scheme
@@ -24,7 +26,6 @@ from inspo.offline import OfflineDataset, write_dataset
 from inspo.runners.vector_runner import VectorRunner
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError, EnvironmentFailure
-from test_offline_buffer import make_dataset
 
 SMAC = importlib.util.find_spec("smac") and importlib.util.find_spec("pysc2")
 

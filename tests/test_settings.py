@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+
 from inspo.utils.settings import Settings
 
 VALUES = {"lr": 0.1, "env_args": {"map_name": "2s3z", "seed": None}, "dataset": {"path": None}}

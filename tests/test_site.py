@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from inspo.utils import config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import CONFIG_DIR

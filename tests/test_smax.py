@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from inspo.envs.smax import SMAXVectorEnv, _build_program
 
 N = 8  # one N for all that is stepped, so that it compiles once

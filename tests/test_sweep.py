@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from inspo import sweep
 from inspo.experiments.campaign import CampaignReport, Failure, run_cells
 from inspo.experiments.cells import Cell, finished_run_of, is_offline

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
 from inspo.tabular import in_sample, inspo
 from inspo.tabular.game import Game, expect_others, expected_return, joint_policy
 from inspo.tabular.in_sample import Dataset, Variant
 from inspo.tabular.inspo import decayed, evaluate, quantal_response
 from inspo.tabular.paper_games import M_NE, XOR, dataset, game
 from inspo.utils.errors import DatasetError, UserError
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 ON_D = Variant(resampled_policy=False)  # Eq. 13 in place of Eq. 20
 FULL = Variant(exponent=1.0, own_regulariser=False)  # Eq. 14's ratio, Eq. 10's regulariser
@@ -170,9 +171,7 @@ def test_eq_12_as_printed_equals_the_tempered_form(problem):
     printed = mu[0] * np.exp((local - beta * log_mu) / (alpha + beta))
     tempered = np.exp((alpha * log_mu + local) / (alpha + beta))  # mu^(alpha / (alpha + beta)) ...
     for weights in (np.where(inside, printed, 0), np.where(inside, tempered, 0)):
-        np.testing.assert_allclose(
-            response, weights / weights.sum(-1, keepdims=True), atol=1e-12
-        )
+        np.testing.assert_allclose(response, weights / weights.sum(-1, keepdims=True), atol=1e-12)
 
 
 @by_property()

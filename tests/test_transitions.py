@@ -11,6 +11,7 @@ from cases import (
     td_lambda_loop,
     transitions_of,
 )
+
 from inspo.components.transitions import Transitions
 
 

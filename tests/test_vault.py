@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_dataset import LIMIT, A, N, S, make_dataset, same
+
 from inspo.offline import OfflineDataset, load_dataset
 from inspo.offline.formats import recognise, vault
 from inspo.offline.offline_dataset import FIELDS
 from inspo.utils.errors import DatasetError
-from test_dataset import LIMIT, A, N, S, make_dataset, same
 
 tensorstore = pytest.importorskip("tensorstore")
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from inspo.envs.multiagentenv import MultiAgentEnv
 from inspo.utils.errors import ConfigError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch as th
 import torch.nn.functional as F
+
 from inspo.components.schedules import linear
 from inspo.utils.rl_utils import UNAVAILABLE
 from inspo.utils.settings import Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch as th
+
 from inspo.utils.rl_utils import td_lambda_targets
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 

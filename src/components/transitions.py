@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
 from inspo.utils.rl_utils import gather_actions

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 import torch.nn.functional as F
+
 from inspo.components.action_selectors import REGISTRY as action_REGISTRY
 from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.components.packed import PackedEpisodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch as th
+
 from inspo.components.episode_batch import Scheme
 from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
 
 N_ROWS, N_COLUMNS = 3, 6

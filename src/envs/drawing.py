@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from inspo.envs import bridge
 from inspo.utils.errors import ConfigError
 from inspo.utils.settings import Settings

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
 from inspo.utils.errors import ConfigError, nearest
 

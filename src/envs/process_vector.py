@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.multiagentenv import MultiAgentEnv, VectorEnv, VectorStep
 from inspo.utils.errors import EnvironmentFailure, UserError
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.multiagentenv import MultiAgentEnv
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 

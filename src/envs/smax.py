@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
 
 CACHE_DIR = Path(__file__).resolve().parents[2] / ".jax_cache"

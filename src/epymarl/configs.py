@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
+
 from inspo import __version__
 from inspo.utils.config import flatten, get, load_config, names, put, read_yaml
 from inspo.utils.errors import ConfigError, nearest

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from components.episode_buffer import EpisodeBatch  # the checkout's
+
 from inspo import __version__
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.epymarl.configs import ADDED, REGISTERED, own_keys, settings_of
@@ -31,7 +32,6 @@ from inspo.utils.errors import ConfigError
 from inspo.utils.logging import to_floats
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
-
 from runners.episode_runner import EpisodeRunner  # the checkout's
 
 SHAPES = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")  # SMAC tells more

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from inspo.experiments.entries import Entry
 from inspo.experiments.records import is_number
 from inspo.experiments.selection import RETURN_METRICS, Selection

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from inspo.experiments.cells import Cell, check_cells, command_of, finished_run_of
 from inspo.experiments.pool import LOG, CellIsBusy, Pool, check_free
 from inspo.experiments.records import Run, newest_checkpoint, progress_of
@@ -30,7 +32,6 @@ from inspo.utils.config import flatten
 from inspo.utils.errors import CheckpointError, UserError
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.keys import may_differ_resumed
-from tqdm import tqdm
 
 TAIL_LINES = 12  # of a failed cell's log, in its report
 POLL_SECONDS = 0.1

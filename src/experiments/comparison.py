@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from inspo.experiments.cells import Cell, finished_run_of
 from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, data_mean, judge
 from inspo.experiments.records import (

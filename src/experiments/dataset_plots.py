@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from inspo.experiments.plots import HEAT, INK, MUTED, STYLE, save
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from inspo.experiments.plots import HEAT, INK, MUTED, STYLE, save
 
 WON, LOST, PLAIN, SHUFFLED = "#2e6f95", "#d1495b", "#2e6f95", "#c9cdd4"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.experiments.aggregates import STATISTICS, Aggregates, Band, Interval
 from inspo.experiments.entries import Entry
 from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, plt

@@ -11,12 +11,13 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-from inspo.experiments.entries import Comparison, Entry, data_mean
-from inspo.experiments.tables import write_bytes
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from inspo.experiments.entries import Comparison, Entry, data_mean
+from inspo.experiments.tables import write_bytes
 
 INK, MUTED, GRID = "#2b2e35", "#737a86", "#e4e6ea"
 # Apart for the colour-blind; InSPO is the one that stands out.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
 from inspo.experiments.entries import Data, Entry, Method, judge
 from inspo.experiments.records import Records, Run, is_number
 from inspo.utils.config import flatten, map_label

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.offline.offline_dataset import OfflineDataset
 from inspo.offline.scratch import is_on_disk

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch as th
 import yaml
+from tqdm import tqdm
+
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.offline import files
@@ -29,7 +31,6 @@ from inspo.utils.errors import CheckpointError, DatasetError, nearest
 from inspo.utils.paths import POLICIES
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
-from tqdm import tqdm
 
 DATA_SEED = 0  # of what is made from recipes, so that everybody gets the same episodes
 ACTING = (  # the settings that a policy's weights were made with

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.envs.multiagentenv import VectorEnv

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.offline.summary import DatasetStatistics, Summary, compute_statistics
 

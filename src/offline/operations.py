@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from inspo.offline.formats import alberdice, canonical, folders, load_dataset, vault
 from inspo.offline.formats.canonical_writer import (
     CanonicalWriter,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
 from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, row_offsets
 from inspo.offline.scratch import Allocate
 from inspo.offline.validation import Rule, Tally, Violation

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.utils.errors import DatasetError
 
 AUTO = "auto"

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+
 from inspo.utils.errors import DatasetError, nearest
 from inspo.utils.paths import CONFIG_DIR
 

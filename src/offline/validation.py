@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+
 from inspo.offline.offline_dataset import FIELDS, DatasetMetadata, OfflineDataset, ends_terminated
 from inspo.utils.errors import DatasetError
 

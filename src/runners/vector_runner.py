@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+
 from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.envs import VECTOR_REGISTRY

@@ -12,6 +12,7 @@ from string import ascii_lowercase
 from typing import Any, Protocol
 
 import numpy as np
+
 from inspo.utils.errors import ConfigError, UserError
 
 Policies = list[np.ndarray]

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from inspo.tabular.game import (
     Policies,
     check_discount,

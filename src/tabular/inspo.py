@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
 from inspo.tabular.game import Game, Policies, check_policies, expect_others
 from inspo.utils.errors import ConfigError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from inspo.tabular.game import Game
 from inspo.tabular.in_sample import Dataset
 from inspo.utils.errors import ConfigError, nearest

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from inspo.utils.errors import CheckpointError, nearest
 
 FORMAT_VERSION = 1

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from inspo.utils.command_line import (  # noqa: F401
     Arguments,
     help_text,

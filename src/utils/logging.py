@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
+
 from inspo.utils.config import map_label
 from inspo.utils.errors import ConfigError
 from inspo.utils.settings import Settings
-from tqdm import tqdm
 
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
 

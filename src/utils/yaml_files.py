@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from inspo.utils.errors import ConfigError
 
 CONTINUES = 8  # columns by which a comment line must be indented more than its key to belong to it

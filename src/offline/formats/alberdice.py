@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.offline.formats import folders
 from inspo.offline.formats.common import Hints, read_padded
 from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset

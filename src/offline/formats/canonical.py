@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from inspo.offline.formats.common import MAX_COMPRESSION, Hints, describe_content, read_padded
 from inspo.offline.offline_dataset import (
     FILLED,

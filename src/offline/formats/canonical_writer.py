@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from inspo.offline import files
 from inspo.offline.formats.canonical import FORMAT, FORMAT_VERSION, refuse_existing
 from inspo.offline.offline_dataset import (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from inspo.offline.offline_dataset import (
     FIELDS,
     UNKNOWN,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.offline import files
 from inspo.offline.formats.common import Hints
 from inspo.offline.offline_dataset import (

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from inspo.offline.formats import folders
 from inspo.offline.formats.common import (
     MAX_COMPRESSION,
