@@ -68,7 +68,7 @@ class GracefulExit:
         self.signum = int(signum)
         if self._warn is not None:
             name = signal.Signals(signum).name
-            self._warn(f"{name}: saving and stopping; once more stops at once, without saving")
+            self._warn(f"{name}: stopping, and saving what can be saved; once more stops at once")
 
     def __enter__(self) -> GracefulExit:
         for signum in SIGNALS:
