@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
+from inspo.utils.command_line import Parser
 from inspo.utils.errors import UserError
 from inspo.utils.interrupts import exit_status
-from inspo.utils.paths import PROJECT_ROOT
+from inspo.utils.paths import PROJECT_ROOT, commands_here
 
 if TYPE_CHECKING:
     from inspo.offline import DatasetMetadata
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 def run_list(options: Options) -> int:
     from inspo.offline.sources import known_datasets, list_text
 
-    print(list_text(known_datasets(options.datasets_dir)))
+    print(commands_here(list_text(known_datasets(options.datasets_dir))))
     return 0
 
 
@@ -172,7 +173,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; each sets `function`, which takes the options and gives the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dataset.py",
         description="Find, fetch, convert, check, describe, mix, choose and split datasets.",
         epilog="COMMAND --help shows its options and examples. docs/datasets.md explains formats.",

@@ -13,6 +13,7 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 from inspo import __version__
 from inspo.epymarl import checkout
 from inspo.epymarl.configs import DEFAULT, chosen, configs, offline_algorithms
+from inspo.utils.command_line import Parser
 from inspo.utils.interrupts import exit_status
 
 DESCRIPTION = """\
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=DESCRIPTION,
         epilog="docs/epymarl.md: what trains how, and what was tried.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,6 +10,7 @@ from pathlib import Path
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
+from inspo.utils.command_line import Parser
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
@@ -48,7 +49,7 @@ exit status: 0; 2 for an error in what was asked or found
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py",
         description="Tables, figures and files of finished runs: mean ± deviation with Welch's "
         "test, interquartile means, performance profiles, probabilities of improvement.",

@@ -17,6 +17,7 @@ from inspo.experiments.index import closing_table, entry_of, index_path, write_i
 from inspo.experiments.pool import BACKENDS, check_options, make_pool
 from inspo.experiments.records import public_command
 from inspo.experiments.tables import text_table
+from inspo.utils.command_line import Parser
 from inspo.utils.config import expand_user
 from inspo.utils.errors import ConfigError
 from inspo.utils.interrupts import exit_status
@@ -55,7 +56,7 @@ exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if 
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sweep.py",
         description=HELP,
         epilog=EPILOG,

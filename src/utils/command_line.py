@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from inspo.utils.errors import ConfigError, nearest
 from inspo.utils.keys import CONSTANTS
-from inspo.utils.paths import CONFIG_DIR
+from inspo.utils.paths import CONFIG_DIR, commands_here
 
 DEFAULT_ALGORITHM = "inspo"
 DEFAULT_ENVIRONMENT = "smax_offline"
@@ -106,6 +107,13 @@ def parse_value(text: str) -> Any:
 # Help
 
 
+class Parser(argparse.ArgumentParser):
+    """The parser of a tool. Its help names the commands as they are typed here."""
+
+    def format_help(self) -> str:
+        return commands_here(super().format_help())
+
+
 def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:
     """The algorithms (`algs`) or environments (`envs`) that have a file."""
     return sorted(path.stem for path in (config_dir / kind).glob("*.yaml"))
@@ -134,7 +142,7 @@ def help_text(config_dir: Path = CONFIG_DIR) -> str:
         ]
         return "\n".join(lines) or "  none"
 
-    return HELP.format(
+    return commands_here(HELP).format(
         algorithm=DEFAULT_ALGORITHM,
         environment=DEFAULT_ENVIRONMENT,
         algorithms=listing("algs"),
@@ -146,7 +154,7 @@ HELP = """\
 Offline multi-agent reinforcement learning: collect data, train on it, test.
 
 usage: ./run.sh [print_config] [--config=ALG] [--env-config=ENV] [with key=value ...]
-       (the same as: python src/main.py ... in the project's environment)
+       (python src/main.py ... in an environment of your own)
 
   --config=ALG        the algorithm, a file of src/config/algs/     (default: {algorithm})
   --env-config=ENV    the environment, a file of src/config/envs/   (default: {environment})

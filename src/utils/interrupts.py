@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from inspo.utils.errors import UserError
-from inspo.utils.paths import PACKAGE
+from inspo.utils.paths import PACKAGE, commands_here
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Modules of EPyMARL that have another name here.
@@ -109,7 +109,7 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
             return 2
         raise
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(commands_here(f"error: {error}"), file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
