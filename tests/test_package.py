@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from inspo.utils.paths import CONFIG_DIR, commands_here
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--config=bc", "--env-config=matrix_offline", "with", "map_name=xor", "quality=b",
          "t_max=2000", "test_nepisode=0", "use_progress_bar=False", "seed=1"]  # fmt: skip
@@ -135,3 +137,10 @@ def test_a_checkout_uses_its_own_modules_each_under_one_name(site, tmp_path, com
     ours = {name: file for name, file in loaded.items() if file.startswith(str(ROOT / "src"))}
     assert all(name == "__main__" or name.split(".")[0] == "inspo" for name in ours)
     assert len(ours) > 3 and max(Counter(ours.values()).values()) == 1
+
+
+def test_messages_name_what_is_typed_where_the_package_is_installed():
+    message = "`python src/dataset.py list`, ./run.sh with lr=1, src/config/algs"
+    assert commands_here(message, in_checkout=True) == message
+    installed = commands_here(message, in_checkout=False)
+    assert installed == f"`inspo-dataset list`, inspo with lr=1, {CONFIG_DIR}/algs"
