@@ -12,7 +12,7 @@ check() { # the code itself: style, who imports whom, the list of keys, types
     if [ -d paper ]; then packages+=(-p paper); fi
     "$python" -m ruff check --quiet . \
         && "$python" -m ruff format --quiet --check . \
-        && PYTHONPATH=package "$venv/bin/lint-imports" --no-logo --no-cache \
+        && PYTHONPATH=package:. "$venv/bin/lint-imports" --no-logo --no-cache \
         && "$python" scripts/settings_stub.py --check \
         && MYPYPATH=package:. "$python" -m mypy "${packages[@]}"
 }

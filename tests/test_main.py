@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import types
 from pathlib import Path
 
@@ -179,17 +178,15 @@ def test_print_config(capsys):
     assert "\nlr: 1.0\n" in out
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'package')!r}); from inspo import main"
         "; main.main(['--help'])"
         "; assert not {'torch', 'sacred', 'jax', 'numpy'} & set(sys.modules)"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
-    assert time.perf_counter() - started < 5  # 0.1 s on an idle machine
 
 
 def test_from_any_folder_and_into_a_closed_pipe(tmp_path):
@@ -281,3 +278,11 @@ def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp
     assert git_commit(tmp_path) == clean
     (tmp_path / "src/a.py").write_text("new")
     assert git_commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_outside_of_git_the_environment_names_the_commit(tmp_path, monkeypatch):
+    """As the Docker image does."""
+    monkeypatch.setenv("INSPO_COMMIT", "a1b2")
+    assert git_commit(tmp_path) == git_commit(None) == "a1b2"
+    monkeypatch.delenv("INSPO_COMMIT")
+    assert git_commit(tmp_path) is git_commit(None) is None

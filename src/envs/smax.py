@@ -15,14 +15,14 @@ import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.utils.paths import PROJECT_ROOT
 
-CACHE_DIR = Path(__file__).resolve().parents[2] / ".jax_cache"
+CACHE_DIR = PROJECT_ROOT / ".jax_cache"
 
 
 class SMAXVectorEnv(VectorEnv):
