@@ -4,8 +4,8 @@
     python scripts/ship_policy.py RUN STEP NAME [--episodes 320]
 
 RUN is a Sacred folder (results/sacred/ALG/MAP/ID), STEP the checkpoint (the nearest is taken), NAME
-the folder made under src/policies/{env}/{map}/. The policy is tested on `--episodes` greedy episodes,
-with a seed of their own; command, commit, seed and score go into policy.json.
+the folder made under src/policies/{env}/{map}/. The policy is tested on `--episodes` greedy
+episodes, with a seed of their own; command, commit, seed and score go into policy.json.
 """
 
 import argparse
