@@ -297,7 +297,7 @@ def test_data_are_fetched_once_for_each_map(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     fetched = []
-    monkeypatch.setattr(download, "download", lambda name, folder, say: fetched.append(name))
+    monkeypatch.setattr(download, "download", lambda name, folder: fetched.append(name))
     starcraft.download_data(cells.values())
     assert fetched == ["cfcql/5m_vs_6m"]
 
@@ -413,15 +413,13 @@ def test_pictures_are_written(tmp_path):
 
 
 def test_who_is_home_first_on_bridge():
-    from inspo.envs.bridge import DOWN, BridgeVectorEnv
-    from inspo.offline.games import optimal_plan, play
+    from inspo.envs.bridge import GOALS, STARTS, encode
 
     for first in (0, 1):
-        actions = np.zeros((1, 20, 2), dtype=np.int64)
-        actions[0, :8] = optimal_plan(first, DOWN, np.random.default_rng(0))
-        arrays, _ = play(BridgeVectorEnv(n_envs=1, episode_limit=20), actions)
-        assert first_home(arrays["state"]) == first
-        assert first_home(arrays["state"][:4]) is None
+        boards = np.stack([STARTS["adjacent"], STARTS["adjacent"], GOALS])  # [T, agents, 2]
+        boards[1, first] = GOALS[first]
+        assert first_home(encode(boards)) == first
+        assert first_home(encode(boards[:2])) is None
 
 
 # --------------------------------------------------------------------------------------------------
