@@ -66,7 +66,6 @@ def engine(monkeypatch):
     return state
 
 
-# --------------------------------------------------------------------------------------------------
 # The paper's values, as far as they say the same thing twice
 
 
@@ -120,7 +119,6 @@ def test_other_values_agree_with_each_other_and_with_the_games():
             assert set(row) == {m.key for m in table.comparison.methods} - {"inspo_joint_kl"}
 
 
-# --------------------------------------------------------------------------------------------------
 # Which runs
 
 
@@ -226,7 +224,6 @@ def test_table_6(on):
     assert ("0.84 ± 0.05" in text) == (on == "sc2")
 
 
-# --------------------------------------------------------------------------------------------------
 # What is written
 
 
@@ -349,7 +346,6 @@ def test_the_closing_table_of_the_main_job():
     assert unknown[1][-1][1:3] == ["", ""]
 
 
-# --------------------------------------------------------------------------------------------------
 # The games in closed form, and pictures
 
 CONFIG = {"alpha": 0.1, "beta": 10.0, "beta_finish": 0.01, "beta_hold": 0.25, "beta_end": 0.75}
@@ -422,7 +418,6 @@ def test_who_is_home_first_on_bridge():
         assert first_home(encode(boards[:2])) is None
 
 
-# --------------------------------------------------------------------------------------------------
 # What a table's file holds already
 
 
@@ -478,7 +473,6 @@ def test_the_committed_tables_can_be_gone_on_with(name):
         assert len(kept) >= (30 if games else 1)
 
 
-# --------------------------------------------------------------------------------------------------
 # The command line
 
 
