@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,9 +141,10 @@ def _runner(run: Run):
     from inspo.run import load_policy
     from inspo.utils.logging import Logger, get_console_logger
     from inspo.utils.quiet import silence_third_parties
+    from inspo.utils.settings import Settings
 
     silence_third_parties()
     torch.manual_seed(0)
     settings = {**run.config, "checkpoint_path": str(run.model_folder), "load_step": 0}
-    args = SimpleNamespace(**settings, device="cpu")
+    args = Settings(settings).with_facts(device="cpu")
     return load_policy(args, Logger(get_console_logger("pictures")))[0]

@@ -88,7 +88,7 @@ def download_data(cells: Iterable[Cell]) -> None:
         if not args.dataset["path"] and not dataset_path(args).exists():
             missing[args.map_name] = Path(args.datasets_dir)
     for name, folder in missing.items():
-        download(f"cfcql/{name}", folder, say=print)
+        download(f"cfcql/{name}", folder)
 
 
 def check_tested_in_the_game(runs: Iterable[Run]) -> None:
