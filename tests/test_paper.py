@@ -14,7 +14,7 @@ import pytest
 
 from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
-from inspo.experiments.comparison import keyed, main_table, recorded_runs, to_markdown, write
+from inspo.experiments.comparison import main_table, recorded_runs, to_markdown, write
 from inspo.experiments.gridfile import offline_algorithms
 from inspo.experiments.records import Run
 from inspo.utils.config import load_config
@@ -237,7 +237,7 @@ def test_the_table_of_starcraft_stands_beside_the_papers_values():
         for key, cell in table.cells.items()
         if key[1] in ("bc", "inspo") and not (key[1] == "bc" and key[0] == "2s3z_expert")
     }
-    text = to_markdown(table.comparison, keyed(runs))
+    text = to_markdown(table.comparison, runs)
     rows = [[c.strip() for c in line.split("|")] for line in text.splitlines() if line[:1] == "|"]
     header = rows[0]
     medium = next(row for row in rows if row[1] == "2s3z medium")
@@ -404,7 +404,7 @@ def test_pictures_are_written(tmp_path):
     assert "1 of 1 (1 missing)" in text and "cycle of −2.00 and 0.00" in text
     picture = partial(figure3.draw_figure3, read_file("figure3")["joint_policies"])
     comparison = replace(read_table("figure3").comparison, picture=picture)
-    write(comparison, keyed({("xor_b", "inspo", 0): run}), tmp_path)
+    write(comparison, {("xor_b", "inspo", 0): run}, tmp_path)
     won = made_run(0, 0.5, config={"test_nepisode": 96}, tests=[made_run(0, 0.5).final] * 3)
     facts = {"win_rate": 0.4, "return_mean": 0.5}
     main_job.draw_curve(tmp_path / "curve.png", {"inspo": won}, "medium", facts)

@@ -70,11 +70,10 @@ def to_json(content: Any, indent: str = "") -> str:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Rows of dictionaries; the columns are the keys in the order of their first appearance."""
+    """Rows of dictionaries; columns in the order of first appearance; None and nan are empty."""
     import pandas as pd
 
-    columns = dict.fromkeys(key for row in rows for key in row)
-    table = pd.DataFrame(list(rows), columns=pd.Index(list(columns)), dtype=object)
+    table = pd.DataFrame(list(rows), dtype=object)
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
