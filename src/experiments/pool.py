@@ -63,16 +63,11 @@ def check_options(backend: str, jobs: int | None, address: str | None, gpus: flo
 
 
 def make_pool(backend: str, jobs: int | None, address: str | None, gpus: float) -> Pool:
-    """The pool that a command line asks for; its options are those of `check_options`.
+    """The pool for options that have passed `check_options`.
 
     jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
     """
-    check_options(backend, jobs, address, gpus)
     return RayPool(jobs, address, gpus) if backend == "ray" else LocalPool(jobs or 2)
-
-
-# --------------------------------------------------------------------------------------------------
-# This machine
 
 
 class LocalPool:
@@ -144,10 +139,6 @@ def _lock(home: Path) -> TextIO:
     return lock
 
 
-# --------------------------------------------------------------------------------------------------
-# Ray
-
-
 class RayPool:
     """Processes on a Ray cluster: the existing one at `address`, or one made for this occasion.
 
@@ -169,8 +160,9 @@ class RayPool:
         here: dict[str, Any] = {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
         path = {"env_vars": {"PYTHONPATH": str(PROJECT_ROOT / "package")}}
         try:
-            if address:
-                _check_port(address)
+            host, _, port = (address or "").rpartition(":")
+            if "://" not in host and port.isdigit():  # else Ray tries for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -212,10 +204,3 @@ def _run_on_node(command: Sequence[str], home: str) -> int:
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
     return process.wait()
-
-
-def _check_port(address: str) -> None:
-    """OSError if nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
-    host, _, port = address.rpartition(":")
-    if "://" not in address and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
