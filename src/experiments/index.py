@@ -30,20 +30,18 @@ def entry_of(folder: Path, cell: Cell, report: CampaignReport) -> dict[str, Any]
     except UserError:
         status = "of another configuration"
     failure = report.failed.get(cell.id)
-    status = "finished" if run else "failed" if failure else status
-    entry = {"cell": cell.id, "status": status, "command": public_command(cell.arguments())}
-    if failure and not run:
-        entry["error"] = failure.message
-    if not run:
-        return entry
-    return entry | {
-        "final": run.final,
-        "updates": run.updates,
-        "t_env": run.t_env,
-        "minutes": round(60 * run.hours, 2),
-        "git_commit": run.commit,
-        "record": str(run.folder.relative_to(folder)),
-    }
+    entry = {"cell": cell.id, "status": "finished" if run else "failed" if failure else status}
+    entry["command"] = public_command(cell.arguments())
+    if run:
+        return entry | {
+            "final": run.final,
+            "updates": run.updates,
+            "t_env": run.t_env,
+            "minutes": round(60 * run.hours, 2),
+            "git_commit": run.commit,
+            "record": str(run.folder.relative_to(folder)),
+        }
+    return entry | ({"error": failure.message} if failure else {})
 
 
 def write_index(grid: Grid, folder: Path, report: CampaignReport) -> list[dict[str, Any]]:

@@ -241,7 +241,7 @@ def curve_rows(bands: Bands) -> list[dict[str, Any]]:
         }
         for task, of_task in bands.items()
         for method, band in of_task.items()
-        for u, m, low, high in zip(*(x.tolist() for x in vars(band).values()))
+        for u, m, low, high in zip(*(values.tolist() for values in band))
     ]
 
 

@@ -148,8 +148,9 @@ def read_records(roots: Sequence[Path]) -> Records:
     import pandas as pd  # the help of a command need not wait for it
 
     columns = ("algorithm", "environment", "seed", "commit")
-    table = pd.DataFrame({name: [getattr(run, name) for run in trained] for name in columns})
-    return Records(Path(base), table.assign(run=trained), unreadable, len(runs) - len(trained))
+    facts = {name: [getattr(run, name) for run in trained] for name in columns}
+    table = pd.DataFrame({"run": trained, **facts})
+    return Records(Path(base), table, unreadable, len(runs) - len(trained))
 
 
 def _record_folders(top: str, visited: set[str], set_aside) -> Iterator[Path]:
