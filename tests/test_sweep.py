@@ -14,7 +14,6 @@ from inspo import sweep
 from inspo.experiments.campaign import CampaignReport, Failure, run_cells
 from inspo.experiments.cells import Cell, finished_run_of, is_offline
 from inspo.experiments.gridfile import FORMAT, offline_algorithms, read_grid
-from inspo.experiments.index import closing_table, write_index
 from inspo.experiments.pool import CellIsBusy, LocalPool, make_pool
 from inspo.utils.errors import ConfigError, DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
@@ -100,26 +99,14 @@ def test_a_file_whose_name_cannot_be_the_folders_needs_one(tmp_path):
     assert read_grid(grid_file(tmp_path, content | {"folder": "mine"}, "my grid.yaml"))
 
 
-def test_names_do_not_depend_on_where_the_project_lies(tmp_path):
-    content = small(vary={"dataset.path": ["some/a.h5", "/other/b.h5"], "lr": [0.1]})
-    grid = read_grid(grid_file(tmp_path, content))
-    assert [cell.id for cell in grid.cells] == [
-        f"xor_b/bc_path_{name}.h5_lr_0.1/seed0" for name in "ab"
-    ]
-    assert grid.cells[0].overrides["dataset.path"] == str(PROJECT_ROOT / "some/a.h5")
-
-
-def test_results_of_a_user_who_is_none(tmp_path, capsys):
-    path = grid_file(tmp_path, small())
-    assert sweep.main([str(path), "--results", "~nosuch/x"]) == 2
-    assert "error: --results: the home folder in '~nosuch/x' is not" in capsys.readouterr().err
-
-
-def test_paths_are_of_the_project(tmp_path, monkeypatch):
+def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    content = small(overrides={"dataset": {"path": "some/file.h5"}})
-    (cell,) = read_grid(grid_file(tmp_path, content)).cells
-    assert cell.config().values["dataset"]["path"] == str(PROJECT_ROOT / "some/file.h5")
+    vary = {"dataset.path": ["some/a.h5", "/other/b.h5"], "lr": [0.1]}
+    content = small(vary=vary, overrides={"dataset": {"path": "none.h5"}})
+    first, second = read_grid(grid_file(tmp_path, content)).cells
+    ids = [f"xor_b/bc_path_{name}.h5_lr_0.1/seed0" for name in "ab"]
+    assert [first.id, second.id] == ids
+    assert first.config().values["dataset"]["path"] == str(PROJECT_ROOT / "some/a.h5")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +174,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words,
         (small(), ["--backend", "slurm"], ConfigError, "expected local or ray, found 'slurm'"),
         (small(), ["--address", "auto"], ConfigError, "--address belongs to --backend ray"),
         (small(), ["--only", "xor_c"], ConfigError, "no cell of"),
+        (small(), ["--results", "~nosuch/x"], ConfigError, "--results: the home folder in '~nosuc"),
     ],
 )
 def test_nothing_runs_if_something_cannot(tmp_path, content, options, kind, words):
@@ -280,9 +268,9 @@ def test_another_configuration_is_told_before_anything_runs(swept, tmp_path, cap
 
 def test_the_index_of_a_stopped_grid(swept):
     folder, words, _ = swept
-    index = write_index(read_grid(words[0]), folder, CampaignReport())
+    index = sweep.write_index(read_grid(words[0]), folder, CampaignReport())
     assert [entry["status"] for entry in index] == ["finished", "started"]
-    assert "broken" in closing_table(index)
+    assert "broken" in sweep.closing_table(index)
 
 
 def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeypatch, capsys):
@@ -332,10 +320,7 @@ def test_cells_on_a_local_ray(data, tmp_path):
     pool.stop()
     assert obedient.result(timeout=300) == 3
     place = {"map_name": "xor", "quality": "b", "datasets_dir": str(data)} | TINY
-    cells = [
-        Cell(f"xor_b/bc/seed{seed}", "bc", "matrix_offline", place | {"seed": seed})
-        for seed in (0, 1)
-    ]
+    cells = [Cell(f"bc/seed{s}", "bc", "matrix_offline", place | {"seed": s}) for s in (0, 1)]
     report = run_cells(cells, pool, tmp_path / "grid", progress=False)
     assert sorted(report.finished) == [cell.id for cell in cells] and not report.failed
     assert all(finished_run_of(tmp_path / "grid", cell).updates == 5 for cell in cells)

@@ -255,11 +255,10 @@ def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
         own = [entry for entry in entries if entry.method is method]
         if nothing := [entry.data.label for entry in own if not entry.values]:
             missing.append(f"{method.label} on {', '.join(nothing)} (all seeds)")
-        missing += [
-            f"{method.label} on {entry.data.label} (seeds {', '.join(map(str, entry.missing))})"
-            for entry in own
-            if entry.values and entry.missing
-        ]
+        for entry in own:
+            if entry.values and entry.missing:
+                seeds = ", ".join(map(str, entry.missing))
+                missing.append(f"{method.label} on {entry.data.label} (seeds {seeds})")
     if missing:
         lines.append(
             f"**Not finished, and so not compared**: {'; '.join(missing)}. The same command runs "
@@ -276,16 +275,11 @@ def seed_table(comparison: Comparison, entries: Sequence[Entry]) -> str:
     for entry in entries:
         runs, values = list(entry.runs.values()), entry.values
         if runs:
-            lines.append(
-                [
-                    entry.data.label,
-                    entry.method.label,
-                    *(fixed(values[s], digits) if s in values else NONE for s in comparison.seeds),
-                    ", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)),
-                    fixed(60 * sum(run.hours for run in runs) / len(runs), 1),
-                    commits(runs),
-                ]
-            )
+            line = [entry.data.label, entry.method.label]
+            line += [fixed(values[s], digits) if s in values else NONE for s in comparison.seeds]
+            line.append(", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)))
+            line.append(fixed(60 * sum(run.hours for run in runs) / len(runs), 1))
+            lines.append([*line, commits(runs)])
     return markdown_table(header, lines, numbers=2) if lines else "No run is finished yet."
 
 

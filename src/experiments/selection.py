@@ -78,12 +78,14 @@ def select_runs(
     share = is_share(table[table.reason == ""], metric)
     selection = Selection(metric, share, _methods(table), _tasks(table), table)
     selection.notes += [f"unreadable, and left out: {place}" for place in records.unreadable]
-    by_key = {item.key: item for item in (*selection.methods, *selection.tasks)}
+    methods = {method.key: method for method in selection.methods}
+    tasks = {data.key: data for data in selection.tasks}
     for (method, task), part in table.groupby(["method", "task"], sort=False):
-        runs, unequal = _runs_that_count(selection, records, f"{method} on {task}", part, group_by)
-        values = {seed: run.final[metric] for seed, run in runs.items()}
-        entry = Entry(by_key[task], by_key[method], runs, values, [], unequal=unequal)
-        selection.entries[method, task] = entry
+        name, place = str(method), str(task)
+        own, unequal = _runs_that_count(selection, records, f"{name} on {place}", part, group_by)
+        values = {seed: run.final[metric] for seed, run in own.items()}
+        entry = Entry(tasks[place], methods[name], own, values, [], unequal=unequal)
+        selection.entries[name, place] = entry
     budgets: dict[str, list[str]] = {}  # in words -> tasks
     for data in selection.tasks:
         column = selection.column(data)
@@ -108,8 +110,8 @@ def select_runs(
         if len(set(steps.values())) > 1:
             words = ", ".join(f"{method} {count}" for method, count in steps.items())
             budgets.setdefault(words, []).append(data.key)
-    for words, tasks in budgets.items():
-        selection.notes.append(f"different budgets (t_max) on {', '.join(tasks)}: {words}")
+    for words, places in budgets.items():
+        selection.notes.append(f"different budgets (t_max) on {', '.join(places)}: {words}")
     return selection
 
 
