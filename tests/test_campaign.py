@@ -113,7 +113,7 @@ def test_a_run_says_what_was_run_and_what_came_out(ran):
     assert [test["t_env"] for test in result.tests] == [0, 2560]
     assert {"test_expected_return", "test_joint_00"} <= set(result.final)
     assert len(result.raw["returns"]) == len(result.raw["lengths"]) == 7
-    assert result.dataset["episodes"] == 1200 and result.updates_at(1280) == 2.5
+    assert result.dataset["episodes"] == 1200
     assert result.hours > 0 and result.model_folder.is_dir()
     assert progress_of(folder / "bc/seed0", 0.0, 5120) == 0.5  # by Sacred's own metrics
     assert finished_run_of(folder, asked[1]) is None

@@ -180,10 +180,10 @@ def learning_curve(entry: Entry, metric: str, reps: int) -> Band:
     curves = []
     for run in entry.runs.values():
         tests = [test for test in run.tests if is_number(test.get(metric))]
-        updates = np.array([run.updates_at(test["t_env"]) for test in tests])
-        curves.append((updates, np.array([test[metric] for test in tests], dtype=float)))
+        steps, values = np.array([(test["t_env"], test[metric]) for test in tests], dtype=float).T
+        curves.append((steps * run.updates / max(run.t_env, 1), values))  # an update: about as many
     grid = min((updates for updates, _ in curves), key=len)
-    values = np.stack([np.interp(grid, updates, values) for updates, values in curves])  # [n, K]
+    values = np.stack([np.interp(grid, *curve) for curve in curves])  # [n, K]
     drawn = np.random.default_rng(0).integers(len(values), size=(reps, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975], axis=0)
     unknown = np.full(len(grid), np.nan)

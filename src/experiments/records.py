@@ -91,10 +91,6 @@ class Run:
         """Dotted key -> value of all that decides about numbers."""
         return comparable_settings(self.config)
 
-    def updates_at(self, t_env: float) -> float:
-        """Gradient updates made by step t_env; the steps of an update vary little."""
-        return t_env * self.updates / max(self.t_env, 1)
-
 
 class UnreadableRecord(Exception):
     """A record that a kill cut, or that holds what no version of this program writes."""
@@ -179,7 +175,11 @@ def read_run(folder: Path) -> Run:
     version of this program, or of another one.
     """
     try:
-        files = {name: _load(folder / f"{name}.json") for name in EXPECTED}
+        files = {
+            name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in EXPECTED
+            if name != "info" or (folder / "info.json").exists()  # none if it ended at once
+        }
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from error
     missing, mistyped = [], []
@@ -197,7 +197,7 @@ def read_run(folder: Path) -> Run:
                 mistyped.append(f"{name}.json: {key} is {type_name(value)}, expected {expected}")
     if mistyped:
         raise UnreadableRecord("; ".join(mistyped))
-    run, config, info = files.values()
+    run, config, info = files["run"], files["config"], files.get("info", {})
     finished = run.get("status") == "COMPLETED"
     if finished and _trains(config):
         missing += [f"run.json: {key}" for key in _missing_of(run.get("result"))]
@@ -228,12 +228,6 @@ def read_run(folder: Path) -> Run:
         machine=f"{cpu}, {os.cpu_count()} cores",
         versions=info.get("versions") or {},
     )
-
-
-def _load(path: Path) -> Any:
-    if path.name == "info.json" and not path.exists():  # a run that ended at once has none
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _trains(config: Mapping[str, Any]) -> bool:
@@ -375,10 +369,8 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without folders of this machine; of a dataset's file its name."""
     public: dict[str, Any] = {}
     for key, value in flatten(config):
-        if key == "dataset.path":
-            put(public, key, Path(value).name if value else value)
-        elif key not in PATH_KEYS:
-            put(public, key, value)
+        if key == "dataset.path" or key not in PATH_KEYS:
+            put(public, key, Path(value).name if key == "dataset.path" and value else value)
     return public
 
 
