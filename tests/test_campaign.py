@@ -365,9 +365,8 @@ def record(data, folder, number="1", **run):
 
 
 @pytest.mark.parametrize("name", ["run", "config"])
-@pytest.mark.parametrize("text", ['{"status": "COMPL', "null", "[]", "[" * 100_000])
-def test_an_unreadable_record_is_no_result(data, tmp_path, name, text):
-    (record(data, tmp_path) / f"{name}.json").write_text(text)
+def test_an_unreadable_record_is_no_result(data, tmp_path, name):
+    (record(data, tmp_path) / f"{name}.json").write_text('{"status": "COMPL')
     assert finished_run_of(tmp_path, cell(data)) is None
 
 

@@ -49,18 +49,12 @@ def test_the_example_of_the_help(tmp_path):
     assert (grid.name, grid.folder) == ("grid", "my_grid")
     # The first block: 2 algorithms x 2 qualities; the second 1; the third 2 x 2 variants x 2.
     ids = [cell.id for cell in grid.cells if cell.id.endswith("seed0")]
+    block, both = "2s3z_{}/{}/seed0".format, ("medium", "mixed")
+    varied = [f"inspo_alpha_{alpha}_td_lambda_{td}" for alpha in (0.03, 0.3) for td in (0.0, 0.95)]
     assert ids == [
-        "2s3z_medium/bc/seed0",
-        "2s3z_mixed/bc/seed0",
-        "2s3z_medium/inspo/seed0",
-        "2s3z_mixed/inspo/seed0",
+        *(block(quality, name) for name in ("bc", "inspo") for quality in both),
         "2s3z_mixed/inspo_control/seed0",
-        *(
-            f"2s3z_{quality}/inspo_alpha_{alpha}_td_lambda_{td}/seed0"
-            for quality in ("medium", "mixed")
-            for alpha in (0.03, 0.3)
-            for td in (0.0, 0.95)
-        ),
+        *(block(quality, name) for quality in both for name in varied),
     ]
     seeds = [grid.places[cell.id].seed for cell in grid.cells]
     assert seeds == sorted(seeds) and len(seeds) == 3 * len(ids)
@@ -69,7 +63,7 @@ def test_the_example_of_the_help(tmp_path):
     values = cell.config().values
     assert values["advantage_weighting"] is False and values["test_nepisode"] == 32
     assert (values["map_name"], values["quality"], values["seed"]) == ("2s3z", "mixed", 2)
-    varied = next(c for c in grid.cells if c.id == "2s3z_mixed/inspo_alpha_0.3_td_lambda_0.0/seed1")
+    varied = next(c for c in grid.cells if c.id == block("mixed", "inspo_alpha_0.3_td_lambda_0.0"))
     values = varied.config().values
     assert (values["alpha"], values["td_lambda"], values["advantage_weighting"]) == (0.3, 0.0, True)
 
@@ -92,11 +86,10 @@ def test_every_offline_algorithm_is_meant_by_a_word(tmp_path):
 
 
 def test_a_file_whose_name_cannot_be_the_folders_needs_one(tmp_path):
-    content = small()
-    path = grid_file(tmp_path, content, "my grid.yaml")
+    path = grid_file(tmp_path, small(), "my grid.yaml")
     with pytest.raises(ConfigError, match=r"my grid\.yaml: the file's name .*`folder: my_grid`"):
         read_grid(path)
-    assert read_grid(grid_file(tmp_path, content | {"folder": "mine"}, "my grid.yaml"))
+    assert read_grid(grid_file(tmp_path, small(folder="mine"), "my grid.yaml"))
 
 
 def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_path, monkeypatch):
@@ -119,16 +112,13 @@ def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_p
         (small(environments="matrix_ofline"), "unknown environment (--env-config) 'matrix_ofline'"),
         (small(maps="xorr"), "unknown value 'xorr'. Did you mean 'xor'"),
         (small(algorithms=[]), "algorithms: the list is empty, so there is nothing to run"),
-        (small(qualities=[]), "qualities: the list is empty"),
         (small(seeds=0), "seeds: expected a number of seeds"),
-        (small(seeds=[]), "seeds: expected"),
         (small(seeds=[-1]), "found '[-1]'"),
         (small(seeds=None), "at least one, found nothing"),
         (small(environments=None), "environments: expected a name or a list of names"),
         (small(maps=3), "maps: expected names, found '3'"),
         (small(blocks=[]), "blocks: expected a list of blocks, found nothing"),
         (small(blocks=[3]), "block 1: expected 'key: value' lines"),
-        (small(vary={"lr": []}), "vary: lr: expected a list of values"),
         (small(vary={"lr": 0.1}), "vary: lr: expected a list of values, found '0.1'"),
         (small(overrides={"lrr": 0.1}), "unknown key 'lrr'"),
         (small(overrides={"batch_size": "many"}), "batch_size: expected int"),
@@ -137,7 +127,6 @@ def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_p
         (small(vary={"quality": ["a", "b"]}), "vary: 'quality' does not belong there"),
         (small(overrides=3), "overrides: expected key: value lines"),
         (small(algorithms=["bc", "inspo"], label="x"), "label: 'x' would name 2 algorithms"),
-        (small(algorithms=["bc", "bc"]), "two cells share the name xor_b/bc/seed0"),
         (small(blocks=[{}, {"overrides": {"lr": 0.1}}]), "two cells share the name"),
         (small(folder="../up"), "folder: expected a name such as my_grid, found '../up'"),
         (small(folder="x" * 201), "at most 200 bytes for each folder"),
@@ -152,7 +141,6 @@ def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_p
         ("overrides: &o {lr: *o}", "not valid YAML: found unconstructable recursive node"),
         ("", "expected 'key: value' lines, found dict"),
         ("- 1", "expected 'key: value' lines, found list"),
-        ("a: [", "not valid YAML"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words, capsys):
@@ -166,7 +154,6 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words,
 @pytest.mark.parametrize(
     ("content", "options", "kind", "words"),
     [
-        (small(environments="matrix"), [], ConfigError, "bc learns from data alone, and matrix"),
         (small(algorithms="qmix"), [], ConfigError, "qmix learns as it plays, and matrix_offline"),
         (small(qualities="bb"), [], DatasetError, "none of quality 'bb' can be made for matrix"),
         (small(overrides={"dataset.path": "/no/f.h5"}), [], DatasetError, "no such file or folder"),

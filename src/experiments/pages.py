@@ -231,36 +231,23 @@ def cell_rows(selection: Selection) -> list[dict[str, Any]]:
 
 def curve_rows(bands: Bands) -> list[dict[str, Any]]:
     return [
-        {
-            "task": task,
-            "method": method,
-            "updates": round(u, 1),
-            "mean": m,
-            "low": low,
-            "high": high,
-        }
+        {"task": task, "method": method, "updates": round(u, 1), "mean": m, "low": low, "high": high}
         for task, of_task in bands.items()
         for method, band in of_task.items()
         for u, m, low, high in zip(*(values.tolist() for values in band))
-    ]
+    ]  # fmt: skip
 
 
 def aggregate_rows(aggregates: Aggregates) -> list[dict[str, Any]]:
     keys = ("what", "method", "against", "threshold", "estimate", "low", "high")
-    lines: list[tuple[Any, ...]] = [
-        (name, method, "", "", *values)
-        for method, statistics in aggregates.table.items()
-        for name, values in statistics.items()
-    ]
-    lines += [
-        ("probability of improvement", a, b, "", *values)
-        for (a, b), values in aggregates.improvement.items()
-    ]
-    lines += [
-        ("performance profile", method, "", round(t, 6), *values)
-        for method, (profile, band) in aggregates.profiles.items()
-        for t, *values in np.stack([aggregates.thresholds, profile, *band], axis=1).tolist()
-    ]
+    lines: list[tuple[Any, ...]] = []
+    for method, statistics in aggregates.table.items():
+        lines += [(name, method, None, None, *values) for name, values in statistics.items()]
+    for (first, second), values in aggregates.improvement.items():
+        lines.append(("probability of improvement", first, second, None, *values))
+    for method, (profile, band) in aggregates.profiles.items():
+        columns = np.stack([aggregates.thresholds, profile, *band], axis=1).tolist()
+        lines += [("performance profile", method, None, round(t, 6), *rest) for t, *rest in columns]
     return [dict(zip(keys, line)) for line in lines]
 
 
@@ -288,13 +275,8 @@ def marl_eval(selection: Selection, aggregates: Aggregates) -> dict[str, Any]:
 
 def marl_eval_run(run: Run, n_steps: int) -> dict[str, Any]:
     """`step_K` with the means of a test, then `absolute_metrics` with the final one's episodes."""
-    metrics = [  # what every test of the run has, deviations left out
-        key
-        for key in run.final
-        if key.startswith("test_")
-        and not key.endswith("_std")
-        and all(key in test for test in run.tests)
-    ]
+    shared = set.intersection(set(run.final), *map(set, run.tests))  # what every test has
+    metrics = [k for k in run.final if k in shared and k[:5] == "test_" and k[-4:] != "_std"]
     places = np.linspace(0, len(run.tests) - 1, n_steps).round().astype(int)
     steps: dict[str, Any] = {}
     for number, test in enumerate(run.tests[place] for place in places):
