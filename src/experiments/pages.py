@@ -231,10 +231,10 @@ def cell_rows(selection: Selection) -> list[dict[str, Any]]:
 
 def curve_rows(bands: Bands) -> list[dict[str, Any]]:
     return [
-        {"task": task, "method": method, "updates": round(u, 1), "mean": m, "low": low, "high": high}
+        {"task": task, "method": method, "updates": round(u, 1), "mean": m, "low": a, "high": b}
         for task, of_task in bands.items()
         for method, band in of_task.items()
-        for u, m, low, high in zip(*(values.tolist() for values in band))
+        for u, m, a, b in zip(*(values.tolist() for values in band))
     ]  # fmt: skip
 
 
