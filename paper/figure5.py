@@ -16,7 +16,6 @@ from inspo.experiments.comparison import (
     cells_of,
     compare,
     finished_runs,
-    keyed,
     origin,
     to_record,
     to_rows,
@@ -112,7 +111,7 @@ def write_files(
 ) -> list[Path]:
     """`{stem}.md`, `.csv`, `.json` and `.png`. endings: part -> condition -> closed form."""
     caption = read_file("figure5")["caption"]
-    entries = {part.key: compare(part.comparison, keyed(runs)) for part in parts}
+    entries = {part.key: compare(part.comparison, runs) for part in parts}
     text = ["# Figure 5: ablations", caption]
     record: dict[str, Any] = {"name": "figure5", "caption": caption}
     for part in parts:

@@ -13,7 +13,6 @@ from inspo.experiments.comparison import (
     cells_of,
     check_measured,
     finished_runs,
-    keyed,
     recorded_runs,
     to_markdown,
     write,
@@ -97,12 +96,12 @@ def run_table(
     def on_finished(cell: Cell, run: Run) -> None:
         check([run])
         runs[keys[cell.id]] = run
-        write(comparison, keyed(runs), target)
+        write(comparison, runs, target)
 
-    write(comparison, keyed(runs), target)
+    write(comparison, runs, target)
     report = run_missing(requested, options, folder, comparison.name, on_finished)
-    paths = write(comparison, keyed(runs), target)
-    print(to_markdown(comparison, keyed(runs)).split("\n## Every seed")[0])
+    paths = write(comparison, runs, target)
+    print(to_markdown(comparison, runs).split("\n## Every seed")[0])
     print("written:", *paths, sep="\n  ")
     print(f"runs, with their logs: {folder}")
     return not failures(report)

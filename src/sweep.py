@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
 from inspo.experiments.campaign import CampaignReport, run_cells
-from inspo.experiments.cells import check_algorithms, check_data, check_game
-from inspo.experiments.gridfile import FORMAT, read_grid, select_names
-from inspo.experiments.index import closing_table, entry_of, index_path, write_index
+from inspo.experiments.cells import Cell, check_algorithms, check_data, check_game, finished_run_of
+from inspo.experiments.gridfile import FORMAT, Grid, read_grid, select_names
 from inspo.experiments.pool import BACKENDS, check_options, make_pool
 from inspo.experiments.records import public_command
-from inspo.experiments.tables import text_table
+from inspo.experiments.tables import fixed, text_table, write_json
 from inspo.utils.command_line import Parser
 from inspo.utils.config import expand_user
-from inspo.utils.errors import ConfigError
+from inspo.utils.errors import ConfigError, UserError
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
 
@@ -53,6 +53,14 @@ examples:
 
 exit status: 0; 1 if runs failed; 2 for an error in what was asked; 130, 143 if stopped
 """
+
+
+# Of the final test, in the closing table; what a simulator does not have is left out.
+SHOWN = {
+    "test_battle_won_mean": "win rate",
+    "test_return_mean": "return",
+    "test_expected_return": "expected return",
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -121,11 +129,52 @@ def sweep(options: argparse.Namespace) -> bool:
         raise
     index = write_index(grid, folder, report)
     print(closing_table(index))
-    print(f"index: {index_path(grid, folder)}")
+    print(f"index: {folder / f'grid_{grid.name}.json'}")
     failed = [report.failed[entry["cell"]] for entry in index if entry["status"] == "failed"]
     for failure in failed:
         print(f"failed: {failure.cell.id}, see {failure.log}", file=sys.stderr)
     return not failed
+
+
+def entry_of(folder: Path, cell: Cell, report: CampaignReport) -> dict[str, Any]:
+    """What the index has of one cell: finished (also by another campaign, after it failed here),
+    failed, of another configuration, started, or not started; and what came out."""
+    status, run = "started" if (folder / cell.id).exists() else "not started", None
+    try:
+        run = finished_run_of(folder, cell)
+    except UserError:
+        status = "of another configuration"
+    failure = report.failed.get(cell.id)
+    status = "finished" if run else "failed" if failure else status
+    entry = {"cell": cell.id, "status": status, "command": public_command(cell.arguments())}
+    if run:
+        return entry | {
+            "final": run.final,
+            "updates": run.updates,
+            "t_env": run.t_env,
+            "minutes": round(60 * run.hours, 2),
+            "git_commit": run.commit,
+            "record": str(run.folder.relative_to(folder)),
+        }
+    return entry | ({"error": failure.message} if failure else {})
+
+
+def write_index(grid: Grid, folder: Path, report: CampaignReport) -> list[dict[str, Any]]:
+    """Write `grid_NAME.json`, how all cells of the grid stand, beside the runs; returns it."""
+    index = [entry_of(folder, cell, report) for cell in grid.cells]
+    write_json(folder / f"grid_{grid.name}.json", {"grid": grid.path.name, "cells": index})
+    return index
+
+
+def closing_table(index: Sequence[Mapping[str, Any]]) -> str:
+    """Cells, how they stand, and the numbers of their final tests, for a terminal."""
+    metrics = {k: v for k, v in SHOWN.items() if any(k in e.get("final", {}) for e in index)}
+    lines = []
+    for entry in index:
+        final = entry.get("final", {})
+        numbers = [fixed(final[key], 3) if key in final else "" for key in metrics]
+        lines.append([entry["cell"], entry["status"], *numbers, str(entry.get("minutes", ""))])
+    return text_table(["cell", "status", *metrics.values(), "minutes"], lines)
 
 
 def main(argv: Sequence[str]) -> int:

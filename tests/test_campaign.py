@@ -39,16 +39,22 @@ def cell(data, name="bc/seed0", algorithm="bc", **overrides):
     return Cell(name, algorithm, "matrix_offline", overrides)
 
 
+def two(data):
+    return [cell(data, "a"), cell(data, "b")]
+
+
 class Scripted:
     """A pool without processes. outcomes: name of a cell's folder -> what comes of each start: an
-    exit status, an exception, or None: it runs until it is asked to stop, and leaves with 143."""
+    exit status, an exception, or None: it runs until it is asked to stop, and leaves with one of
+    `ends`. on_start: called with the folder."""
 
-    def __init__(self, slots, **outcomes):
+    def __init__(self, slots, on_start=lambda home: None, ends=(143, 143), **outcomes):
         self.slots, self.outcomes, self.started, self.stops = slots, outcomes, [], 0
-        self._pending = []
+        self._on_start, self._ends, self._pending = on_start, ends, []
 
     def submit(self, command, home):
         self.started.append(home.name)
+        self._on_start(home)
         outcome, future = self.outcomes[home.name].pop(0), Future()
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
@@ -60,8 +66,8 @@ class Scripted:
 
     def stop(self):
         self.stops += 1
-        for future in self._pending:
-            future.set_result(143)
+        for future, status in zip(self._pending, self._ends):
+            future.set_result(status)
 
     def close(self):
         pass
@@ -82,9 +88,7 @@ def ran(data, tmp_path_factory):
     bad = cell(data, "bad", quality="no_such_quality")
     asked = [cell(data), bad, cell(data, "bc/seed1", seed=1)]
     seen = {}
-    report = run(
-        asked, LocalPool(2), folder, on_finished=lambda c, result: seen.update({c.id: result})
-    )
+    report = run(asked, LocalPool(2), folder, on_finished=lambda c, r: seen.update({c.id: r}))
     return folder, asked, report, seen
 
 
@@ -109,7 +113,7 @@ def test_a_run_says_what_was_run_and_what_came_out(ran):
     assert [test["t_env"] for test in result.tests] == [0, 2560]
     assert {"test_expected_return", "test_joint_00"} <= set(result.final)
     assert len(result.raw["returns"]) == len(result.raw["lengths"]) == 7
-    assert result.dataset["episodes"] == 1200 and result.updates_at(1280) == 2.5
+    assert result.dataset["episodes"] == 1200
     assert result.hours > 0 and result.model_folder.is_dir()
     assert progress_of(folder / "bc/seed0", 0.0, 5120) == 0.5  # by Sacred's own metrics
     assert finished_run_of(folder, asked[1]) is None
@@ -146,8 +150,8 @@ sys.exit(exit_status(lambda: run_cells(cells, LocalPool(2), {folder!r}, progress
 def test_a_stopped_campaign_saves_and_the_second_call_goes_on(data, tmp_path):
     long = cell(data, "long", t_max=300_000, save_model_interval=25_600, test_interval=300_000)
     waiting = cell(data, "waiting", seed=1)
-    parts = [(c.id, c.algorithm, c.environment, dict(c.overrides)) for c in (long, long, waiting)]
-    parts[1] = ("long2", *parts[1][1:])
+    three = (long, replace(long, id="long2"), waiting)
+    parts = [(c.id, c.algorithm, c.environment, dict(c.overrides)) for c in three]
     text = SCRIPT.format(package=str(PACKAGE), cells=json.dumps(parts), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True)
     manifests = "models/*/[0-9]*/manifest.json"
@@ -186,14 +190,12 @@ def test_a_cell_that_another_process_runs_is_waited_for(data, tmp_path, soon, ra
     lock = open(tmp_path / busy.id / ".lock", "w")  # noqa: SIM115  (held until the other is done)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
-    class Pool(Scripted):
-        def submit(self, command, home):
-            # The others come first. Now the other process finishes the cell, and leaves.
-            shutil.copytree(ran[0] / busy.id, tmp_path / busy.id, dirs_exist_ok=True)
-            lock.close()
-            return super().submit(command, home)
+    def finish(home):
+        # The others come first. Now the other process finishes the cell, and leaves.
+        shutil.copytree(ran[0] / busy.id, tmp_path / busy.id, dirs_exist_ok=True)
+        lock.close()
 
-    pool = Pool(1, free=[7])
+    pool = Scripted(1, finish, free=[7])
     report = run([busy, free], pool, tmp_path)
     assert (report.reused, list(report.failed)) == ([busy.id], ["free"])
     assert pool.started == ["free"]
@@ -204,18 +206,16 @@ def test_a_cell_that_was_stopped_elsewhere_is_run_here(data, tmp_path, soon):
     """Also when a node is the first to notice, as on a cluster."""
     busy = CellIsBusy("another process runs this cell")
     pool = Scripted(2, a=[busy, busy, 7], b=[7])
-    report = run([cell(data, "a"), cell(data, "b")], pool, tmp_path)
+    report = run(two(data), pool, tmp_path)
     assert set(pool.started[:2]) == {"a", "b"} and pool.started.count("a") == 3
     assert {name: failure.status for name, failure in report.failed.items()} == {"a": 7, "b": 7}
 
 
 def test_what_another_campaign_finished_meanwhile_is_not_run(data, tmp_path, ran):
-    class Pool(Scripted):
-        def submit(self, command, home):
-            shutil.copytree(ran[0] / "bc/seed0", tmp_path / "bc/seed0")
-            return super().submit(command, home)
+    def elsewhere(home):
+        shutil.copytree(ran[0] / "bc/seed0", tmp_path / "bc/seed0")
 
-    pool = Pool(1, first=[1])
+    pool = Scripted(1, elsewhere, first=[1])
     report = run([cell(data, "first"), cell(data)], pool, tmp_path)
     assert report.reused == ["bc/seed0"] and pool.started == ["first"]
 
@@ -250,72 +250,57 @@ def test_errors_come_before_anything_is_run(data, tmp_path):
 
 def test_a_lost_job_stops_no_other(data, tmp_path):
     pool = Scripted(1, a=[RuntimeError("its node ended")], b=[7])
-    report = run([cell(data, "a"), cell(data, "b")], pool, tmp_path)
+    report = run(two(data), pool, tmp_path)
     assert pool.started == ["a", "b"]
     assert (report.failed["a"].status, report.failed["a"].message) == (None, "its node ended")
     assert (report.failed["b"].status, report.failed["b"].message) == (7, "it wrote nothing")
 
 
 @pytest.fixture
-def finishing(ran):
-    """A pool whose cells end with the files of a finished one."""
-
-    class Pool(Scripted):
-        def submit(self, command, home):
-            shutil.copytree(ran[0] / "bc/seed0", home)
-            return super().submit(command, home)
-
-    return Pool
+def finish(ran):
+    """For `on_start`: the cell's folder has the files of a finished one."""
+    return lambda home: shutil.copytree(ran[0] / "bc/seed0", home)
 
 
 @pytest.mark.parametrize("damage", ["table", "record"])
-def test_a_result_that_cannot_be_taken_stops_no_other(data, tmp_path, finishing, damage):
-    class Pool(finishing):
-        def submit(self, command, home):
-            future = super().submit(command, home)
-            if damage == "record" and home.name == "a":
-                (path,) = home.glob("sacred/*/*/1/run.json")
-                path.write_text('{"status": "COMPLETED", "result": null}')
-            return future
+def test_a_result_that_cannot_be_taken_stops_no_other(data, tmp_path, finish, damage):
+    def start(home):
+        finish(home)
+        if damage == "record" and home.name == "a":
+            (path,) = home.glob("sacred/*/*/1/run.json")
+            path.write_text('{"status": "COMPLETED", "result": null}')
 
     def on_finished(done, result):
         if damage == "table" and done.id == "a":
             raise UserError("cannot write the table: no space left")
 
-    both = [cell(data, "a"), cell(data, "b")]
-    report = run(both, Pool(1, a=[0], b=[0]), tmp_path, on_finished=on_finished)
+    pool = Scripted(1, start, a=[0], b=[0])
+    report = run(two(data), pool, tmp_path, on_finished=on_finished)
     expected = {"table": "cannot write the table", "record": "another version"}[damage]
     assert report.finished == ["b"] and expected in str(report.failed["a"])
 
 
-def test_a_fault_of_the_program_lets_the_others_save(data, tmp_path, finishing):
+def test_a_fault_of_the_program_lets_the_others_save(data, tmp_path, finish):
     """They are asked once: a second SIGTERM would make them leave without saving."""
 
     def on_finished(done, result):
         raise KeyError("a bug")
 
-    pool = finishing(2, a=[0], b=[None])
+    pool = Scripted(2, finish, a=[0], b=[None])
     with pytest.raises(KeyError, match="a bug"):
-        run([cell(data, "a"), cell(data, "b")], pool, tmp_path, on_finished=on_finished)
+        run(two(data), pool, tmp_path, on_finished=on_finished)
     assert pool.stops == 1
 
 
-def test_what_ends_while_it_is_stopped_has_its_result_taken(data, tmp_path, finishing, capsys):
-    class Pool(finishing):
-        def submit(self, command, home):
-            future = super().submit(command, home)
-            if len(self.started) == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-            return future
-
-        def stop(self):
-            self._pending[0].set_result(0)
-            self._pending[1].set_result(130)
+def test_what_ends_while_it_is_stopped_has_its_result_taken(data, tmp_path, finish, capsys):
+    def start(home):
+        finish(home)
+        if home.name == "b":
+            os.kill(os.getpid(), signal.SIGINT)
 
     report = CampaignReport()
-    pool = Pool(2, a=[None], b=[None])
-    both = [cell(data, "a"), cell(data, "b")]
-    assert exit_status(lambda: run(both, pool, tmp_path, report=report) and 0) == 130
+    pool = Scripted(2, start, ends=(0, 130), a=[None], b=[None])
+    assert exit_status(lambda: run(two(data), pool, tmp_path, report=report) and 0) == 130
     assert report.finished == ["a"] and not report.failed
     assert "1 of 2 runs are finished" in capsys.readouterr().err
 
@@ -380,9 +365,8 @@ def record(data, folder, number="1", **run):
 
 
 @pytest.mark.parametrize("name", ["run", "config"])
-@pytest.mark.parametrize("text", ['{"status": "COMPL', "null", "[]", "[" * 100_000])
-def test_an_unreadable_record_is_no_result(data, tmp_path, name, text):
-    (record(data, tmp_path) / f"{name}.json").write_text(text)
+def test_an_unreadable_record_is_no_result(data, tmp_path, name):
+    (record(data, tmp_path) / f"{name}.json").write_text('{"status": "COMPL')
     assert finished_run_of(tmp_path, cell(data)) is None
 
 
@@ -420,8 +404,7 @@ def line(monkeypatch):
 
 def remaining(line):
     """Seconds that the line shows, had the session taken one second."""
-    bar = line._bar
-    return (bar.total - bar.n) / (bar.n - bar.initial)
+    return (line.total - line.n) / (line.n - line.initial)
 
 
 def running(data, home, first, now):
@@ -436,16 +419,16 @@ def test_the_time_left_counts_what_this_session_did(data, tmp_path, line):
     # Two resumed at 90 %, one of them at 91 % now and one at 92 %: 3 % of a cell were done.
     runs = [running(data, tmp_path / "a", 90, 91), running(data, tmp_path / "b", 90, 92)]
     line.show(CampaignReport(), runs, 2)
-    assert line._bar.n == pytest.approx(1.83)
+    assert line.n == pytest.approx(1.83)
     assert remaining(line) == pytest.approx((4 - 1.83) / 0.03)
-    assert line._bar.postfix == "0 of 4 runs, 2 running elsewhere, a 91%, b 92%"
+    assert line.postfix == "0 of 4 runs, 2 running elsewhere, a 91%, b 92%"
 
 
 def test_what_failed_or_was_reused_is_no_work(data, tmp_path, line):
     line.worked = 0.05 + 0.4  # of one that failed early, and of one that resumed at 60 %
     report = CampaignReport(reused=["c"], finished=["b"], failed={"a": None})
     line.show(report, [], 0)
-    assert line._bar.n == 3 and remaining(line) == pytest.approx(1 / 0.45)
+    assert line.n == 3 and remaining(line) == pytest.approx(1 / 0.45)
 
 
 @pytest.mark.parametrize("in_checkout", [True, False])

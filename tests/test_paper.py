@@ -14,9 +14,8 @@ import pytest
 
 from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
-from inspo.experiments.comparison import keyed, main_table, recorded_runs, to_markdown, write
+from inspo.experiments.comparison import main_table, recorded_runs, to_markdown, write
 from inspo.experiments.gridfile import offline_algorithms
-from inspo.experiments.records import Run
 from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import PROJECT_ROOT
@@ -26,27 +25,23 @@ from paper.closed_form import PAYOFF
 from paper.commands import ALL, COMMANDS
 from paper.options import Options, changed
 from paper.reader import read_file, read_table
+from tests.records import made_run
 
 ON = pytest.mark.parametrize("on", ["sc2", "smax"])
 GAMES = ("table1", "table2", "table3", "figure3")
 QUALITIES = ("medium", "medium_replay", "expert", "mixed")
 
 
-def made_run(seed, value, **changes):
-    final = {"t_env": 100, "test_expected_return": value, "test_battle_won_mean": value}
-    final |= {"test_return_mean": value}
-    settings = dict(
-        folder=Path("r"), status="COMPLETED", config={"name": "bc", "env": "sc2", "seed": seed},
-        updates=10, t_env=100, final=final, tests=[final], hours=0.5, machine="a CPU, 2 cores",
-        raw={"returns": [1.0, 2.5], "lengths": [1, 1], "battle_won": [1, 0]}, commit="0" * 40,
-        dataset={"hash": "abc", "episodes": 50, "return_mean": 0.5, "win_rate": 0.5},
-        simulator="StarCraft II build 75689, SMAC",
-    )  # fmt: skip
-    return Run(**(settings | changes))
+def played(seed, value, **changes):
+    """A run in StarCraft II, won as often as lost."""
+    facts = {"hash": "abc", "episodes": 50, "return_mean": 0.5, "win_rate": 0.5}
+    game = {"simulator": "StarCraft II build 75689, SMAC", "dataset": facts}
+    config = {"name": "bc", "env": "sc2", "seed": seed}
+    return replace(made_run(seed, value), **game | {"config": config} | changes)
 
 
 def run_of(cell, value, **changes):
-    return made_run(cell.overrides["seed"], value, **{"config": cell.config().values} | changes)
+    return played(cell.overrides["seed"], value, **{"config": cell.config().values} | changes)
 
 
 @pytest.fixture
@@ -233,7 +228,7 @@ def test_the_table_of_starcraft_stands_beside_the_papers_values():
         for key, cell in table.cells.items()
         if key[1] in ("bc", "inspo") and not (key[1] == "bc" and key[0] == "2s3z_expert")
     }
-    text = to_markdown(table.comparison, keyed(runs))
+    text = to_markdown(table.comparison, runs)
     rows = [[c.strip() for c in line.split("|")] for line in text.splitlines() if line[:1] == "|"]
     header = rows[0]
     medium = next(row for row in rows if row[1] == "2s3z medium")
@@ -265,14 +260,14 @@ def test_smax_is_never_labelled_as_starcraft(tmp_path, capsys, monkeypatch, engi
 
 
 def test_what_was_not_made_in_the_game_is_refused():
-    starcraft.check_tested_in_the_game([made_run(0, 0.5)])
+    starcraft.check_tested_in_the_game([played(0, 0.5)])
     for changes in (
         {"config": {"env": "smax"}, "simulator": "jaxmarl 0.2.0 SMAX"},
         {"simulator": "a stand-in for StarCraft II build 75689, SMAC"},
         {"simulator": None},
     ):
         with pytest.raises(UserError, match=r"cannot stand in a table of StarCraft II"):
-            starcraft.check_tested_in_the_game([made_run(0, 0.5), made_run(0, 0.5, **changes)])
+            starcraft.check_tested_in_the_game([played(0, 0.5), played(0, 0.5, **changes)])
 
 
 def test_without_the_game_nothing_runs(tmp_path, capsys, monkeypatch):
@@ -332,7 +327,7 @@ def test_table_7(on, tmp_path):
 
 def test_the_closing_table_of_the_main_job():
     def run(returns, won):
-        return made_run(0, 0.0, raw={"returns": returns, "battle_won": won})
+        return played(0, 0.0, raw={"returns": returns, "battle_won": won})
 
     runs = {"inspo": run([20.0, 10.0], [1, 0]), "bc": run([5.0, 5.0], [0, 0])}
     facts = {"n_episodes": 100, "win_rate": 0.4, "return_mean": 14.0, "return_std": 5.0}
@@ -375,7 +370,7 @@ def matrix_run(game, quality):
         shares = {f"test_joint_{i}{j}": float(v) for (i, j), v in np.ndenumerate(joint)}
         value = float((joint * PAYOFF[game]).sum())
         tests.append({"t_env": step, "test_expected_return": value, **shares})
-    return made_run(0, 0.0, config=config, tests=tests, final=tests[-1])
+    return played(0, 0.0, config=config, tests=tests, final=tests[-1])
 
 
 def test_paths_begin_where_the_policies_do_and_the_potential_rises():
@@ -399,8 +394,8 @@ def test_pictures_are_written(tmp_path):
     assert "1 of 1 (1 missing)" in text and "cycle of −2.00 and 0.00" in text
     picture = partial(figure3.draw_figure3, read_file("figure3")["joint_policies"])
     comparison = replace(read_table("figure3").comparison, picture=picture)
-    write(comparison, keyed({("xor_b", "inspo", 0): run}), tmp_path)
-    won = made_run(0, 0.5, config={"test_nepisode": 96}, tests=[made_run(0, 0.5).final] * 3)
+    write(comparison, {("xor_b", "inspo", 0): run}, tmp_path)
+    won = played(0, 0.5, config={"test_nepisode": 96}, tests=[played(0, 0.5).final] * 3)
     facts = {"win_rate": 0.4, "return_mean": 0.5}
     main_job.draw_curve(tmp_path / "curve.png", {"inspo": won}, "medium", facts)
     for name in ("paths", "figure5", "figure3", "curve"):

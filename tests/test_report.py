@@ -11,85 +11,28 @@ import numpy as np
 import pytest
 
 from inspo import report
-from inspo.experiments.aggregates import aggregate, curves_of, improvement, seeded
+from inspo.experiments.aggregates import aggregate, curves_of
 from inspo.experiments.pages import cell_text, marl_eval
 from inspo.experiments.records import read_records
 from inspo.experiments.selection import select_runs
 from inspo.utils.errors import ConfigError, UserError
+from tests.records import N_EPISODES, WON, edit, write_grid, write_record, write_seeds
 
-N_EPISODES = 8
-
-
-def write_record(
-    root, name="bc", quality="medium", seed=0, won=4, status="COMPLETED", steps=(0, 50), number=1,
-    result=None, **changes,
-):  # fmt: skip
-    """A record as main.py leaves it; `won` of N_EPISODES test episodes are won."""
-    env = changes.pop("env", "smax")
-    config = {
-        "name": name, "label": "default_label", "seed": seed, "env": env, "map_name": "2s3z",
-        "env_args": {"map_name": "2s3z"}, "offline": True, "quality": quality, "t_max": 100,
-        "final_test_nepisode": N_EPISODES, "test_greedy": True, "test_epsilon": 0.0,
-        "evaluate": False, "collect": {"n_episodes": 0, "path": None}, "lr": 0.1,
-        "local_results_path": str(root), "torch_threads": 1, "dataset": {"path": None},
-    } | changes  # fmt: skip
-    share = won / N_EPISODES
-    tests = [
-        {"t_env": t, "test_battle_won_mean": share * t / 200, "test_return_mean": 0.0}
-        for t in steps
-    ]
-    final = {"t_env": 100, "test_battle_won_mean": share, "test_return_mean": 20 * share,
-             "test_return_std": 1.0}  # fmt: skip
-    if result is None and status == "COMPLETED":
-        result = {
-            "t_env": 100, "updates": 10, "final": final, "tests": [*tests, final],
-            "returns": [20.0 * (k < won) for k in range(N_EPISODES)],
-            "battle_won": [float(k < won) for k in range(N_EPISODES)],
-            "lengths": [5] * N_EPISODES, "dataset": {"hash": "abc"}, "simulator": "smax 1",
-        }  # fmt: skip
-    folder = root / "sacred" / name / f"2s3z_{quality}_{seed}" / str(number)
-    folder.mkdir(parents=True)
-    started = f"2026-01-01T00:00:{number:02d}"
-    run = {"status": status, "start_time": started, "result": result}
-    for file, content in (("run", run), ("config", config), ("info", {"git_commit": "f" * 40})):
-        (folder / f"{file}.json").write_text(json.dumps(content))
-    return folder
-
-
-WON = {  # method -> task -> of seeds 0 to 3
-    "bc": {"medium": [3, 4, 4, 5], "mixed": [2, 4, 3, 6]},
-    "omiga": {"medium": [4, 4, 5, 6], "mixed": [3, 6, 5, 6]},
-    "inspo": {"medium": [6, 7, 5, 7], "mixed": [8, 7, 6, 8]},
-}
-
-
-def write_grid(root, without=()):
-    for name, tasks in WON.items():
-        for quality, values in tasks.items():
-            for seed, won in enumerate(values):
-                if (name, quality, seed) not in without:
-                    write_record(root, name, quality, seed, won)
-
-
-def edit(folder, change, file="run"):
-    """Change a record's file in place: `change` alters its content."""
-    path = folder / f"{file}.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def put(**values):
-    """A change of a file's top level; `put_result`: of the result in run.json."""
-    return lambda content: content.update(values)
-
-
-def put_result(**values):
-    return lambda run: run["result"].update(values)
+WIN_RATE, TASK = "test_battle_won_mean", "2s3z_medium"
 
 
 def selected(root, **options):
     return select_runs(read_records([root]), **options)
+
+
+def written(root, out, *options):
+    """The folder of the report, made by the command."""
+    assert report.main([str(root), "--out", str(out), "--reps", "20", *options]) == 0
+    return out
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def names(items):
@@ -107,22 +50,18 @@ def said(found, *words):
 
 
 def test_cells_have_means_and_tests_by_hand(tmp_path):
+    from scipy.stats import ttest_ind
+
     write_grid(tmp_path)
     found = selected(tmp_path)
-    assert found.metric == "test_battle_won_mean" and found.share and not found.notes
+    assert found.metric == WIN_RATE and found.share and not found.notes
     assert names(found.methods) == ["BC", "OMIGA", "InSPO"]  # the paper's order
-    assert names(found.tasks) == ["2s3z_medium", "2s3z_mixed"]
+    assert names(found.tasks) == [TASK, "2s3z_mixed"]
     cell = found.entries["OMIGA", "2s3z_mixed"]
     values = [3 / 8, 6 / 8, 5 / 8, 6 / 8]
     assert cell.mean == pytest.approx(5 / 8)
     assert cell.std == pytest.approx(math.sqrt(sum((v - 5 / 8) ** 2 for v in values) / 3))
-    assert [found.entries[m, "2s3z_mixed"].best for m in names(found.methods)] == [
-        False,
-        False,
-        True,
-    ]
-    from scipy.stats import ttest_ind
-
+    assert [entry.best for entry in found.column(found.tasks[1])] == [False, False, True]
     top = [v / 8 for v in WON["inspo"]["mixed"]]
     assert cell.p == pytest.approx(ttest_ind(values, top, equal_var=False).pvalue)
     assert cell.as_good == (cell.p >= 0.05)
@@ -132,62 +71,54 @@ def test_cells_have_means_and_tests_by_hand(tmp_path):
 
 def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
     write_grid(tmp_path, without=[("bc", "medium", 2), ("inspo", "medium", 3)])
-    write_record(tmp_path, "inspo", "medium", 3, status="FAILED")
-    write_record(tmp_path, "inspo", "medium", 3, status="INTERRUPTED", number=2)
+    write_record(tmp_path, "inspo", seed=3, status="FAILED")
+    write_record(tmp_path, "inspo", seed=3, status="INTERRUPTED", number=2)
     found = selected(tmp_path)
     note = said(found, "InSPO on 2s3z_medium", "seed 3 is not finished")
     assert "FAILED: sacred/inspo/2s3z_medium_3/1" in note and "INTERRUPTED" in note
     assert str(tmp_path) not in note
     assert "3 of 4 seeds" in said(found, "BC on 2s3z_medium")
-    cell = found.entries["InSPO", "2s3z_medium"]
+    cell = found.entries["InSPO", TASK]
     assert cell.missing == [3] and cell.mean == pytest.approx(6 / 8)  # of the three
-    assert not cell.best and not found.entries["OMIGA", "2s3z_medium"].best  # nothing to compare
+    assert not cell.best and not found.entries["OMIGA", TASK].best  # nothing to compare
     assert found.entries["InSPO", "2s3z_mixed"].best
     assert cell_text(cell, 2) == "0.75 ± 0.12 (3 of 4 seeds)"
     assert sorted(set(found.runs.reason)) == ["", "not finished"]
     enough = selected(tmp_path, min_seeds=3)
-    assert enough.entries["InSPO", "2s3z_medium"].best
     note = said(enough, "InSPO on 2s3z_medium", "3 of 4 seeds")
     assert "missing: 3; enough (--min-seeds 3)" in note
-    words = cell_text(enough.entries["InSPO", "2s3z_medium"], 2)
-    assert words == "**0.75 ± 0.12** (3 of 4 seeds)"
+    assert cell_text(enough.entries["InSPO", TASK], 2) == "**0.75 ± 0.12** (3 of 4 seeds)"
 
 
 def test_a_seed_that_no_method_finished_is_expected_all_the_same(tmp_path):
     for name in ("bc", "inspo"):
-        for seed in range(3):
-            status = "COMPLETED" if seed < 2 else "RUNNING"
-            write_record(tmp_path, name, seed=seed, status=status)
+        write_seeds(tmp_path, name, [4, 4])
+        write_record(tmp_path, name, seed=2, status="RUNNING")
     found = selected(tmp_path)
     assert all(cell.missing == [2] and not cell.complete for cell in found.entries.values())
     assert "2 of 3 seeds" in said(found, "BC on 2s3z_medium", "not compared")
 
 
-def test_a_run_that_was_resumed_counts_once(tmp_path):
-    write_record(tmp_path, status="INTERRUPTED", number=1)
-    write_record(tmp_path, number=2, won=2, resume="models/x")
-    write_record(tmp_path, seed=1, won=6)
-    found = selected(tmp_path)
-    cell = found.entries["BC", "2s3z_medium"]
-    assert cell.values == {0: 2 / 8, 1: 6 / 8} and not found.notes
-
-
-def test_of_several_finished_runs_of_a_seed_the_newest_counts_and_that_is_said(tmp_path):
-    write_record(tmp_path, number=1, won=1)
-    write_record(tmp_path, number=2, won=5)
+@pytest.mark.parametrize("status", ["INTERRUPTED", "COMPLETED"])
+def test_of_several_runs_of_a_seed_the_newest_finished_one_counts(tmp_path, status):
+    """That a run was resumed is nothing to name; that two are finished is."""
+    write_record(tmp_path, status=status, won=1)
+    write_record(tmp_path, number=2, won=5, resume="models/x")
     write_record(tmp_path, seed=1, won=3)
     found = selected(tmp_path)
-    assert found.entries["BC", "2s3z_medium"].values == {0: 5 / 8, 1: 3 / 8}
-    assert "seeds 0;" in said(found, "several finished runs")
-    assert sorted(found.runs.reason) == ["", "", "older"]
+    assert found.entries["BC", TASK].values == {0: 5 / 8, 1: 3 / 8}
+    if status == "COMPLETED":
+        assert "seeds 0;" in said(found, "several finished runs")
+        assert sorted(found.runs.reason) == ["", "", "older"]
+    else:
+        assert not found.notes
 
 
 def test_runs_of_different_configurations_are_not_averaged(tmp_path):
-    for seed in range(2):
-        write_record(tmp_path, seed=seed, won=2, lr=0.1)
-        write_record(tmp_path, seed=seed, won=6, lr=0.5, number=2, torch_threads=2)
+    write_seeds(tmp_path, "bc", [2, 2], lr=0.1)
+    write_seeds(tmp_path, "bc", [6, 6], lr=0.5, number=2, torch_threads=2)
     found = selected(tmp_path)
-    cell = found.entries["BC", "2s3z_medium"]
+    cell = found.entries["BC", TASK]
     assert not cell.averaged and math.isnan(cell.mean)
     note = said(found, "not averaged")
     assert "lr is 0.1 and 0.5" in note and "--group-by name label lr" in note
@@ -195,22 +126,29 @@ def test_runs_of_different_configurations_are_not_averaged(tmp_path):
     assert cell_text(cell, 2) == "unequal runs"
     apart = selected(tmp_path, group_by=["name", "lr"])
     assert names(apart.methods) == ["BC (lr=0.1)", "BC (lr=0.5)"] and not apart.notes
-    means = [apart.entries[m, "2s3z_medium"].mean for m in names(apart.methods)]
-    assert means == [2 / 8, 6 / 8]
+    assert [apart.entries[m, TASK].mean for m in names(apart.methods)] == [2 / 8, 6 / 8]
+
+
+PAYOFF = {"map_name": "2s3z", "payoff": [[5, 0], [0, 5]]}
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("before", "changes", "words"),
     [
-        ({"t_max": 200}, "t_max"),
-        ({"final_test_nepisode": 32}, "final_test_nepisode"),
-        ({"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
-        ({"env_args": {"map_name": "other"}}, "env_args.map_name"),
-        ({"local_results_path": "/elsewhere", "torch_threads": 4}, None),
+        ({}, {"t_max": 200}, "t_max"),
+        ({}, {"final_test_nepisode": 32}, "final_test_nepisode"),
+        ({}, {"env_args": {"map_name": "other"}}, "env_args.map_name"),
+        ({}, {"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
+        ({}, {"local_results_path": "/elsewhere", "torch_threads": 4}, None),
+        ({}, {"facts": {"dataset": {"hash": "xyz"}}}, "the dataset's hash is abc and xyz"),
+        ({}, {"facts": {"dataset": {"hash": None}, "simulator": None}}, None),  # not recorded
+        ({}, {"dataset": {"path": "x/d.h5"}}, None),
+        ({"env_args": PAYOFF}, {"env_args": PAYOFF | {"payoff": None}}, "None and [[5, 0], [0, 5]"),
+        ({"behaviour": {"lr": 0.1}}, {"behaviour": {"lr": 1}}, "name label behaviour.lr tells"),
     ],
 )
-def test_what_makes_runs_of_a_cell_unequal(tmp_path, changes, words):
-    write_record(tmp_path, seed=0)
+def test_what_makes_runs_of_a_cell_unequal(tmp_path, before, changes, words):
+    write_record(tmp_path, seed=0, **before)
     write_record(tmp_path, seed=1, **changes)
     found = selected(tmp_path)
     if words is None:
@@ -219,24 +157,26 @@ def test_what_makes_runs_of_a_cell_unequal(tmp_path, changes, words):
         assert words in said(found, "not averaged")
 
 
-def test_another_dataset_is_seen_in_its_hash(tmp_path):
-    write_record(tmp_path, seed=0)
-    folder = write_record(tmp_path, seed=1)
-    record = json.loads((folder / "run.json").read_text())
-    record["result"]["dataset"]["hash"] = "xyz"
-    (folder / "run.json").write_text(json.dumps(record))
-    assert "dataset's hash is abc and xyz" in said(selected(tmp_path), "not averaged")
-
-
-def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
-    for seed in range(3):
-        write_record(tmp_path, "bc", seed=seed, won=seed)
-        write_record(tmp_path, "inspo", seed=seed, won=5 + seed, test_greedy=False, t_max=300)
+@pytest.mark.parametrize(
+    ("bc", "inspo", "words"),
+    [
+        ({}, {"test_greedy": False, "t_max": 300}, "test_greedy"),
+        (
+            {"facts": {"simulator": "StarCraft II 4.10.0, SMAC"}},
+            {"facts": {"simulator": "StarCraft II 4.6.2, SMAC"}},
+            "(StarCraft II 4.10.0, SMAC and StarCraft II 4.6.2, SMAC)",
+        ),
+    ],
+)
+def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path, bc, inspo, words):
+    write_seeds(tmp_path, "bc", [0, 1, 2], **bc)
+    write_seeds(tmp_path, "inspo", [5, 6, 7], **inspo)
     found = selected(tmp_path)
-    assert "test_greedy" in said(found, "methods not compared")
-    assert "BC 100, InSPO 300" in said(found, "different budgets")
+    assert words in said(found, "methods not compared")
+    if "t_max" in inspo:
+        assert "BC 100, InSPO 300" in said(found, "different budgets")
     assert not any(cell.best for cell in found.entries.values())
-    assert found.entries["InSPO", "2s3z_medium"].averaged
+    assert found.entries["InSPO", TASK].averaged
 
 
 def on_other_data(folder):
@@ -248,13 +188,12 @@ def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_p
     for seed in range(4):
         on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
     found = selected(tmp_path)
-    assert list(found.incomparable) == ["2s3z_medium"]
+    assert list(found.incomparable) == [TASK]
     result = aggregate(found, "auto", 20)
     assert result.tasks == ["2s3z_mixed"]
     (note,) = result.notes
     assert "2s3z_medium, the dataset's hash (abc and xxxxxxxxxxxx)" in note
-    content = marl_eval(found, result)
-    assert list(content["smax"]) == ["2s3z_mixed"]
+    assert list(marl_eval(found, result)["smax"]) == ["2s3z_mixed"]
     for seed in range(4):
         on_other_data(tmp_path / f"sacred/inspo/2s3z_mixed_{seed}/1")
     assert not aggregate(selected(tmp_path), "auto", 20).scores
@@ -263,131 +202,86 @@ def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_p
 def test_an_unequal_cell_hides_no_difference_between_the_others_and_makes_none(tmp_path):
     for seed in range(3):
         write_record(tmp_path, "omiga", seed=seed, won=seed, test_greedy=seed == 0)
-        write_record(tmp_path, "bc", seed=seed, won=seed)
-        write_record(tmp_path, "inspo", seed=seed, won=5 + seed)
+    write_seeds(tmp_path, "bc", [0, 1, 2])
+    folders = write_seeds(tmp_path, "inspo", [5, 6, 7])
     alike = selected(tmp_path)
-    assert not alike.incomparable and alike.entries["InSPO", "2s3z_medium"].best
-    for seed in range(3):
-        on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
+    assert not alike.incomparable and alike.entries["InSPO", TASK].best
+    for folder in folders:
+        on_other_data(folder)
     differing = selected(tmp_path)
     said(differing, "2s3z_medium: methods not compared", "the dataset's hash")
     assert not any(cell.best for cell in differing.entries.values())
-
-
-def test_simulators_that_differ_late_in_their_names_differ(tmp_path):
-    for name, version in (("bc", "4.10.0"), ("inspo", "4.6.2")):
-        for seed in range(2):
-            folder = write_record(tmp_path, name, seed=seed)
-            edit(folder, put_result(simulator=f"StarCraft II {version}, SMAC"))
-    note = said(selected(tmp_path), "methods not compared")
-    assert "(StarCraft II 4.10.0, SMAC and StarCraft II 4.6.2, SMAC)" in note
-
-
-def test_an_explicit_null_is_a_value_and_an_unrecorded_fact_is_none(tmp_path):
-    for seed in range(3):
-        payoff = [[5, 0], [0, 5]] if seed == 1 else None
-        write_record(tmp_path, seed=seed, env_args={"map_name": "2s3z", "payoff": payoff})
-    note = said(selected(tmp_path), "not averaged")
-    assert "env_args.payoff is None and [[5, 0], [0, 5]]" in note
-    for seed in range(3):
-        other = tmp_path / "other"
-        folder = write_record(other, seed=seed, dataset={"path": "x/d.h5" if seed else None})
-        if seed == 2:
-            edit(folder, put_result(dataset={"hash": None}, simulator=None))
-    assert not selected(other).notes
-
-
-def test_the_advice_names_nested_keys(tmp_path):
-    for seed, lr in ((0, 0.1), (1, 0.9)):
-        write_record(tmp_path, seed=seed, behaviour={"lr": lr})
-    assert "--group-by name label behaviour.lr tells" in said(selected(tmp_path), "not averaged")
 
 
 @pytest.mark.parametrize(
     ("value", "word"), [(math.nan, "nan"), (math.inf, "inf"), (None, "null"), ("high", "high")]
 )
 def test_a_final_test_without_a_number_counts_as_missing_and_is_named(tmp_path, value, word):
-    write_grid(tmp_path)
-    metric = "test_battle_won_mean"
-    folder = tmp_path / "sacred/inspo/2s3z_medium_0/1"
-    edit(folder, lambda run: run["result"]["final"].update({metric: value}))
+    write_grid(tmp_path, without=[("inspo", "medium", 0)])
+    write_record(tmp_path, "inspo", final={WIN_RATE: value})
     found = selected(tmp_path)
-    note = said(found, "InSPO on 2s3z_medium", f"seed 0: {metric} is {word} ")
+    note = said(found, "InSPO on 2s3z_medium", f"seed 0: {WIN_RATE} is {word} ")
     assert "sacred/inspo/2s3z_medium_0/1" in note
-    cell = found.entries["InSPO", "2s3z_medium"]
+    cell = found.entries["InSPO", TASK]
     assert cell.missing == [0] and cell.mean == pytest.approx(19 / 24) and not cell.best
-    assert found.share and f"{metric} is {word}" in set(found.runs.reason)
+    assert found.share and f"{WIN_RATE} is {word}" in set(found.runs.reason)
     result = aggregate(found, "auto", 20)
     assert result.tasks == ["2s3z_mixed"] and np.isfinite(result.table["InSPO"]["IQM"]).all()
     # A second run of the seed takes its place, and the first is named all the same.
-    write_record(tmp_path, "inspo", "medium", 0, won=6, number=2)
+    write_record(tmp_path, "inspo", won=6, number=2)
     again = selected(tmp_path)
-    assert again.entries["InSPO", "2s3z_medium"].values[0] == 6 / 8
-    assert said(again, f"seed 0: {metric} is {word} ") and len(again.notes) == 1
+    assert again.entries["InSPO", TASK].values[0] == 6 / 8
+    assert said(again, f"seed 0: {WIN_RATE} is {word} ") and len(again.notes) == 1
 
 
 def test_a_task_without_any_number_has_no_result(tmp_path):
-    folder = write_record(tmp_path)
-    edit(folder, lambda run: run["result"]["final"].update(test_battle_won_mean=None))
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    assert "no result" in (tmp_path / "out" / "report.md").read_text()
+    write_record(tmp_path, final={WIN_RATE: None})
+    assert "no result" in (written(tmp_path, tmp_path / "out") / "report.md").read_text()
 
 
 def test_earlier_tests_without_a_number_are_left_out_of_the_curve_and_named(tmp_path):
-    for seed in range(2):
-        folder = write_record(tmp_path, seed=seed, steps=(0, 50))
-    edit(folder, lambda run: run["result"]["tests"][1].update(test_battle_won_mean=None))
+    _, folder = write_seeds(tmp_path, "bc", [4, 4])
+    edit(folder, lambda run: run["result"]["tests"][1].update({WIN_RATE: None}))
     found = selected(tmp_path)
     assert "in 1 of its tests" in said(found, "seed 1")
-    band = curves_of(found, 20)["2s3z_medium"]["BC"]
+    band = curves_of(found, 20)[TASK]["BC"]
     assert band.updates == pytest.approx([0, 10]) and np.isfinite(band.mean).all()
 
 
 def test_one_seed_is_neither_tested_nor_beaten(tmp_path):
-    for seed in range(3):
-        write_record(tmp_path, "bc", seed=seed, won=2 + seed)
-    write_record(tmp_path, "inspo", seed=0, won=8)
+    write_seeds(tmp_path, "bc", [2, 3, 4])
+    write_record(tmp_path, "inspo", won=8)
     found = selected(tmp_path, min_seeds=1)
     assert not any(cell.best for cell in found.entries.values())
-    cell = found.entries["InSPO", "2s3z_medium"]
+    cell = found.entries["InSPO", TASK]
     assert cell_text(cell, 2) == "1.00 (1 of 3 seeds; not tested: one seed)"
     note = said(found, "InSPO on 2s3z_medium", "missing: 1, 2")
     assert "enough (--min-seeds 1); not tested: one seed" in note
-    for seed in range(3):
-        write_record(tmp_path, "omiga", seed=seed, won=4 + seed)
+    write_seeds(tmp_path, "omiga", [4, 5, 6])
     found = selected(tmp_path, min_seeds=1)  # the others are tested among themselves
     assert [c.best for c in found.column(found.tasks[0])] == [False, True, False]
-    assert math.isnan(found.entries["InSPO", "2s3z_medium"].p)
+    assert math.isnan(found.entries["InSPO", TASK].p)
 
 
 def test_one_seed_has_no_interval(tmp_path):
     write_record(tmp_path, "bc", won=2)
     write_record(tmp_path, "inspo", won=8)
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    page = (tmp_path / "out" / "report.md").read_text()
+    out = written(tmp_path, tmp_path / "out")
+    page = (out / "report.md").read_text()
     assert page.count("(not tested: one seed)") == 2 and "**" not in page
     for name in ("cells", "curves"):
-        with open(tmp_path / "out" / f"{name}.csv") as file:
-            rows = list(csv.DictReader(file))
+        rows = rows_of(out / f"{name}.csv")
         assert rows and all(r["mean"] and r["low"] == r["high"] == "" for r in rows)
 
 
-def test_returns_of_zeros_and_ones_are_no_shares(tmp_path):
-    for seed in range(2):
-        folder = write_record(tmp_path, seed=seed)
-        edit(folder, put_result(returns=[0.0, 1.0], lengths=[1, 1]))
-        edit(folder, lambda run: run["result"]["final"].update(test_ep_length_mean=1.0))
-    assert not selected(tmp_path, metric="return").share
-    assert not selected(tmp_path, metric="ep_length").share
-    assert selected(tmp_path, metric="battle_won").share
-
-
 def test_metrics_by_short_names_and_unknown_ones(tmp_path):
-    write_record(tmp_path)
-    write_record(tmp_path, seed=1)
-    for word in ("battle_won", "battle_won_mean", "test_battle_won_mean"):
-        assert selected(tmp_path, metric=word).metric == "test_battle_won_mean"
-    assert not selected(tmp_path, metric="return").share
+    raw = {"returns": [0.0, 1.0], "lengths": [1, 1]}
+    write_seeds(tmp_path, "bc", [4, 4], facts=raw, final={"test_ep_length_mean": 1.0})
+    for word in ("battle_won", "battle_won_mean", WIN_RATE):
+        found = selected(tmp_path, metric=word)
+        assert found.metric == WIN_RATE and found.share
+    for word in ("return", "ep_length"):  # no shares, though all are 0 or 1
+        assert not selected(tmp_path, metric=word).share
     with pytest.raises(ConfigError, match=r"--metric.*'wins'.*Known: test_battle_won_mean, "):
         selected(tmp_path, metric="wins")
     with pytest.raises(ConfigError, match=r"--group-by.*'seeed'.*Did you mean 'seed'"):
@@ -417,27 +311,27 @@ def test_folders_without_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "result", [{"t_env": 1}, "text", {"t_env": 1, "updates": 2, "final": {}, "tests": [7, 8]}]
+    ("file", "content"),
+    [
+        ("run", {"t_env": 1}),
+        ("run", "text"),
+        ("run", {"t_env": 1, "updates": 2, "final": {}, "tests": [7, 8]}),
+        ("config", {"name": "x", "seed": 1}),
+    ],
 )
-def test_another_versions_record_is_one_clear_error(tmp_path, result):
+def test_another_versions_record_is_one_clear_error(tmp_path, file, content):
     write_record(tmp_path)
-    folder = write_record(tmp_path, seed=1, result=result)
+    folder = write_record(tmp_path, seed=1, result=content if file == "run" else None)
+    if file == "config":
+        (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="another version") as error:
         read_records([tmp_path])
-    assert str(folder) in str(error.value) and "run.json: " in str(error.value)
-
-
-def test_a_foreign_configuration_is_one_clear_error(tmp_path):
-    folder = write_record(tmp_path)
-    (folder / "config.json").write_text('{"name": "x", "seed": 1}')
-    with pytest.raises(UserError, match=r"config\.json: env, "):
-        read_records([tmp_path])
+    assert str(folder) in str(error.value) and f"{file}.json: " in str(error.value)
 
 
 def test_records_cut_by_a_kill_and_evaluations_are_set_aside(tmp_path):
-    write_record(tmp_path)
-    write_record(tmp_path, seed=1)
-    (write_record(tmp_path, seed=2) / "run.json").write_text('{"status": "RUNN')
+    _, _, folder = write_seeds(tmp_path, "bc", [4, 4, 4])
+    (folder / "run.json").write_text('{"status": "RUNN')
     write_record(tmp_path, seed=3, evaluate=True, result={"returns": [1.0]})
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "run.json").write_text("{}")  # no record lies there
@@ -455,37 +349,35 @@ def test_records_cut_by_a_kill_and_evaluations_are_set_aside(tmp_path):
         ("run", "[]", "run.json is list"),
         ("run", "[" * 100_000, "RecursionError"),
         ("run", "\udcff", "UnicodeDecodeError"),
-        ("config", put(dataset=None), "config.json: dataset is null, expected dict"),
-        ("config", put(dataset={"path": 5}), "dataset.path is int, expected str or null"),
-        ("config", put(collect=None), "collect is null"),
-        ("config", put(seed="0"), "seed is str, expected int"),
-        ("config", put(t_max="a"), "t_max is str"),
-        ("config", put(name=[]), "name is list"),
-        ("run", put(start_time=3), "run.json: start_time is int"),
-        ("run", put(status=[]), "status is list"),
-        ("run", put_result(dataset=None), "result.dataset is null"),
-        ("run", put_result(tests=5), "result.tests is int"),
+        ("config", {"dataset": None}, "config.json: dataset is null, expected dict"),
+        ("config", {"dataset": {"path": 5}}, "dataset.path is int, expected str or null"),
+        ("config", {"collect": None}, "collect is null"),
+        ("config", {"seed": "0"}, "seed is str, expected int"),
+        ("config", {"t_max": "a"}, "t_max is str"),
+        ("config", {"name": []}, "name is list"),
+        ("run", {"start_time": 3}, "run.json: start_time is int"),
+        ("run", {"status": []}, "status is list"),
+        ("result", {"dataset": None}, "result.dataset is null"),
+        ("result", {"tests": 5}, "result.tests is int"),
     ],
 )
 def test_odd_records_are_named_and_the_others_read(tmp_path, capsys, file, change, words):
-    for seed in range(2):
-        write_record(tmp_path, seed=seed)
-    folder = write_record(tmp_path, seed=2)
+    *_, folder = write_seeds(tmp_path, "bc", [4, 4, 4])
     if isinstance(change, str):
         (folder / f"{file}.json").write_text(change, errors="surrogateescape")
+    elif file == "result":
+        edit(folder, lambda run: run["result"].update(change))
     else:
-        edit(folder, change, file)
-    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
-    assert report.main(argv) == 0
+        edit(folder, lambda content: content.update(change), file)
+    written(tmp_path, tmp_path / "out")
     note = said(selected(tmp_path), "unreadable", "2s3z_medium_2/1")
     assert words in note and note in capsys.readouterr().out
 
 
 def test_odd_lists_of_episodes_are_as_good_as_none(tmp_path):
     for seed, odd in enumerate((None, 5, ["a"], [[1]])):
-        folder = write_record(tmp_path, seed=seed)
-        edit(folder, put_result(returns=odd, battle_won=odd))
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]) == 0
+        write_record(tmp_path, seed=seed, facts={"returns": odd, "battle_won": odd})
+    written(tmp_path, tmp_path / "out")
 
 
 def test_links_are_followed_once(tmp_path):
@@ -493,9 +385,8 @@ def test_links_are_followed_once(tmp_path):
     write_record(tmp_path / "real" / "b", seed=1)
     shown = tmp_path / "shown"
     shown.mkdir()
-    (shown / "a").symlink_to(tmp_path / "real" / "a")
-    (shown / "b").symlink_to(tmp_path / "real" / "b")
-    (shown / "again").symlink_to(shown)
+    for name, target in (("a", "real/a"), ("b", "real/b"), ("again", "shown")):
+        (shown / name).symlink_to(tmp_path / target)
     (tmp_path / "real" / "a" / "up").symlink_to(tmp_path / "real")
     for roots in ([shown], [shown, tmp_path / "real"]):
         records = read_records(roots)
@@ -527,9 +418,7 @@ def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
 def test_the_last_test_may_be_sacreds_reference(tmp_path):
     folder = write_record(tmp_path)
-    record = json.loads((folder / "run.json").read_text())
-    record["result"]["tests"][-1] = {"py/id": 16}
-    (folder / "run.json").write_text(json.dumps(record))
+    edit(folder, lambda run: run["result"]["tests"].__setitem__(-1, {"py/id": 16}))
     (run,) = read_records([tmp_path]).table.run
     assert run.tests[-1] == run.final and len(run.tests) == 3
 
@@ -542,18 +431,16 @@ def iqm_by_hand(values):
     """The mean of the middle half: a quarter of the values, rounded down, cut from each end."""
     values = sorted(values)
     cut = len(values) // 4
-    kept = values[cut : len(values) - cut]
-    return sum(kept) / len(kept)
+    return np.mean(values[cut : len(values) - cut])
 
 
 def bootstrap_by_hand(matrix, statistic, reps, seed=1):
     """Percentile interval; the runs of each task are drawn again among themselves."""
     draw = random.Random(seed)
-    found = []
-    for _ in range(reps):
-        columns = [draw.choices(column, k=len(column)) for column in zip(*matrix)]
-        found.append(statistic(columns))
-    found.sort()
+    found = sorted(
+        statistic([draw.choices(column, k=len(column)) for column in zip(*matrix)])
+        for _ in range(reps)
+    )
     return found[int(0.025 * reps)], found[int(0.975 * reps)]
 
 
@@ -565,28 +452,28 @@ def test_interquartile_means_and_their_intervals(tmp_path):
         columns = [[v / 8 for v in WON[key][task]] for task in ("medium", "mixed")]
         flat = list(itertools.chain(*columns))
         point, low, high = result.table[method]["IQM"]
-        assert point == pytest.approx(iqm_by_hand(flat))
-        ends = bootstrap_by_hand(
-            list(zip(*columns)), lambda c: iqm_by_hand(itertools.chain(*c)), 2000
-        )
+        assert point == pytest.approx(iqm_by_hand(flat)) and low < point < high
+        rows = list(zip(*columns))
+        ends = bootstrap_by_hand(rows, lambda c: iqm_by_hand(itertools.chain(*c)), 2000)
         assert (low, high) == pytest.approx(ends, abs=0.04)
-        assert low < point < high
         assert result.table[method]["mean"][0] == pytest.approx(sum(flat) / len(flat))
         assert result.table[method]["optimality gap"][0] == pytest.approx(1 - sum(flat) / len(flat))
         profile, _ = result.profiles[method]
         for place in (0, 40, 100):
-            threshold = result.thresholds[place]
-            above = sum(v > threshold for v in flat) / len(flat)
+            above = sum(v > result.thresholds[place] for v in flat) / len(flat)
             assert profile[place] == pytest.approx(above)
 
 
-def test_the_same_runs_give_the_same_intervals(tmp_path):
+def test_the_same_runs_give_the_same_intervals_and_leave_numpys_stream_alone(tmp_path):
     write_grid(tmp_path)
     found = selected(tmp_path)
     results = []
     for seed in (1, 2):  # whatever the global stream is at
         np.random.seed(seed)
         results.append(aggregate(found, "auto", 20))
+        drawn = np.random.random()
+        np.random.seed(seed)
+        assert drawn == np.random.random()
     first, second = results
     assert first.table == second.table and first.improvement == second.improvement
 
@@ -603,28 +490,11 @@ def test_probability_of_improvement_counts_pairs(tmp_path):
     assert result.improvement["BC", "OMIGA"] == pytest.approx((1 - point, 1 - high, 1 - low))
 
 
-def test_improvement_equals_rliables():
-    from rliable.metrics import probability_of_improvement
-
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(0, 5, (4, 3)) / 4, rng.integers(0, 6, (6, 3)) / 4
-    assert improvement(first, second) == pytest.approx(probability_of_improvement(first, second))
-
-
-def test_the_global_stream_of_numpy_is_put_back(tmp_path):
-    np.random.seed(5)
-    before = np.random.random(), np.random.seed(5)
-    with seeded(0):
-        np.random.random()
-    assert np.random.random() == before[0]
-
-
 def test_returns_are_scaled_by_task_and_what_is_incomplete_is_left_out(tmp_path):
     write_grid(tmp_path, without=[("inspo", "mixed", 0)])
     write_record(tmp_path, "icq", "medium", 0)  # one task only
-    for seed in range(4):
-        for name in WON:
-            write_record(tmp_path, name, "flat", seed, 4)
+    for name in WON:
+        write_seeds(tmp_path, name, [4] * 4, quality="flat")
     found = selected(tmp_path, metric="return_mean")
     result = aggregate(found, "auto", 50)
     assert result.tasks == ["2s3z_medium"] and result.limits == {"2s3z_medium": (7.5, 17.5)}
@@ -654,47 +524,39 @@ def test_learning_curves_are_over_updates_with_intervals(tmp_path):
 
 
 def test_the_whole_report(tmp_path, capsys):
-    write_grid(tmp_path / "runs", without=[("bc", "medium", 3)])
-    write_record(tmp_path / "runs", "bc", "medium", 3, status="FAILED")
-    argv = [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--title", "All of it"]
-    assert report.main([*argv, "--reps", "50", "--min-seeds", "3"]) == 0
-    printed = capsys.readouterr().out
-    out = tmp_path / "out"
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_grid(runs, without=[("bc", "medium", 3)])
+    write_record(runs, "bc", "medium", 3, status="FAILED")
+    options = ("--title", "All of it", "--min-seeds", "3")
+    written(runs, out, *options)
     page = (out / "report.md").read_text()
     assert page.startswith("# All of it") and str(tmp_path) not in page
     assert "23 of 24 training runs" in page
     assert "seed 3 is not finished (FAILED: sacred/bc/2s3z_medium_3/1)" in page
-    assert "seed 3 is not finished" in printed
+    assert "seed 3 is not finished" in capsys.readouterr().out
     assert "**0.91 ± 0.12**" in page and "0.62 ± 0.18" in page
     assert "first 3 alone" in page and "Probability of improvement" in page
     for name in ("learning_curves", "performance_profiles"):
         assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (out / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
         assert f"({name}.png)" in page
-    with open(out / "runs.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 24
-    assert [r["record"] for r in rows if r["counts"] == "not finished"] == [
-        "sacred/bc/2s3z_medium_3/1"
-    ]
-    with open(out / "cells.csv") as file:
-        cells = {(r["method"], r["task"]): r for r in csv.DictReader(file)}
+    rows = rows_of(out / "runs.csv")
+    unfinished = [row["record"] for row in rows if row["counts"] == "not finished"]
+    assert len(rows) == 24 and unfinished == ["sacred/bc/2s3z_medium_3/1"]
+    cells = {(row["method"], row["task"]): row for row in rows_of(out / "cells.csv")}
     assert float(cells["InSPO", "2s3z_mixed"]["mean"]) == pytest.approx(29 / 32)
-    assert cells["BC", "2s3z_medium"]["missing_seeds"] == "3"
+    assert cells["BC", TASK]["missing_seeds"] == "3"
     pdf = (out / "learning_curves.pdf").read_bytes()
-    assert report.main([*argv, "--reps", "50", "--min-seeds", "3"]) == 0
+    written(runs, out, *options)
     assert (out / "learning_curves.pdf").read_bytes() == pdf  # same numbers, same file
 
 
 def test_marl_evals_format(tmp_path):
     """environment -> task -> algorithm -> run -> step_K and absolute_metrics, all runs alike."""
-    for seed in range(2):
-        write_record(tmp_path, "bc", seed=seed, won=3, steps=(0, 20, 40))
-        write_record(tmp_path, "inspo", seed=seed, won=5, steps=(0, 50))
-    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
-    assert report.main(argv) == 0
-    content = json.loads((tmp_path / "out" / "marl_eval.json").read_text())
-    runs = content["smax"]["2s3z_medium"]
+    write_seeds(tmp_path, "bc", [3, 3], steps=(0, 20, 40))
+    write_seeds(tmp_path, "inspo", [5, 5], steps=(0, 50))
+    content = json.loads((written(tmp_path, tmp_path / "out") / "marl_eval.json").read_text())
+    runs = content["smax"][TASK]
     assert set(runs) == {"BC", "InSPO"} and set(runs["BC"]) == {"seed_0", "seed_1"}
     for method, steps in (("BC", [0, 40, 100]), ("InSPO", [0, 50, 100])):
         run = runs[method]["seed_1"]
@@ -709,44 +571,41 @@ def test_marl_evals_format(tmp_path):
 def test_a_report_leaves_no_files_of_an_earlier_one(tmp_path):
     write_grid(tmp_path / "many")
     write_record(tmp_path / "one")
-    out = tmp_path / "out"
-    assert report.main([str(tmp_path / "many"), "--out", str(out), "--reps", "20"]) == 0
+    out = written(tmp_path / "many", tmp_path / "out")
     assert (out / "marl_eval.json").exists()
     (out / "mine.txt").write_text("kept")
-    assert report.main([str(tmp_path / "one"), "--out", str(out), "--reps", "20"]) == 0
+    written(tmp_path / "one", out)
     assert sorted(path.name for path in out.iterdir()) == [
         "cells.csv", "curves.csv", "learning_curves.pdf", "learning_curves.png", "mine.txt",
         "report.md", "runs.csv",
     ]  # fmt: skip
 
 
-def test_a_file_that_cannot_be_removed_is_one_clear_error(tmp_path, capsys):
-    write_record(tmp_path)
-    (tmp_path / "out" / "aggregates.csv").mkdir(parents=True)
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "aggregates.csv, which is not of this report's runs" in capsys.readouterr().err
-
-
 def test_titles_and_methods_may_hold_dollars(tmp_path):
-    for seed in range(2):
-        write_record(tmp_path, seed=seed)
-        write_record(tmp_path, seed=seed, number=2, label=r"$\bad$")
-    argv = [str(tmp_path), "--out", str(tmp_path / "out"), "--reps", "20"]
-    assert report.main([*argv, "--title", r"$\bad$"]) == 0
-    assert r"BC (label=$\bad$)" in (tmp_path / "out" / "report.md").read_text()
+    write_seeds(tmp_path, "bc", [4, 4])
+    write_seeds(tmp_path, "bc", [4, 4], number=2, label=r"$\bad$")
+    out = written(tmp_path, tmp_path / "out", "--title", r"$\bad$")
+    assert r"BC (label=$\bad$)" in (out / "report.md").read_text()
 
 
-@pytest.mark.parametrize("argv", [["~nosuchuser/x"], [".", "--out", "~nosuchuser/x"]])
-def test_a_home_of_nobody_is_one_clear_error(argv, capsys):
-    assert report.main(argv) == 2
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["~nosuchuser/x"], "'~nosuchuser/x' is not known"),
+        (["{root}", "--out", "~nosuchuser/x"], "'~nosuchuser/x' is not known"),
+        (["{root}/none", "--out", "{root}/out"], "expected a folder with results, found none"),
+        (["{root}", "--out", "{root}/out"], "aggregates.csv, which is not of this report's runs"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(tmp_path, capsys, words, message):
+    write_record(tmp_path)
+    (tmp_path / "out" / "aggregates.csv").mkdir(parents=True)  # it cannot be removed
+    assert report.main([word.format(root=tmp_path) for word in words]) == 2
     error = capsys.readouterr().err
-    assert "'~nosuchuser/x' is not known" in error and error.startswith("error: ")
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_errors_end_with_a_line_and_status_2(tmp_path, capsys):
-    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and "Traceback" not in error
+def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
         report.parse(["--help"])
     assert stop.value.code == 0 and "--min-seeds" in capsys.readouterr().out

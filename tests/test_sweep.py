@@ -14,7 +14,6 @@ from inspo import sweep
 from inspo.experiments.campaign import CampaignReport, Failure, run_cells
 from inspo.experiments.cells import Cell, finished_run_of, is_offline
 from inspo.experiments.gridfile import FORMAT, offline_algorithms, read_grid
-from inspo.experiments.index import closing_table, write_index
 from inspo.experiments.pool import CellIsBusy, LocalPool, make_pool
 from inspo.utils.errors import ConfigError, DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
@@ -50,18 +49,12 @@ def test_the_example_of_the_help(tmp_path):
     assert (grid.name, grid.folder) == ("grid", "my_grid")
     # The first block: 2 algorithms x 2 qualities; the second 1; the third 2 x 2 variants x 2.
     ids = [cell.id for cell in grid.cells if cell.id.endswith("seed0")]
+    block, both = "2s3z_{}/{}/seed0".format, ("medium", "mixed")
+    varied = [f"inspo_alpha_{alpha}_td_lambda_{td}" for alpha in (0.03, 0.3) for td in (0.0, 0.95)]
     assert ids == [
-        "2s3z_medium/bc/seed0",
-        "2s3z_mixed/bc/seed0",
-        "2s3z_medium/inspo/seed0",
-        "2s3z_mixed/inspo/seed0",
+        *(block(quality, name) for name in ("bc", "inspo") for quality in both),
         "2s3z_mixed/inspo_control/seed0",
-        *(
-            f"2s3z_{quality}/inspo_alpha_{alpha}_td_lambda_{td}/seed0"
-            for quality in ("medium", "mixed")
-            for alpha in (0.03, 0.3)
-            for td in (0.0, 0.95)
-        ),
+        *(block(quality, name) for quality in both for name in varied),
     ]
     seeds = [grid.places[cell.id].seed for cell in grid.cells]
     assert seeds == sorted(seeds) and len(seeds) == 3 * len(ids)
@@ -70,7 +63,7 @@ def test_the_example_of_the_help(tmp_path):
     values = cell.config().values
     assert values["advantage_weighting"] is False and values["test_nepisode"] == 32
     assert (values["map_name"], values["quality"], values["seed"]) == ("2s3z", "mixed", 2)
-    varied = next(c for c in grid.cells if c.id == "2s3z_mixed/inspo_alpha_0.3_td_lambda_0.0/seed1")
+    varied = next(c for c in grid.cells if c.id == block("mixed", "inspo_alpha_0.3_td_lambda_0.0"))
     values = varied.config().values
     assert (values["alpha"], values["td_lambda"], values["advantage_weighting"]) == (0.3, 0.0, True)
 
@@ -93,33 +86,20 @@ def test_every_offline_algorithm_is_meant_by_a_word(tmp_path):
 
 
 def test_a_file_whose_name_cannot_be_the_folders_needs_one(tmp_path):
-    content = small()
-    path = grid_file(tmp_path, content, "my grid.yaml")
+    path = grid_file(tmp_path, small(), "my grid.yaml")
     with pytest.raises(ConfigError, match=r"my grid\.yaml: the file's name .*`folder: my_grid`"):
         read_grid(path)
-    assert read_grid(grid_file(tmp_path, content | {"folder": "mine"}, "my grid.yaml"))
+    assert read_grid(grid_file(tmp_path, small(folder="mine"), "my grid.yaml"))
 
 
-def test_names_do_not_depend_on_where_the_project_lies(tmp_path):
-    content = small(vary={"dataset.path": ["some/a.h5", "/other/b.h5"], "lr": [0.1]})
-    grid = read_grid(grid_file(tmp_path, content))
-    assert [cell.id for cell in grid.cells] == [
-        f"xor_b/bc_path_{name}.h5_lr_0.1/seed0" for name in "ab"
-    ]
-    assert grid.cells[0].overrides["dataset.path"] == str(PROJECT_ROOT / "some/a.h5")
-
-
-def test_results_of_a_user_who_is_none(tmp_path, capsys):
-    path = grid_file(tmp_path, small())
-    assert sweep.main([str(path), "--results", "~nosuch/x"]) == 2
-    assert "error: --results: the home folder in '~nosuch/x' is not" in capsys.readouterr().err
-
-
-def test_paths_are_of_the_project(tmp_path, monkeypatch):
+def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    content = small(overrides={"dataset": {"path": "some/file.h5"}})
-    (cell,) = read_grid(grid_file(tmp_path, content)).cells
-    assert cell.config().values["dataset"]["path"] == str(PROJECT_ROOT / "some/file.h5")
+    vary = {"dataset.path": ["some/a.h5", "/other/b.h5"], "lr": [0.1]}
+    content = small(vary=vary, overrides={"dataset": {"path": "none.h5"}})
+    first, second = read_grid(grid_file(tmp_path, content)).cells
+    ids = [f"xor_b/bc_path_{name}.h5_lr_0.1/seed0" for name in "ab"]
+    assert [first.id, second.id] == ids
+    assert first.config().values["dataset"]["path"] == str(PROJECT_ROOT / "some/a.h5")
 
 
 @pytest.mark.parametrize(
@@ -132,16 +112,13 @@ def test_paths_are_of_the_project(tmp_path, monkeypatch):
         (small(environments="matrix_ofline"), "unknown environment (--env-config) 'matrix_ofline'"),
         (small(maps="xorr"), "unknown value 'xorr'. Did you mean 'xor'"),
         (small(algorithms=[]), "algorithms: the list is empty, so there is nothing to run"),
-        (small(qualities=[]), "qualities: the list is empty"),
         (small(seeds=0), "seeds: expected a number of seeds"),
-        (small(seeds=[]), "seeds: expected"),
         (small(seeds=[-1]), "found '[-1]'"),
         (small(seeds=None), "at least one, found nothing"),
         (small(environments=None), "environments: expected a name or a list of names"),
         (small(maps=3), "maps: expected names, found '3'"),
         (small(blocks=[]), "blocks: expected a list of blocks, found nothing"),
         (small(blocks=[3]), "block 1: expected 'key: value' lines"),
-        (small(vary={"lr": []}), "vary: lr: expected a list of values"),
         (small(vary={"lr": 0.1}), "vary: lr: expected a list of values, found '0.1'"),
         (small(overrides={"lrr": 0.1}), "unknown key 'lrr'"),
         (small(overrides={"batch_size": "many"}), "batch_size: expected int"),
@@ -150,7 +127,6 @@ def test_paths_are_of_the_project(tmp_path, monkeypatch):
         (small(vary={"quality": ["a", "b"]}), "vary: 'quality' does not belong there"),
         (small(overrides=3), "overrides: expected key: value lines"),
         (small(algorithms=["bc", "inspo"], label="x"), "label: 'x' would name 2 algorithms"),
-        (small(algorithms=["bc", "bc"]), "two cells share the name xor_b/bc/seed0"),
         (small(blocks=[{}, {"overrides": {"lr": 0.1}}]), "two cells share the name"),
         (small(folder="../up"), "folder: expected a name such as my_grid, found '../up'"),
         (small(folder="x" * 201), "at most 200 bytes for each folder"),
@@ -165,7 +141,6 @@ def test_paths_are_of_the_project(tmp_path, monkeypatch):
         ("overrides: &o {lr: *o}", "not valid YAML: found unconstructable recursive node"),
         ("", "expected 'key: value' lines, found dict"),
         ("- 1", "expected 'key: value' lines, found list"),
-        ("a: [", "not valid YAML"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words, capsys):
@@ -179,7 +154,6 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words,
 @pytest.mark.parametrize(
     ("content", "options", "kind", "words"),
     [
-        (small(environments="matrix"), [], ConfigError, "bc learns from data alone, and matrix"),
         (small(algorithms="qmix"), [], ConfigError, "qmix learns as it plays, and matrix_offline"),
         (small(qualities="bb"), [], DatasetError, "none of quality 'bb' can be made for matrix"),
         (small(overrides={"dataset.path": "/no/f.h5"}), [], DatasetError, "no such file or folder"),
@@ -187,6 +161,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words,
         (small(), ["--backend", "slurm"], ConfigError, "expected local or ray, found 'slurm'"),
         (small(), ["--address", "auto"], ConfigError, "--address belongs to --backend ray"),
         (small(), ["--only", "xor_c"], ConfigError, "no cell of"),
+        (small(), ["--results", "~nosuch/x"], ConfigError, "--results: the home folder in '~nosuc"),
     ],
 )
 def test_nothing_runs_if_something_cannot(tmp_path, content, options, kind, words):
@@ -280,9 +255,9 @@ def test_another_configuration_is_told_before_anything_runs(swept, tmp_path, cap
 
 def test_the_index_of_a_stopped_grid(swept):
     folder, words, _ = swept
-    index = write_index(read_grid(words[0]), folder, CampaignReport())
+    index = sweep.write_index(read_grid(words[0]), folder, CampaignReport())
     assert [entry["status"] for entry in index] == ["finished", "started"]
-    assert "broken" in closing_table(index)
+    assert "broken" in sweep.closing_table(index)
 
 
 def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeypatch, capsys):
@@ -332,10 +307,7 @@ def test_cells_on_a_local_ray(data, tmp_path):
     pool.stop()
     assert obedient.result(timeout=300) == 3
     place = {"map_name": "xor", "quality": "b", "datasets_dir": str(data)} | TINY
-    cells = [
-        Cell(f"xor_b/bc/seed{seed}", "bc", "matrix_offline", place | {"seed": seed})
-        for seed in (0, 1)
-    ]
+    cells = [Cell(f"bc/seed{s}", "bc", "matrix_offline", place | {"seed": s}) for s in (0, 1)]
     report = run_cells(cells, pool, tmp_path / "grid", progress=False)
     assert sorted(report.finished) == [cell.id for cell in cells] and not report.failed
     assert all(finished_run_of(tmp_path / "grid", cell).updates == 5 for cell in cells)

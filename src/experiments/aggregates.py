@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,12 +47,10 @@ def aggregate(selection: Selection, normalise: str, reps: int) -> Aggregates:
     normalise: none, min-max, or auto (min-max for returns). reps: resamples of the bootstraps.
     """
     result = comparable(selection)
-    scores = result.scores
-    if scores and (
-        normalise == "min-max" or (normalise == "auto" and selection.metric in RETURN_METRICS)
-    ):
+    returns = selection.metric in RETURN_METRICS
+    if result.scores and (normalise == "min-max" or (normalise == "auto" and returns)):
         _scale(result)
-        scores = result.scores
+    scores = result.scores
     if not scores:
         return result
     silence_third_parties()
@@ -69,9 +68,7 @@ def aggregate(selection: Selection, normalise: str, reps: int) -> Aggregates:
         )
         for method in scores:
             triples = np.stack([points[method], *intervals[method]]).T.tolist()
-            result.table[method] = {
-                name: (point, low, high) for name, (point, low, high) in zip(STATISTICS, triples)
-            }
+            result.table[method] = dict(zip(STATISTICS, map(tuple, triples)))
         everything = np.concatenate([matrix.ravel() for matrix in scores.values()])
         result.thresholds = np.linspace(everything.min(), everything.max(), 101)
         profiles, bands = library.create_performance_profile(scores, result.thresholds, reps=reps)
@@ -163,12 +160,7 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-# --------------------------------------------------------------------------------------------------
-# Learning curves
-
-
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """A learning curve: mean over seeds with its 95 % bootstrap interval, all `[K]`.
 
     The interval of one seed is not known: nan.
@@ -188,26 +180,22 @@ def learning_curve(entry: Entry, metric: str, reps: int) -> Band:
     curves = []
     for run in entry.runs.values():
         tests = [test for test in run.tests if is_number(test.get(metric))]
-        updates = np.array([run.updates_at(test["t_env"]) for test in tests])
-        curves.append((updates, np.array([test[metric] for test in tests], dtype=float)))
+        steps, values = np.array([(test["t_env"], test[metric]) for test in tests], dtype=float).T
+        curves.append((steps * run.updates / max(run.t_env, 1), values))  # an update: about as many
     grid = min((updates for updates, _ in curves), key=len)
-    values = np.stack([np.interp(grid, updates, values) for updates, values in curves])  # [n, K]
-    if len(values) < 2:
-        unknown = np.full(len(grid), np.nan)
-        return Band(grid, values[0], unknown, unknown)
+    values = np.stack([np.interp(grid, *curve) for curve in curves])  # [n, K]
     drawn = np.random.default_rng(0).integers(len(values), size=(reps, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975], axis=0)
-    return Band(grid, values.mean(axis=0), low, high)
+    unknown = np.full(len(grid), np.nan)
+    ends = (low, high) if len(values) > 1 else (unknown, unknown)
+    return Band(grid, values.mean(axis=0), *ends)
 
 
 def curves_of(selection: Selection, reps: int) -> dict[str, dict[str, Band]]:
     """task -> method -> curve, of the cells that may be averaged."""
-    curves = {
-        data.key: {
-            entry.method.key: learning_curve(entry, selection.metric, reps)
-            for entry in selection.column(data)
-            if entry.averaged
-        }
-        for data in selection.tasks
-    }
-    return {task: bands for task, bands in curves.items() if bands}
+    curves: dict[str, dict[str, Band]] = {}
+    for data in selection.tasks:
+        for entry in filter(lambda entry: entry.averaged, selection.column(data)):
+            band = learning_curve(entry, selection.metric, reps)
+            curves.setdefault(data.key, {})[entry.method.key] = band
+    return curves

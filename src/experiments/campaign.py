@@ -27,8 +27,7 @@ from tqdm import tqdm
 
 from inspo.experiments.cells import Cell, check_cells, command_of, finished_run_of
 from inspo.experiments.pool import LOG, CellIsBusy, Pool, check_free
-from inspo.experiments.records import Run, newest_checkpoint, progress_of
-from inspo.utils.config import flatten
+from inspo.experiments.records import Run, comparable_settings, newest_checkpoint, progress_of
 from inspo.utils.errors import CheckpointError, UserError
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.keys import may_differ_resumed
@@ -72,14 +71,9 @@ class CampaignReport:
 
 
 def run_cells(
-    cells: Sequence[Cell],
-    pool: Pool,
-    folder: str | Path,
-    on_finished: OnFinished | None = None,
-    title: str = "runs",
-    progress: bool = True,
-    report: CampaignReport | None = None,
-) -> CampaignReport:
+    cells: Sequence[Cell], pool: Pool, folder: str | Path, on_finished: OnFinished | None = None,
+    title: str = "runs", progress: bool = True, report: CampaignReport | None = None,
+) -> CampaignReport:  # fmt: skip
     """Run what is not finished, `pool.slots` at a time, each on one thread.
 
     on_finished: called after every cell that this call finished, as for rewriting a table. What it
@@ -90,20 +84,15 @@ def run_cells(
     Interrupted (exit status 130 or 143) on SIGINT or SIGTERM, once the processes have saved; so
     they do before any other exception leaves. The pool is closed when this returns or raises.
     """
-    folder = Path(folder).resolve()
-    report = CampaignReport() if report is None else report
-    campaign = None
+    report = report or CampaignReport()
+    line = _Line(len(cells), title, progress)
+    campaign = _Campaign(Path(folder).resolve(), pool, on_finished, report, line)
     try:
         check_cells(cells)
-        campaign = _Campaign(folder, pool, on_finished, report, _Line(len(cells), title, progress))
-        for cell in cells:
-            if not campaign.reuse(cell):
-                campaign.waiting.append(cell)
-        with GracefulExit(campaign.line.say) as stop:
+        campaign.waiting = [cell for cell in cells if not campaign.reuse(cell)]
+        with GracefulExit(line.say) as stop:
             try:
-                while campaign.waiting or campaign.running:
-                    if stop.requested:
-                        break
+                while (campaign.waiting or campaign.running) and not stop.requested:
                     campaign.step()
             except Exception:  # a bug must not cost the other runs what they have done
                 campaign.stop()
@@ -116,8 +105,7 @@ def run_cells(
                     "the same command goes on"
                 )
     finally:
-        if campaign:
-            campaign.line.close()
+        line.close()
         pool.close()
     return report
 
@@ -221,13 +209,12 @@ class _Campaign:
             self._put_behind(cell)
             return
         except Exception as error:  # it could not be started, or was lost with its node
+            self.line.worked += share - running.first
             self._fail(cell, None, f"{getattr(error, 'cause', None) or error}")
-            status = None
-        self.line.worked += (1.0 if status == 0 else share) - running.first
-        if status is None:
             return
+        self.line.worked += (share if status else 1.0) - running.first
         try:
-            run = finished_run_of(self.folder, cell) if status == 0 else None
+            run = None if status else finished_run_of(self.folder, cell)
             if run is None:
                 self._fail(cell, status, last_lines(running.output()) or "it wrote nothing")
                 return
@@ -248,45 +235,29 @@ class _Campaign:
         A second signal to us ends the waiting (GracefulExit).
         """
         self.pool.stop()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.running and time.monotonic() < deadline:
-            done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                if future.exception() is None and future.result() == 0:
-                    self._settle(future)
-                else:
-                    del self.running[future]
+        done, _ = wait(self.running, timeout=PATIENCE_SECONDS)
+        for future in done:
+            if future.exception() is None and future.result() == 0:
+                self._settle(future)
 
 
 def resumable(home: Path, requested: Mapping[str, Any]) -> tuple[Path | None, int, str]:
     """(model folder to go on from, its last step, "") or (None, 0, why not)."""
-    from inspo.utils.checkpoints import (
-        find_checkpoint,
-        read_manifest,
-    )  # torch; the help does without
+    from inspo.utils import checkpoints  # torch; the help does without
 
     model = newest_checkpoint(home)
     if model is None:
         return None, 0, ""
     try:
-        manifest = read_manifest(find_checkpoint(model))
+        manifest = checkpoints.read_manifest(checkpoints.find_checkpoint(model))
     except CheckpointError as error:
         return None, 0, str(error)
-    before = dict(flatten(manifest.get("config") or {}))
-    differing = [
-        key
-        for key, value in flatten(json.loads(json.dumps(dict(requested))))
-        if not may_differ_resumed(key) and not _same(key, before.get(key), value)
-    ]
+    configs = manifest.get("config") or {}, json.loads(json.dumps(dict(requested)))
+    before, now = (comparable_settings(config, may_differ_resumed) for config in configs)
+    differing = ", ".join(key for key, value in now.items() if before.get(key) != value)
     if differing:
-        return None, 0, f"{model} is of another configuration ({', '.join(differing)})"
+        return None, 0, f"{model} is of another configuration ({differing})"
     return model, manifest["step"], ""
-
-
-def _same(key: str, old: Any, new: Any) -> bool:
-    if key == "dataset.path" and old and new:
-        return Path(old).name == Path(new).name
-    return old == new
 
 
 def last_lines(output: str, count: int = TAIL_LINES) -> str:
@@ -298,7 +269,7 @@ def last_lines(output: str, count: int = TAIL_LINES) -> str:
     return "\n".join(lines[-count:])
 
 
-class _Line:
+class _Line(tqdm):
     """How far the cells are, and how long they will take at the rate of this session's own work.
 
     What was there before is no such work, nor is what failed: the share that a run resumes with,
@@ -306,9 +277,8 @@ class _Line:
     """
 
     def __init__(self, n_cells: int, title: str, progress: bool):
-        self.worked = 0.0  # by the runs that have ended; 1 is a whole cell
-        self._n_cells, self._shown = n_cells, -math.inf
-        self._bar = tqdm(
+        self.worked, self._shown = 0.0, -math.inf  # worked: by the runs that have ended, in cells
+        super().__init__(
             total=float(n_cells),
             desc=title,
             disable=not progress,
@@ -320,24 +290,21 @@ class _Line:
         )
 
     def say(self, message: str) -> None:
-        self._bar.write(message, file=sys.stderr)
-
-    def close(self) -> None:
-        self._bar.close()
+        self.write(message, file=sys.stderr)
 
     def show(self, report: CampaignReport, running: Sequence[_Running], elsewhere: int) -> None:
-        bar, now, over = self._bar, time.monotonic(), report.ended == self._n_cells
-        if bar.disable or (not over and now - self._shown < PROGRESS_SECONDS):
+        now, over = time.monotonic(), report.ended == self.total
+        if self.disable or (not over and now - self._shown < PROGRESS_SECONDS):
             return
         self._shown = now
         shares = [run.share() for run in running]
-        parts = [f"{report.ended} of {self._n_cells} runs"]
+        parts = [f"{report.ended} of {self.total:.0f} runs"]
         parts += [f"{len(report.failed)} failed"] if report.failed else []
         parts += [f"{elsewhere} running elsewhere"] if elsewhere else []
         parts += [f"{run.cell.id} {share:.0%}" for run, share in zip(running[:SHOWN], shares)]
         parts += [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
-        bar.set_postfix_str(", ".join(parts), refresh=over)
+        self.set_postfix_str(", ".join(parts), refresh=over)
         worked = self.worked + sum(share - run.first for run, share in zip(running, shares))
-        position = max(bar.n, report.ended + sum(shares))
-        bar.initial = position - worked
-        bar.update(position - bar.n)
+        position = max(self.n, report.ended + sum(shares))
+        self.initial = position - worked
+        self.update(position - self.n)

@@ -31,11 +31,9 @@ FOLDER_NAMES = f"Expected letters, digits and _ . + -, at most {PART_BYTES} byte
 
 def is_folder_name(text: str) -> bool:
     """Whether it can name a folder below another one, slashes allowed."""
-    return (
-        re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", text) is not None
-        and ".." not in text
-        and all(len(part.encode()) <= PART_BYTES for part in text.split("/"))
-    )
+    parts = text.split("/")
+    plain = all(re.fullmatch(r"[\w.+-]+", part) for part in parts) and ".." not in text
+    return plain and all(len(part.encode()) <= PART_BYTES for part in parts)
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,6 @@ def finished_run_of(folder: str | Path, cell: Cell) -> Run | None:
     return run
 
 
-# --------------------------------------------------------------------------------------------------
-# Before anything runs: one clear error instead of many
-
-
 def check_cells(cells: Sequence[Cell]) -> None:
     """UserError if two cells share a name, or a cell's configuration is none."""
     seen: dict[str, Cell] = {}
@@ -166,13 +160,11 @@ def check_game(cells: Iterable[Cell]) -> None:
     """ConfigError if cells are to be tested in StarCraft II, and it is not on this machine."""
     from inspo.envs import sc2
 
-    configs = [cell.config().values for cell in cells]
-    maps = {
-        values["map_name"]: None
-        for values in configs
-        if values["env"] == "sc2" and (values["test_nepisode"] or not values["offline"])
-    }
+    maps = []
+    for values in (cell.config().values for cell in cells):
+        if values["env"] == "sc2" and (values["test_nepisode"] or not values["offline"]):
+            maps.append(values["map_name"])
     if maps:
         sc2.smac_class()
-    for name in maps:
+    for name in dict.fromkeys(maps):
         sc2.require_game(name)

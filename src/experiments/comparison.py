@@ -2,28 +2,23 @@
 
     cells = cells_of(comparison)                      # (task, method, seed) -> Cell
     runs = recorded_runs(comparison, cells, target, folder) | finished_runs(cells, folder)
-    write(comparison, keyed(runs), target)            # NAME.md, .csv, .json, .png
+    write(comparison, runs, target)                   # NAME.md, .csv, .json, .png
 
-`keyed` makes the table that all functions here take: the runs', with the columns `task` (a
-dataset's key) and `method`. A comparison may be written at any time: what is missing is named and
-never averaged away. Its JSON file holds every run with all of its tests and the values of every
-final test episode, so that the table can be written anew from that file alone.
+A comparison may be written at any time: what is missing is named and never averaged away. Its JSON
+file holds every run with all of its tests and the values of every final test episode, so that the
+table can be written anew from that file alone.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from inspo.experiments.cells import Cell, finished_run_of
-from inspo.experiments.entries import Comparison, Data, Entry, Key, Method, data_mean, judge
+from inspo.experiments.entries import Comparison, Entry, Key, data_mean, judge
 from inspo.experiments.records import (
     Run,
     commits,
@@ -31,7 +26,6 @@ from inspo.experiments.records import (
     from_provenance,
     is_number,
     provenance,
-    to_table,
 )
 from inspo.experiments.statistics import bootstrap, wilson
 from inspo.experiments.tables import (
@@ -59,18 +53,8 @@ def cells_of(comparison: Comparison) -> dict[Key, Cell]:
         for seed in comparison.seeds
         for data in comparison.datasets
         for method in comparison.methods
-        if method.only is None or data.key in method.only
+        if method.runs_on(data)
     }
-
-
-# --------------------------------------------------------------------------------------------------
-# The runs
-
-
-def keyed(runs: Mapping[Key, Run]) -> pd.DataFrame:
-    """The table of runs, with the columns `task` and `method`."""
-    keys = pd.DataFrame(list(runs), columns=["task", "method", "seed"])
-    return keys.join(to_table(runs.values()).drop(columns="seed", errors="ignore"))
 
 
 def finished_runs(cells: Mapping[Key, Cell], folder: Path) -> dict[Key, Run]:
@@ -144,35 +128,25 @@ def check_measured(comparison: Comparison, runs: Iterable[Run]) -> None:
                 )
 
 
-# --------------------------------------------------------------------------------------------------
-# The numbers
-
-
-def compare(comparison: Comparison, runs: pd.DataFrame, metric: str | None = None) -> list[Entry]:
-    """All entries, of a table of `keyed`; the best of a dataset among those with all seeds."""
-    metric = metric or comparison.metric
-    groups = {key: part.run for key, part in runs.groupby(["task", "method"])}
+def compare(
+    comparison: Comparison, runs: Mapping[Key, Run], metric: str | None = None
+) -> list[Entry]:
+    """All entries; the best of a dataset among those with all seeds."""
     entries = []
     for data in comparison.datasets:
         column = []
-        for method in comparison.methods:
-            if method.only is not None and data.key not in method.only:
-                continue
-            by_seed = {run.seed: run for run in groups.get((data.key, method.key), [])}
-            own = {seed: by_seed[seed] for seed in comparison.seeds if seed in by_seed}
+        for method in filter(lambda method: method.runs_on(data), comparison.methods):
+            keys = {seed: (data.key, method.key, seed) for seed in comparison.seeds}
+            own = {seed: runs[key] for seed, key in keys.items() if key in runs}
             missing = [seed for seed in comparison.seeds if seed not in own]
-            values = {seed: run.final[metric] for seed, run in own.items()}
+            values = {seed: run.final[metric or comparison.metric] for seed, run in own.items()}
             column.append(Entry(data, method, own, values, missing, bool(own) and not missing))
         judge([entry for entry in column if entry.complete], comparison.digits)
         entries += column
     return entries
 
 
-# --------------------------------------------------------------------------------------------------
-# Markdown
-
-
-def write(comparison: Comparison, runs: pd.DataFrame, folder: Path) -> list[Path]:
+def write(comparison: Comparison, runs: Mapping[Key, Run], folder: Path) -> list[Path]:
     """`{folder}/{name}.md`, `.csv`, `.json` and `.png`, of what is finished."""
     entries = compare(comparison, runs)
     stem = folder / comparison.name
@@ -189,7 +163,7 @@ def write(comparison: Comparison, runs: pd.DataFrame, folder: Path) -> list[Path
     return paths
 
 
-def to_markdown(comparison: Comparison, runs: pd.DataFrame) -> str:
+def to_markdown(comparison: Comparison, runs: Mapping[Key, Run]) -> str:
     """The page: the main table, its legend, further metrics, every seed, where it comes from."""
     entries = compare(comparison, runs)
     parts = [f"# {comparison.title}", comparison.caption]
@@ -205,68 +179,55 @@ def to_markdown(comparison: Comparison, runs: pd.DataFrame) -> str:
 
 def main_table(comparison: Comparison, entries: Sequence[Entry], metric: str) -> str:
     """Methods by datasets; where the paper has numbers, its value beside ours."""
-    c, down, main = comparison, comparison.datasets_down, metric == comparison.metric
+    c, main, down = comparison, metric == comparison.metric, comparison.datasets_down
     by_key = {(entry.data.key, entry.method.key): entry for entry in entries}
-    with_paper = {
-        method.key: main
-        and c.with_paper
-        and (not down or any(method.key in data.published for data in c.datasets))
-        for method in c.methods
-    }
-
-    def heads(label: str, paper: bool) -> list[str]:
-        return [f"{label}, paper", "ours"] if paper else [label]
-
-    def texts(data: Data, method: Method) -> list[str]:
-        printed, entry = data.published.get(method.key), by_key.get((data.key, method.key))
-        share = main and c.share and not down
-        ours = _cell_text(entry, c.digits, share) if entry else NONE
-        paper = mean_pm_std(*printed) if printed else NONE
-        return [paper, ours] if with_paper[method.key] else [ours]
-
-    def known(value: float | None, digits: int = c.digits) -> str:
-        return NONE if value is None else fixed(value, digits)
-
-    names = {m.key: m.label + (" †" if m.deviation else "") for m in c.methods}
-    means = [known(data_mean(entries, data, metric)) for data in c.datasets] if c.data_row else []
-    if not down:
-        papers = any(with_paper.values())
-        header = ["", *chain(*(heads(data.label, papers) for data in c.datasets))]
-        lines = [[names[m.key], *chain(*(texts(d, m) for d in c.datasets))] for m in c.methods]
-        if means:
-            pairs = zip([known(data.published_data, 2) for data in c.datasets], means)
-            lines.insert(0, ["the data", *(chain(*pairs) if papers else means)])
-        return markdown_table(header, lines)
-    header = ["", *chain(*(heads(names[m.key], with_paper[m.key]) for m in c.methods))]
-    lines = [[d.label, *chain(*(texts(d, m) for m in c.methods))] for d in c.datasets]
-    if main and c.published_average is not None:
-        average = ["average"]
-        for method in c.methods:
-            own = [entry for entry in entries if entry.method is method]
-            whole = len(own) == len(c.datasets) and all(entry.complete for entry in own)
-            mean = sum(entry.mean for entry in own) / len(own) if whole else None
-            printed = [known(c.published_average.get(method.key))] if with_paper[method.key] else []
-            average += [*printed, known(mean)]
-        lines.append(average)
-    if means:
-        header.insert(1, "the data")
-        for line, mean_text in zip(lines, [*means, ""]):
-            line.insert(1, mean_text)
+    names = [method.label + (" †" if method.deviation else "") for method in c.methods]
+    labels = [data.label for data in c.datasets]
+    means = [_known(data_mean(entries, data, metric), c.digits) for data in c.datasets]
+    averages = c.published_average if main and down else None
+    # Column by column, and two of them where the paper's values stand beside ours.
+    first = ["", *(labels if down else names)]
+    columns = [first, ["the data", *means]] if c.data_row and down else [first]
+    if c.data_row and not down:
+        first.insert(1, "the data")
+    if averages is not None:
+        first.append("average")
+        columns[1:] = [[*column, ""] for column in columns[1:]]
+    for i, name in enumerate(names if down else labels):
+        pairs = (
+            [(d, c.methods[i]) for d in c.datasets]
+            if down
+            else [(c.datasets[i], m) for m in c.methods]
+        )
+        printed = [data.published.get(method.key) for data, method in pairs]
+        paper = [mean_pm_std(*value) if value else NONE for value in printed]
+        own = [by_key.get((data.key, method.key)) for data, method in pairs]
+        ours = [_cell_text(e, c.digits, main and c.share and not down) if e else NONE for e in own]
+        if c.data_row and not down:
+            paper.insert(0, _known(c.datasets[i].published_data, 2))
+            ours.insert(0, means[i])
+        if averages is not None:
+            whole = [e.mean for e in own if e and e.complete]
+            paper.append(_known(averages.get(c.methods[i].key), c.digits))
+            mean = sum(whole) / len(whole) if whole and len(whole) == len(own) else None
+            ours.append(_known(mean, c.digits))
+        beside = main and c.with_paper and (not down or any(printed))
+        columns += [[f"{name}, paper", *paper], ["ours", *ours]] if beside else [[name, *ours]]
+    header, *lines = zip(*columns)
     return markdown_table(header, lines)
+
+
+def _known(value: float | None, digits: int) -> str:
+    return NONE if value is None else fixed(value, digits)
 
 
 def _cell_text(entry: Entry, digits: int, share: bool) -> str:
     if not entry.values:
         return "missing"
-    text = mean_pm_std(entry.mean, entry.std, digits)
     if entry.missing:
         total = len(entry.values) + len(entry.missing)
-        return f"{text} (only {len(entry.values)} of {total} seeds)"
-    if entry.best:
-        text = f"**{text}**"
-    elif entry.as_good:
-        text += "\\*"
-    return f"{text} {interval(*_pooled(entry), digits)}" if share else text
+        return f"{entry.text(digits)} (only {len(entry.values)} of {total} seeds)"
+    return entry.text(digits) + (f" {interval(*_pooled(entry), digits)}" if share else "")
 
 
 def _pooled(entry: Entry) -> tuple[float, float]:
@@ -294,11 +255,10 @@ def legend(comparison: Comparison, entries: Sequence[Entry]) -> str:
         own = [entry for entry in entries if entry.method is method]
         if nothing := [entry.data.label for entry in own if not entry.values]:
             missing.append(f"{method.label} on {', '.join(nothing)} (all seeds)")
-        missing += [
-            f"{method.label} on {entry.data.label} (seeds {', '.join(map(str, entry.missing))})"
-            for entry in own
-            if entry.values and entry.missing
-        ]
+        for entry in own:
+            if entry.values and entry.missing:
+                seeds = ", ".join(map(str, entry.missing))
+                missing.append(f"{method.label} on {entry.data.label} (seeds {seeds})")
     if missing:
         lines.append(
             f"**Not finished, and so not compared**: {'; '.join(missing)}. The same command runs "
@@ -315,16 +275,11 @@ def seed_table(comparison: Comparison, entries: Sequence[Entry]) -> str:
     for entry in entries:
         runs, values = list(entry.runs.values()), entry.values
         if runs:
-            lines.append(
-                [
-                    entry.data.label,
-                    entry.method.label,
-                    *(fixed(values[s], digits) if s in values else NONE for s in comparison.seeds),
-                    ", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)),
-                    fixed(60 * sum(run.hours for run in runs) / len(runs), 1),
-                    commits(runs),
-                ]
-            )
+            line = [entry.data.label, entry.method.label]
+            line += [fixed(values[s], digits) if s in values else NONE for s in comparison.seeds]
+            line.append(", ".join(dict.fromkeys(f"{run.updates:,}" for run in runs)))
+            line.append(fixed(60 * sum(run.hours for run in runs) / len(runs), 1))
+            lines.append([*line, commits(runs)])
     return markdown_table(header, lines, numbers=2) if lines else "No run is finished yet."
 
 
@@ -357,10 +312,6 @@ def _range(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-# --------------------------------------------------------------------------------------------------
-# CSV, JSON, PNG
-
-
 def to_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """One row for each run."""
     metrics = [comparison.metric, *(metric for metric, _ in comparison.further)]
@@ -371,12 +322,11 @@ def to_rows(comparison: Comparison, entries: Sequence[Entry]) -> list[dict[str, 
             "seed": seed,
             **{metric: run.final[metric] for metric in metrics},
             "mean": entry.mean,
-            "std": "" if math.isnan(entry.std) else entry.std,
+            "std": entry.std,
             "seeds_missing": len(entry.missing),
             "best": entry.best,
-            "welch_p": "" if math.isnan(entry.p) else entry.p,
-            "paper_mean": entry.published[0] if entry.published else "",
-            "paper_std": entry.published[1] if entry.published else "",
+            "welch_p": entry.p,
+            **dict(zip(("paper_mean", "paper_std"), entry.published or (None, None))),
             "test_episodes": len(run.raw.get("returns", [])),
             "updates": run.updates,
             "t_env": run.t_env,
@@ -402,13 +352,13 @@ def to_record(comparison: Comparison, entries: Sequence[Entry]) -> dict[str, Any
 
 
 def _entry_record(comparison: Comparison, entry: Entry) -> dict[str, Any]:
-    published, runs = entry.published, list(entry.runs.values())
+    runs = list(entry.runs.values())
     record: dict[str, Any] = {
         "dataset": entry.data.key,
         "method": entry.method.key,
         "label": entry.method.label,
         "deviation": entry.method.deviation or None,
-        "paper": None if published is None else {"mean": published[0], "std": published[1]},
+        "paper": dict(zip(("mean", "std"), entry.published)) if entry.published else None,
         "values": entry.values,
         "missing_seeds": entry.missing,
         "mean": entry.mean,
@@ -422,16 +372,18 @@ def _entry_record(comparison: Comparison, entry: Entry) -> dict[str, Any]:
         record["bootstrap_95_of_mean_over_seeds"] = bootstrap(list(entry.values.values()))
     record["runs"] = [
         provenance(run)
-        | {"final": run.final, "raw": run.raw if run.recorded else _compact(run.raw)}
+        | {"final": run.final, "raw": _compact(run)}
         | ({"tests": run.tests} if run.tests else {})  # tables of before lack them
         for run in runs
     ]
     return record
 
 
-def _compact(raw: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+def _compact(run: Run) -> dict[str, list[float]]:
     """Whole numbers as such, others to six digits: half the file, and no information lost."""
+    if run.folder.suffix == ".json":  # a table's file, in which they are so already
+        return run.raw
     return {
         name: [int(v) if float(v).is_integer() else round(float(v), 6) for v in values]
-        for name, values in raw.items()
+        for name, values in run.raw.items()
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from inspo.experiments.records import Run
 from inspo.experiments.statistics import mean_std, welch_p
-from inspo.experiments.tables import fixed
+from inspo.experiments.tables import fixed, mean_pm_std
 
 LEVEL = 0.05  # of Welch's test
 
@@ -29,6 +29,9 @@ class Method:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     deviation: str = ""
     only: tuple[str, ...] | None = None
+
+    def runs_on(self, data: Data) -> bool:
+        return self.only is None or data.key in self.only
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,18 @@ class Entry:
         """Not the best, and no difference from it found."""
         return not self.best and self.p >= LEVEL
 
+    def text(self, digits: int) -> str:
+        """Mean and deviation: bold for the best, with an asterisk for one that is as good."""
+        text = mean_pm_std(self.mean, self.std, digits)
+        return f"**{text}**" if self.best else text + "\\*" * self.as_good
+
 
 def judge(column: Sequence[Entry], digits: int) -> None:
     """Mark the best of a column (all that print the same mean) and test the others against it."""
-    top = max(column, key=lambda entry: entry.mean, default=None)
     for entry in column:
-        assert top is not None
+        top = max(column, key=lambda other: other.mean)
         entry.best = fixed(entry.mean, digits) == fixed(top.mean, digits)
-        samples = list(entry.values.values()), list(top.values.values())
-        entry.p = 1.0 if entry is top else welch_p(*samples)
+        entry.p = 1.0 if entry is top else welch_p([*entry.values.values()], [*top.values.values()])
 
 
 def data_mean(entries: Sequence[Entry], data: Data, metric: str) -> float | None:

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from inspo.experiments.cells import FOLDER_NAMES, Cell, check_cells, is_folder_name, is_offline
-from inspo.utils.config import (
-    PATH_KEYS,
-    expand_user,
-    flatten,
-    map_label,
-    names,
-    read_yaml,
-    type_name,
-)
+from inspo.utils import config
+from inspo.utils.config import PATH_KEYS, flatten, read_yaml, type_name
 from inspo.utils.errors import ConfigError, UserError, nearest
 from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 
@@ -109,12 +102,11 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def _grid(path: Path, content: dict[str, Any]) -> Grid:
-    _known(content, FILE_KEYS)
+    _check_keys(content, FILE_KEYS)
     folder = str(content.get("folder", path.stem))
     if not is_folder_name(folder):
-        found = f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
         raise ConfigError(
-            found
+            f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
             if "folder" in content
             else f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give "
             "another one, `folder: my_grid`, or rename the file"
@@ -126,14 +118,13 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
     for number, block in enumerate(blocks, 1):
         try:
             _expect(block is None or isinstance(block, dict), "expected 'key: value' lines", block)
-            _known(block or {}, BLOCK_KEYS)
+            _check_keys(block or {}, BLOCK_KEYS)
             whole = {k: v for k, v in content.items() if k in BLOCK_KEYS} | (block or {})
-            parts = [dict(flatten(_mapping(part, "overrides"))) for part in (content, block or {})]
-            made = list(_cells(whole, parts[0] | parts[1]))
+            common, own = (_mapping(part, "overrides") for part in (content, block or {}))
+            made = list(_cells(whole, common | own))
         except UserError as error:
-            raise ConfigError(
-                f"block {number}: {error}" if "blocks" in content else str(error)
-            ) from None
+            where = f"block {number}: " if "blocks" in content else ""
+            raise ConfigError(f"{where}{error}") from None
         if "about" in whole:
             about |= {place.method: str(whole["about"]) for _, place in made}
         pairs += made
@@ -147,8 +138,8 @@ def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[t
     """The product of one block."""
     every = block.get("algorithms") == EVERY_OFFLINE
     algorithms = offline_algorithms() if every else _list(block, "algorithms")
-    environments = _list(block, "environments")
-    maps, qualities = (_list(block, key, default=[None]) for key in ("maps", "qualities"))
+    places = ("maps", "qualities")
+    maps, qualities = (_list(block, key) if key in block else [None] for key in places)
     label = block.get("label")
     if label is not None and len(algorithms) > 1:
         raise ConfigError(
@@ -157,40 +148,35 @@ def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[t
         )
     overrides, variants = _overrides(overrides, "overrides"), list(_variants(block))
     for algorithm, environment, map_name, quality, (suffix, varied), seed in itertools.product(
-        algorithms, environments, maps, qualities, variants, _seeds(block)
+        algorithms, _list(block, "environments"), maps, qualities, variants, _seeds(block)
     ):
         place = {"map_name": map_name, "quality": quality}
         chosen = {key: value for key, value in place.items() if value is not None}
         chosen |= overrides | varied | {"seed": seed}
         method = (algorithm if label is None else str(label)) + suffix
         values = Cell("config", algorithm, environment, chosen).config().values
-        data = map_label(values)
+        data = config.map_label(values)
         cell = Cell(f"{data}/{method}/seed{seed}", algorithm, environment, chosen)
         yield cell, Place(data, values["map_name"], values.get("quality"), method, seed)
 
 
 def offline_algorithms() -> list[str]:
     """The registered algorithms that learn from data."""
-    return [name for name in names("algs", CONFIG_DIR) if is_offline(name)]
+    return [name for name in config.names("algs", CONFIG_DIR) if is_offline(name)]
 
 
 def _variants(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(suffix of the name, overrides) of every combination of what is varied."""
-    vary = dict(flatten(_mapping(block, "vary")))
+    vary = _mapping(block, "vary")
     for key, values in vary.items():
-        _expect(
-            isinstance(values, list) and values, f"vary: {key}: expected a list of values", values
-        )
+        fits = isinstance(values, list) and values
+        _expect(fits, f"vary: {key}: expected a list of values", values)
     for combination in itertools.product(*vary.values()):
         varied = _overrides(dict(zip(vary, combination)), "vary")
         # As it is written: a name does not depend on where the project lies.
         written = [Path(v).name if k in PATH_KEYS and v else v for k, v in zip(vary, combination)]
         parts = [f"_{key.rsplit('.', 1)[-1]}_{value}" for key, value in zip(vary, written)]
         yield re.sub(r"[^\w.+-]+", "_", "".join(parts)), varied
-
-
-# --------------------------------------------------------------------------------------------------
-# Values
 
 
 def _expect(fits: Any, expected: str, found: Any) -> None:
@@ -200,7 +186,7 @@ def _expect(fits: Any, expected: str, found: Any) -> None:
         raise ConfigError(f"{expected}, found {shown}")
 
 
-def _known(content: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_keys(content: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in content:
         if key not in known:
             raise ConfigError(
@@ -209,15 +195,14 @@ def _known(content: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def _mapping(block: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Dotted key -> value of a part of the file."""
     value = block.get(key) or {}
     _expect(isinstance(value, dict), f"{key}: expected key: value lines", value)
-    return value
+    return dict(flatten(value))
 
 
-def _list(block: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
+def _list(block: Mapping[str, Any], key: str) -> list[Any]:
     """The values of an axis; a single one may stand without brackets."""
-    if key not in block and default is not None:
-        return default
     _expect(key in block, f"{key}: expected a name or a list of names", None)
     values = block[key] if isinstance(block[key], list) else [block[key]]
     if not values:
@@ -245,12 +230,8 @@ def _overrides(overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in PATH_KEYS and value not in (None, ""):
             place = f"{where}: {key}"
             _expect(isinstance(value, str), f"{place}: expected a path", value)
-            checked[key] = str(PROJECT_ROOT / expand_user(value, place))
+            checked[key] = str(PROJECT_ROOT / config.expand_user(value, place))
     return checked
-
-
-# --------------------------------------------------------------------------------------------------
-# Parts of a grid
 
 
 def select(grid: Grid, keep: Callable[[Cell, Place], bool]) -> Grid:

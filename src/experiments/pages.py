@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from inspo.experiments.aggregates import STATISTICS, Aggregates, Band, Interval
+from inspo.experiments.aggregates import Aggregates, Band, Interval
 from inspo.experiments.entries import Entry
-from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, plt
+from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, picture, plt
 from inspo.experiments.records import Records, Run
 from inspo.experiments.selection import Selection, episodes_of, short_name, untested
 from inspo.experiments.statistics import bootstrap
@@ -22,7 +21,6 @@ from inspo.experiments.tables import (
     fixed,
     interval,
     markdown_table,
-    mean_pm_std,
     write_bytes,
     write_csv,
     write_json,
@@ -66,15 +64,14 @@ class Report:
             paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
             stem = out / "performance_profiles"
             pictures += draw_profiles(stem, self.title, selection, aggregates)
-        for name in OPTIONAL_FILES:  # what an earlier report of other runs left in the folder
-            if out / name not in {*paths, *pictures}:
-                try:
-                    (out / name).unlink(missing_ok=True)
-                except OSError as error:
-                    raise UserError(
-                        f"cannot remove {out / name}, which is not of this report's runs: "
-                        f"{error.strerror}. Remove it yourself, or name another folder with --out"
-                    ) from error
+        for path in {out / name for name in OPTIONAL_FILES} - {*paths, *pictures}:
+            try:  # what an earlier report of other runs left in the folder
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot remove {path}, which is not of this report's runs: {error.strerror}. "
+                    "Remove it yourself, or name another folder with --out"
+                ) from error
         return [write_text(out / "report.md", self.markdown(pictures)), *paths, *pictures]
 
     def markdown(self, pictures: Sequence[Path]) -> str:
@@ -135,18 +132,13 @@ def cell_text(entry: Entry | None, digits: int) -> str:
         return "unequal runs"
     if not entry.values:
         return "no result"
-    text = mean_pm_std(entry.mean, entry.std, digits)
-    if entry.best:
-        text = f"**{text}**"
-    elif entry.as_good:
-        text += "\\*"
     remarks = []
     if entry.missing or not entry.complete:
         n = len(entry.values)
         remarks.append(f"{n} of {n + len(entry.missing)} seeds")
     if untested(entry):
         remarks.append("not tested: one seed")
-    return text + (f" ({'; '.join(remarks)})" if remarks else "")
+    return entry.text(digits) + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def attention(selection: Selection, records: Records) -> str:
@@ -168,37 +160,27 @@ def aggregate_parts(aggregates: Aggregates) -> list[str]:
     if aggregates.limits:
         limits = ", ".join(f"{task} {interval(*ends)}" for task, ends in aggregates.limits.items())
         scale = f"scaled to 0 and 1 between the worst and the best run of each task ({limits})"
-    names = [name for name in STATISTICS if name in aggregates.table[methods[0]]]
+    names = list(aggregates.table[methods[0]])
+    lines = [[m, *map(estimate, aggregates.table[m].values())] for m in methods]
     parts += [
         f"{len(aggregates.scores[methods[0]])} runs a task on {', '.join(aggregates.tasks)}; "
         f"scores {scale}. In brackets 95 % stratified bootstrap intervals (rliable).",
-        markdown_table(
-            ["", *names],
-            [[m, *(estimate(aggregates.table[m][name]) for name in names)] for m in methods],
-        ),
+        markdown_table(["", *names], lines),
     ]
-    if aggregates.improvement:
-        pairs = aggregates.improvement
+    if pairs := aggregates.improvement:
+        lines = [
+            [a, *(NONE if a == b else estimate(pairs[a, b]) for b in methods)] for a in methods
+        ]
         parts += [
             "Probability of improvement: that a run of the row is better than one of the column, "
             "on the same task.",
-            markdown_table(
-                ["", *methods],
-                [
-                    [a, *(NONE if a == b else estimate(pairs[a, b]) for b in methods)]
-                    for a in methods
-                ],
-            ),
+            markdown_table(["", *methods], lines),
         ]
     return parts
 
 
-def estimate(values: Interval, digits: int = 3) -> str:
-    return f"{fixed(values[0], digits)} {interval(values[1], values[2], digits)}"
-
-
-# --------------------------------------------------------------------------------------------------
-# CSV
+def estimate(values: Interval) -> str:
+    return f"{fixed(values[0], 3)} {interval(*values[1:], 3)}"
 
 
 def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
@@ -209,11 +191,11 @@ def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
             "task": task,
             "seed": run.seed,
             "counts": reason or "yes",
-            metric: run.final.get(metric, ""),
-            "test_episodes": len(run.raw.get("returns", [])) or "",
+            metric: run.final.get(metric),
+            "test_episodes": len(run.raw.get("returns", [])) or None,
             "status": run.status,
-            "updates": run.updates if run.finished else "",
-            "t_env": run.t_env if run.finished else "",
+            "updates": run.updates if run.finished else None,
+            "t_env": run.t_env if run.finished else None,
             "t_max": run.config["t_max"],
             "commit": run.commit,
             "dataset_hash": run.dataset.get("hash"),
@@ -225,65 +207,48 @@ def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
 
 def cell_rows(selection: Selection) -> list[dict[str, Any]]:
     lines = []
-    for data in selection.tasks:
-        for entry in selection.column(data):
-            values = list(entry.values.values())
-            known = entry.averaged and len(values) > 1
-            low, high = bootstrap(values) if known else ("", "")
-            lines.append(
-                {
-                    "task": data.key,
-                    "method": entry.method.key,
-                    "metric": selection.metric,
-                    "seeds": " ".join(map(str, entry.values)),
-                    "missing_seeds": " ".join(map(str, entry.missing)),
-                    "mean": _number(entry.mean),
-                    "std": _number(entry.std),
-                    "low": low,
-                    "high": high,
-                    "best": entry.best,
-                    "welch_p": _number(entry.p),
-                    "unequal": entry.unequal,
-                }
-            )
+    for entry in (entry for data in selection.tasks for entry in selection.column(data)):
+        known = entry.averaged and len(entry.values) > 1
+        low, high = bootstrap([*entry.values.values()]) if known else (None, None)
+        lines.append(
+            {
+                "task": entry.data.key,
+                "method": entry.method.key,
+                "metric": selection.metric,
+                "seeds": " ".join(map(str, entry.values)),
+                "missing_seeds": " ".join(map(str, entry.missing)),
+                "mean": entry.mean,
+                "std": entry.std,
+                "low": low,
+                "high": high,
+                "best": entry.best,
+                "welch_p": entry.p,
+                "unequal": entry.unequal,
+            }
+        )
     return lines
-
-
-def _number(value: float) -> float | str:
-    return "" if math.isnan(value) else float(value)
 
 
 def curve_rows(bands: Bands) -> list[dict[str, Any]]:
     return [
-        {"task": task, "method": method, "updates": round(float(u), 1), "mean": float(m),
-         "low": _number(low), "high": _number(high)}
+        {"task": task, "method": method, "updates": round(u, 1), "mean": m, "low": a, "high": b}
         for task, of_task in bands.items()
         for method, band in of_task.items()
-        for u, m, low, high in zip(band.updates, band.mean, band.low, band.high)
+        for u, m, a, b in zip(*(values.tolist() for values in band))
     ]  # fmt: skip
 
 
 def aggregate_rows(aggregates: Aggregates) -> list[dict[str, Any]]:
     keys = ("what", "method", "against", "threshold", "estimate", "low", "high")
-    lines: list[tuple[Any, ...]] = [
-        (name, method, "", "", *values)
-        for method, statistics in aggregates.table.items()
-        for name, values in statistics.items()
-    ]
-    lines += [
-        ("probability of improvement", a, b, "", *values)
-        for (a, b), values in aggregates.improvement.items()
-    ]
-    lines += [
-        ("performance profile", method, "", round(float(t), 6), float(p), float(low), float(high))
-        for method, (profile, band) in aggregates.profiles.items()
-        for t, p, low, high in zip(aggregates.thresholds, profile, *band)
-    ]
+    lines: list[tuple[Any, ...]] = []
+    for method, statistics in aggregates.table.items():
+        lines += [(name, method, None, None, *values) for name, values in statistics.items()]
+    for (first, second), values in aggregates.improvement.items():
+        lines.append(("probability of improvement", first, second, None, *values))
+    for method, (profile, band) in aggregates.profiles.items():
+        columns = np.stack([aggregates.thresholds, profile, *band], axis=1).tolist()
+        lines += [("performance profile", method, None, round(t, 6), *rest) for t, *rest in columns]
     return [dict(zip(keys, line)) for line in lines]
-
-
-# --------------------------------------------------------------------------------------------------
-# marl-eval
 
 
 def marl_eval(selection: Selection, aggregates: Aggregates) -> dict[str, Any]:
@@ -302,22 +267,16 @@ def marl_eval(selection: Selection, aggregates: Aggregates) -> dict[str, Any]:
     fewest = dict(sorted(lengths, reverse=True))
     content: dict[str, Any] = {}
     for (task, method), runs in chosen.items():
-        environment = runs[0].environment
-        of_task = content.setdefault(environment, {}).setdefault(task, {})
-        n_steps = fewest[environment]
+        n_steps = fewest[runs[0].environment]
+        of_task = content.setdefault(runs[0].environment, {}).setdefault(task, {})
         of_task[method] = {f"seed_{run.seed}": marl_eval_run(run, n_steps) for run in runs}
     return content
 
 
 def marl_eval_run(run: Run, n_steps: int) -> dict[str, Any]:
     """`step_K` with the means of a test, then `absolute_metrics` with the final one's episodes."""
-    metrics = [  # what every test of the run has, deviations left out
-        key
-        for key in run.final
-        if key.startswith("test_")
-        and not key.endswith("_std")
-        and all(key in test for test in run.tests)
-    ]
+    shared = set.intersection(set(run.final), *map(set, run.tests))  # what every test has
+    metrics = [k for k in run.final if k in shared and k[:5] == "test_" and k[-4:] != "_std"]
     places = np.linspace(0, len(run.tests) - 1, n_steps).round().astype(int)
     steps: dict[str, Any] = {}
     for number, test in enumerate(run.tests[place] for place in places):
@@ -330,10 +289,6 @@ def marl_eval_run(run: Run, n_steps: int) -> dict[str, Any]:
     return steps
 
 
-# --------------------------------------------------------------------------------------------------
-# Figures
-
-
 def draw_curves(stem: Path, title: str, selection: Selection, bands: Bands) -> list[Path]:
     """A panel for each task, three in a row."""
     if not bands:
@@ -343,9 +298,8 @@ def draw_curves(stem: Path, title: str, selection: Selection, bands: Bands) -> l
     across = min(3, len(bands))
     down = math.ceil(len(bands) / across)
     with plt.rc_context(STYLE | TEXT_AS_IT_IS):
-        figure, axes = plt.subplots(
-            down, across, figsize=(4.6 * across + 1, 3.5 * down + 0.8), squeeze=False
-        )
+        size = (4.6 * across + 1, 3.5 * down + 0.8)
+        figure, axes = plt.subplots(down, across, figsize=size, squeeze=False)
         handles: dict[str, Any] = {}
         for ax in axes.flat[len(bands) :]:
             ax.set_axis_off()
@@ -353,14 +307,10 @@ def draw_curves(stem: Path, title: str, selection: Selection, bands: Bands) -> l
             for method, band in of_task.items():
                 ink = shade(selection, method)
                 (line,) = ax.plot(band.updates, band.mean * scale, **ink)
-                ax.fill_between(
-                    band.updates, band.low * scale, band.high * scale, color=ink["color"],
-                    alpha=0.18, lw=0,
-                )  # fmt: skip
+                ends = band.low * scale, band.high * scale
+                ax.fill_between(band.updates, *ends, color=ink["color"], alpha=0.18, lw=0)
                 handles.setdefault(method, line)
-            ax.set_title(task)
-            ax.set_xlabel("gradient updates")
-            ax.set_ylabel(f"{name} {unit}".strip())
+            ax.set(title=task, xlabel="gradient updates", ylabel=f"{name} {unit}".strip())
             ax.set_xlim(left=0)
             if selection.share:
                 ax.set_ylim(-2, 102)
@@ -378,9 +328,8 @@ def draw_profiles(
             ink = shade(selection, method)
             (handles[method],) = ax.plot(x, profile, drawstyle="steps", **ink)
             ax.fill_between(x, low, high, color=ink["color"], alpha=0.18, lw=0, step="pre")
-        ax.set_xlabel("score" + (" (scaled by task)" if aggregates.limits else ""))
-        ax.set_ylabel("share of runs above it")
-        ax.set_ylim(-0.02, 1.02)
+        scaled = " (scaled by task)" if aggregates.limits else ""
+        ax.set(xlabel=f"score{scaled}", ylabel="share of runs above it", ylim=(-0.02, 1.02))
         return finish(figure, stem, f"{title}: performance profiles", handles)
 
 
@@ -402,11 +351,7 @@ def finish(figure: Figure, stem: Path, title: str, handles: Mapping[str, Any]) -
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower left", ncols=4, labelcolor=MUTED
     )
-    paths = []
-    # Without programs' names and dates: the same numbers give the same files.
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        out = io.BytesIO()
-        figure.savefig(out, format=kind, facecolor="white", metadata=metadata)
-        paths.append(write_bytes(stem.with_suffix(f".{kind}"), out.getvalue()))
+    kinds = ("png", "pdf")
+    paths = [write_bytes(stem.with_suffix(f".{kind}"), picture(figure, kind)) for kind in kinds]
     plt.close(figure)
     return paths

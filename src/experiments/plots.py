@@ -32,7 +32,6 @@ COLOURS = {
     "omiga": "#3a9c97",
     "icq": "#b08968",
     "macql": "#5c677d",
-    "data": "#737a86",
 }
 PAPER_GREY = "#c9cdd4"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#f6c7a4", "#d1495b", "#6b1d3a"])
@@ -67,26 +66,28 @@ def colour(name: str) -> str:
     return COLOURS.get(name, MUTED)
 
 
+def picture(figure: Figure, kind: str) -> bytes:
+    """The figure as PNG or PDF, without programs' names and dates: same numbers, same bytes."""
+    out = io.BytesIO()
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
+    figure.savefig(out, format=kind, facecolor="white", metadata=metadata)
+    return out.getvalue()
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a PNG in one move and forget the figure."""
-    out = io.BytesIO()
-    # No name of a program and its version: the same numbers give the same file.
-    figure.savefig(out, format="png", facecolor="white", metadata={"Software": None})
+    content = picture(figure, "png")
     plt.close(figure)
-    return write_bytes(path, out.getvalue())
+    return write_bytes(path, content)
 
 
 def draw_bars(comparison: Comparison, entries: Sequence[Entry], path: Path) -> Path:
     """A panel for each dataset, a bar for each method, a dot for each seed, the paper's values."""
     scale = 100.0 if comparison.share else 1.0
     columns = [[e for e in entries if e.data is data] for data in comparison.datasets]
-    paper: dict[str, Any] = {
-        "facecolors": "white",
-        "edgecolors": INK,
-        "linewidths": 1.4,
-        "zorder": 4,
-        "s": 34,
-    }
+    paper: dict[str, Any] = dict(
+        marker="D", facecolors="white", edgecolors=INK, linewidths=1.4, zorder=4, s=34
+    )
     with plt.rc_context(STYLE):
         widths = [max(2, len(column)) for column in columns]
         figure, axes = plt.subplots(
@@ -99,11 +100,11 @@ def draw_bars(comparison: Comparison, entries: Sequence[Entry], path: Path) -> P
                 _draw_bar(ax, x, entry, scale)
                 if entry.published and comparison.with_paper:
                     value = entry.published[0] * scale
-                    ax.scatter(x, value, marker="D", clip_on=False, **paper)
+                    ax.scatter(x, value, clip_on=False, **paper)
             mean = data_mean(entries, data, comparison.metric) if comparison.data_row else None
             if mean is not None:
-                style: dict[str, Any] = {"color": colour("data"), "ls": (0, (4, 3)), "lw": 1.4}
-                ax.axhline(mean * scale, label="mean of the data", **style)
+                style: Any = (0, (4, 3))
+                ax.axhline(mean * scale, label="mean of the data", color=MUTED, ls=style, lw=1.4)
             ax.axhline(0, color=MUTED, lw=0.8)
             ax.set_title(data.label)
             names = [entry.method.label.replace(" ", "\n", 1) for entry in column]
@@ -115,7 +116,7 @@ def draw_bars(comparison: Comparison, entries: Sequence[Entry], path: Path) -> P
         if comparison.limits:
             first.set_ylim(*comparison.limits)
         if comparison.with_paper and any(entry.published for entry in entries):
-            first.scatter([], [], marker="D", **paper, label="the paper")
+            first.scatter([], [], **paper, label="the paper")
         first.scatter([], [], s=14, color=INK, label="one seed")
         handles: dict[str, Any] = {}
         for ax in axes[0]:

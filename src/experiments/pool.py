@@ -1,10 +1,8 @@
 """Where the processes of a campaign run: on this machine, or on the nodes of a Ray cluster.
 
-A pool has `slots` (how many at a time), `submit(command, home)`, which gives a
-`concurrent.futures.Future` of the exit status, `stop()`, which asks all processes to save and leave
-(SIGTERM), and `close()`, which ends what still runs. What a process writes goes to
-`{home}/log.txt`; on a cluster `home` is therefore on a file system that all nodes share, as the
-project and its Python environment are, at the same paths.
+A pool has `slots` (how many at a time), `submit`, `stop` and `close`, which `LocalPool` describes.
+What a process writes goes to `{home}/log.txt`; on a cluster `home` is therefore on a file system
+that all nodes share, as the project and its Python environment are, at the same paths.
 """
 
 from __future__ import annotations
@@ -20,29 +18,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from inspo.utils.errors import ConfigError, UserError
 from inspo.utils.paths import PROJECT_ROOT
 
 LOG = "log.txt"
 BACKENDS = ("local", "ray")
-
-
-class Pool(Protocol):
-    slots: int
-
-    def submit(self, command: Sequence[str], home: Path) -> Future[int]:
-        """Start a command in the folder `home`, which is made if it is missing.
-
-        CellIsBusy, here or from the future, if another process runs in the folder.
-        """
-
-    def stop(self) -> None:
-        """Ask all processes to save and leave. To be called once: a second SIGTERM ends at once."""
-
-    def close(self) -> None:
-        """End what still runs, at once, and give back what the pool holds."""
 
 
 class CellIsBusy(UserError):
@@ -63,20 +45,15 @@ def check_options(backend: str, jobs: int | None, address: str | None, gpus: flo
 
 
 def make_pool(backend: str, jobs: int | None, address: str | None, gpus: float) -> Pool:
-    """The pool that a command line asks for; its options are those of `check_options`.
+    """The pool for options that have passed `check_options`.
 
     jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
     """
-    check_options(backend, jobs, address, gpus)
     return RayPool(jobs, address, gpus) if backend == "ray" else LocalPool(jobs or 2)
 
 
-# --------------------------------------------------------------------------------------------------
-# This machine
-
-
 class LocalPool:
-    """Processes of this machine."""
+    """Processes of this machine, `jobs` at a time."""
 
     def __init__(self, jobs: int):
         self.slots = jobs
@@ -84,15 +61,21 @@ class LocalPool:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def submit(self, command: Sequence[str], home: Path) -> Future[int]:
+        """Start a command in the folder `home`, made if it is missing; its exit status to come.
+
+        CellIsBusy, here or from the future, if another process runs in the folder.
+        """
         process = spawn(command, home)
         self._processes = [p for p in self._processes if p.returncode is None] + [process]
         return self._threads.submit(process.wait)
 
     def stop(self) -> None:
+        """Ask all processes to save and leave. To be called once: a second SIGTERM ends at once."""
         for process in self._processes:
             process.terminate()
 
     def close(self) -> None:
+        """End what still runs, at once, and give back what the pool holds."""
         for process in self._processes:
             process.kill()
         self._threads.shutdown()
@@ -110,15 +93,10 @@ def spawn(command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in a terminal reaches all of its group, and a second
         # signal, ours, would make the child leave without saving.
         return subprocess.Popen(
-            command,
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=[lock.fileno()],
+            command, cwd=PROJECT_ROOT, start_new_session=True, pass_fds=[lock.fileno()],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
+        )  # fmt: skip
 
 
 def check_free(home: Path) -> None:
@@ -132,20 +110,15 @@ def _lock(home: Path) -> TextIO:
     lock = open(home / ".lock", "w")  # noqa: SIM115  (closed by who starts the child)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         lock.close()
-        raise CellIsBusy(f"{home} is in use: another process runs this cell") from error
-    except OSError as error:  # without this, a file system that has no locks would be waited for
-        lock.close()
-        raise UserError(
+        if isinstance(error, BlockingIOError):
+            raise CellIsBusy(f"{home} is in use: another process runs this cell") from error
+        raise UserError(  # a file system without locks would be waited for
             f"{home}/.lock cannot be locked: {error.strerror}. Choose a folder for results on a "
             "file system that has locks"
         ) from error
     return lock
-
-
-# --------------------------------------------------------------------------------------------------
-# Ray
 
 
 class RayPool:
@@ -169,8 +142,9 @@ class RayPool:
         here: dict[str, Any] = {"num_cpus": jobs or os.cpu_count(), "include_dashboard": False}
         path = {"env_vars": {"PYTHONPATH": str(PROJECT_ROOT / "package")}}
         try:
-            if address:
-                _check_port(address)
+            host, _, port = (address or "").rpartition(":")
+            if "://" not in host and port.isdigit():  # else Ray tries for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -214,8 +188,4 @@ def _run_on_node(command: Sequence[str], home: str) -> int:
     return process.wait()
 
 
-def _check_port(address: str) -> None:
-    """OSError if nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
-    host, _, port = address.rpartition(":")
-    if "://" not in address and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+Pool = LocalPool | RayPool

@@ -4,9 +4,7 @@
     runs = records.table                           # pandas: a row for each run
     run = finished_run(home)                       # the result in a cell's folder, or None
 
-A record is a folder with `run.json`, `config.json` and `info.json`, as Sacred writes them. All that
-makes tables, figures and reports takes such a table, with the columns `task` and `method` beside
-the run's own (comparison.py, selection.py).
+A record is a folder with `run.json`, `config.json` and `info.json`, as Sacred writes them.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,18 +29,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SKIPPED_FOLDERS = {"models", "tb_logs", "datasets"}  # large, and no records in them
-# Dotted keys that every record of this program has, with their types, and those that it may have.
-NEEDED = {
-    "run": {"status": "str"},
-    "config": {"name": "str", "seed": "int", "env": "str", "map_name": "str or null",
-               "t_max": "int", "final_test_nepisode": "int"},
+# What a record's files hold: dotted key -> its types; "absent" where it may be missing.
+EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
+    "run": {
+        "status": ("str",), "start_time": ("str", "null", "absent"),
+        "result.dataset": ("dict", "absent"), "result.tests": ("list", "absent"),
+    },
+    "config": {
+        "name": ("str",), "seed": ("int",), "env": ("str",), "map_name": ("str", "null"),
+        "t_max": ("int",), "final_test_nepisode": ("int",), "dataset": ("dict", "absent"),
+        "dataset.path": ("str", "null", "absent"), "collect": ("dict", "absent"),
+    },
     "info": {},
 }  # fmt: skip
-OPTIONAL = {
-    "run": {"start_time": "str or null", "result.dataset": "dict", "result.tests": "list"},
-    "config": {"dataset": "dict", "dataset.path": "str or null", "collect": "dict"},
-    "info": {},
-}
 # What a table's file says of a run as it is.
 PUBLISHED = ("dataset", "updates", "t_env", "hours", "sessions", "machine", "versions")
 _ABSENT = object()
@@ -87,35 +86,10 @@ class Run:
     def finished(self) -> bool:
         return self.status == "COMPLETED"
 
-    @property
-    def recorded(self) -> bool:
-        """Whether it comes from a table's file, which has been rounded."""
-        return self.folder.suffix == ".json"
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of all that decides about numbers."""
         return comparable_settings(self.config)
-
-    def updates_at(self, t_env: float) -> float:
-        """Gradient updates made by step t_env; the steps of an update vary little."""
-        return t_env * self.updates / max(self.t_env, 1)
-
-
-def to_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """A row for each run: its fields, its final test's metrics, and as `run` the run itself."""
-    import pandas as pd  # the help of a command need not wait for it
-
-    names = ("algorithm", "environment", "seed", "settings")
-    lines = [
-        run.final | vars(run) | {"run": run} | {name: getattr(run, name) for name in names}
-        for run in runs
-    ]
-    return pd.DataFrame(lines)
-
-
-# --------------------------------------------------------------------------------------------------
-# Reading
 
 
 class UnreadableRecord(Exception):
@@ -124,7 +98,10 @@ class UnreadableRecord(Exception):
 
 @dataclass
 class Records:
-    """What lies below the folder `base`. table: the training runs, oldest first."""
+    """What lies below the folder `base`.
+
+    table: the training runs, oldest first: `run`, and its algorithm, environment, seed and commit.
+    """
 
     base: Path
     table: pd.DataFrame
@@ -164,7 +141,12 @@ def read_records(roots: Sequence[Path]) -> Records:
             f"training writes them under results/sacred; found {len(folders)}, and no training "
             f"run among them{reasons}. Name the folder that local_results_path or --results named."
         )
-    return Records(Path(base), to_table(trained), unreadable, len(runs) - len(trained))
+    import pandas as pd  # the help of a command need not wait for it
+
+    columns = ("algorithm", "environment", "seed", "commit")
+    facts = {name: [getattr(run, name) for run in trained] for name in columns}
+    table = pd.DataFrame({"run": trained, **facts})
+    return Records(Path(base), table, unreadable, len(runs) - len(trained))
 
 
 def _record_folders(top: str, visited: set[str], set_aside) -> Iterator[Path]:
@@ -193,7 +175,11 @@ def read_run(folder: Path) -> Run:
     version of this program, or of another one.
     """
     try:
-        files = {name: _load(folder / f"{name}.json") for name in NEEDED}
+        files = {
+            name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in EXPECTED
+            if name != "info" or (folder / "info.json").exists()  # none if it ended at once
+        }
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from error
     missing, mistyped = [], []
@@ -201,14 +187,17 @@ def read_run(folder: Path) -> Run:
         if not isinstance(content, dict):
             mistyped.append(f"{name}.json is {type_name(content)}")
             continue
-        missing += [f"{name}.json: {key}" for key in NEEDED[name] if key not in content]
-        for key, expected in (NEEDED[name] | OPTIONAL[name]).items():
+        for key, (*types, last) in EXPECTED[name].items():
             value = get(content, key, _ABSENT)
-            if value is not _ABSENT and type_name(value) not in expected.split(" or "):
+            allowed = types if last == "absent" else [*types, last]
+            if value is _ABSENT:
+                missing += [] if last == "absent" else [f"{name}.json: {key}"]
+            elif type_name(value) not in allowed:
+                expected = " or ".join(allowed)
                 mistyped.append(f"{name}.json: {key} is {type_name(value)}, expected {expected}")
     if mistyped:
         raise UnreadableRecord("; ".join(mistyped))
-    run, config, info = files.values()
+    run, config, info = files["run"], files["config"], files.get("info", {})
     finished = run.get("status") == "COMPLETED"
     if finished and _trains(config):
         missing += [f"run.json: {key}" for key in _missing_of(run.get("result"))]
@@ -241,12 +230,6 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _load(path: Path) -> Any:
-    if path.name == "info.json" and not path.exists():  # a run that ended at once has none
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _trains(config: Mapping[str, Any]) -> bool:
     """Whether it is the configuration of a training run, not of an evaluation or a collection."""
     return not config.get("evaluate") and not get(config, "collect.n_episodes")
@@ -277,10 +260,6 @@ def _hours(run: Mapping[str, Any]) -> float:
         return max(0.0, (end - start).total_seconds()) / 3600
     except (KeyError, TypeError, ValueError):
         return 0.0
-
-
-# --------------------------------------------------------------------------------------------------
-# The records of one cell
 
 
 def finished_run(home: Path) -> Run | None:
@@ -317,23 +296,22 @@ def progress_of(home: Path, since: float, t_max: int) -> float:
 
     Sacred writes `metrics.json` every ten seconds; 0 as long as there is none.
     """
-    files = [p for p in home.glob("sacred/*/*/*/metrics.json") if p.stat().st_mtime >= since]
     try:
-        newest = max(files, key=lambda path: path.stat().st_mtime)
-        metrics = json.loads(newest.read_text(encoding="utf-8"))
+        written = {path.stat().st_mtime: path for path in home.glob("sacred/*/*/*/metrics.json")}
+        if max(written) < since:
+            return 0.0
+        metrics = json.loads(written[max(written)].read_text(encoding="utf-8"))
         steps = [metric["steps"][-1] for metric in metrics.values() if metric["steps"]]
         return min(1.0, max(steps, default=0) / max(t_max, 1))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0.0
 
 
-# --------------------------------------------------------------------------------------------------
-# Configurations
-
-
-def comparable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def comparable_settings(
+    config: Mapping[str, Any], may_differ: Callable[[str], bool] = may_differ_compared
+) -> dict[str, Any]:
     """Dotted key -> value of all that decides about numbers; of a dataset's file its name."""
-    settings = {k: v for k, v in flatten(config) if not may_differ_compared(k)}
+    settings = {key: value for key, value in flatten(config) if not may_differ(key)}
     if settings.get("dataset.path"):
         settings["dataset.path"] = Path(str(settings["dataset.path"])).name
     return settings
@@ -359,10 +337,6 @@ def differences(
         if old != value and not new and not enough:
             differing.append(f"{key} was {old!r} and is {value!r}")
     return differing
-
-
-# --------------------------------------------------------------------------------------------------
-# Where a number comes from
 
 
 def provenance(run: Run) -> dict[str, Any]:
@@ -395,10 +369,8 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without folders of this machine; of a dataset's file its name."""
     public: dict[str, Any] = {}
     for key, value in flatten(config):
-        if key == "dataset.path":
-            put(public, key, Path(value).name if value else value)
-        elif key not in PATH_KEYS:
-            put(public, key, value)
+        if key == "dataset.path" or key not in PATH_KEYS:
+            put(public, key, Path(value).name if key == "dataset.path" and value else value)
     return public
 
 
@@ -410,11 +382,9 @@ def public_command(words: Sequence[str]) -> str:
 
 def commits(runs: Sequence[Run]) -> str:
     """The commits of runs, short, each once: one, if everything was run as it should be."""
-    return ", ".join(dict.fromkeys(_short(run.commit) for run in runs)) or "none"
-
-
-def _short(commit: str | None) -> str:
-    if not commit:
-        return "no commit"
-    name, _, dirty = commit.partition("-")
-    return f"`{name[:10]}`" + (" with uncommitted changes" if dirty else "")
+    short = []
+    for run in runs:
+        name, _, dirty = (run.commit or "").partition("-")
+        marks = " with uncommitted changes" if dirty else ""
+        short.append(f"`{name[:10]}`{marks}" if name else "no commit")
+    return ", ".join(dict.fromkeys(short)) or "none"

@@ -78,18 +78,23 @@ def select_runs(
     share = is_share(table[table.reason == ""], metric)
     selection = Selection(metric, share, _methods(table), _tasks(table), table)
     selection.notes += [f"unreadable, and left out: {place}" for place in records.unreadable]
+    methods = {method.key: method for method in selection.methods}
+    tasks = {data.key: data for data in selection.tasks}
     for (method, task), part in table.groupby(["method", "task"], sort=False):
-        _add_entry(selection, records, str(method), str(task), part, group_by)
+        name, place = str(method), str(task)
+        own, unequal = _runs_that_count(selection, records, f"{name} on {place}", part, group_by)
+        values = {seed: run.final[metric] for seed, run in own.items()}
+        entry = Entry(tasks[place], methods[name], own, values, [], unequal=unequal)
+        selection.entries[name, place] = entry
     budgets: dict[str, list[str]] = {}  # in words -> tasks
     for data in selection.tasks:
         column = selection.column(data)
-        own = table[table.task == data.key]
-        _count_seeds(selection, column, sorted(own.seed.unique().tolist()), min_seeds)
+        expected = sorted(set(table.seed[table.task == data.key]))
+        _count_seeds(selection, column, expected, min_seeds)
         # Runs that are not averaged are not compared either: they keep no others from it.
         alike = [protocol(run) for e in column if e.averaged for run in e.runs.values()]
-        differing = differing_values(alike)
-        if differing:
-            words = "; ".join(f"{key} ({values})" for key, values in differing.items())
+        words = "; ".join(f"{key} ({values})" for key, values in differing_values(alike).items())
+        if words:
             selection.incomparable[data.key] = words
             selection.notes.append(
                 f"{data.key}: methods not compared, their runs differ in {words}"
@@ -105,30 +110,29 @@ def select_runs(
         if len(set(steps.values())) > 1:
             words = ", ".join(f"{method} {count}" for method, count in steps.items())
             budgets.setdefault(words, []).append(data.key)
-    for words, tasks in budgets.items():
-        selection.notes.append(f"different budgets (t_max) on {', '.join(tasks)}: {words}")
+    for words, places in budgets.items():
+        selection.notes.append(f"different budgets (t_max) on {', '.join(places)}: {words}")
     return selection
 
 
-def _add_entry(
-    selection: Selection, records: Records, method: str, task: str, part: pd.DataFrame,
-    group_by: Sequence[str],
-) -> None:  # fmt: skip
-    """The runs of a method on a task that count (oldest first in `part`), the others named."""
-    metric, notes, where = selection.metric, selection.notes, f"{method} on {task}"
+def _runs_that_count(
+    selection: Selection, records: Records, where: str, part: pd.DataFrame, group_by: Sequence[str]
+) -> tuple[dict[int, Run], str]:
+    """Of a method's runs on a task, oldest first in `part`: the run that counts for each seed, and
+    in what these may not be averaged; all others are named."""
+    metric, notes = selection.metric, selection.notes
     counted: dict[int, Run] = {}
     again = []  # seeds with several runs that may count
     for seed, own in part.groupby("seed"):
-        runs = list(own.run)
-        if not any(run.finished for run in runs):
-            states = ", ".join(f"{run.status}: {records.place(run)}" for run in runs)
+        if not any(run.finished for run in own.run):
+            states = ", ".join(f"{run.status}: {records.place(run)}" for run in own.run)
             notes.append(f"{where}: seed {seed} is not finished ({states})")
-        elif not any(metric in run.final for run in runs):
+        elif not any(metric in run.final for run in own.run):
             notes.append(f"{where}: seed {seed} has no {metric} in its final test")
         notes += [
             f"{where}: seed {seed}: {reason} in the final test; the run counts as missing "
             f"({records.place(run)})"
-            for run, reason in zip(runs, own.reason)
+            for run, reason in zip(own.run, own.reason)
             if metric in run.final and reason
         ]
         usable = own[own.reason == ""]
@@ -146,21 +150,20 @@ def _add_entry(
             )
     usable = part[part.reason == ""]
     differing = differing_values(settings(run) | protocol(run) for run in usable.run)
+    if not differing:
+        if again:
+            seeds = ", ".join(again)
+            notes.append(
+                f"{where}: several finished runs of seeds {seeds}; the newest of each counts"
+            )
+        return counted, ""
     unequal = "; ".join(f"{key} is {values}" for key, values in differing.items())
-    if differing:
-        keys = [key for key in differing if any(key in run.settings for run in usable.run)]
-        advice = f"; --group-by {' '.join([*group_by, *keys])} tells them apart" if keys else ""
-        unequal = f"runs of different configurations: {unequal}"
-        notes.append(f"{where}: not averaged, {unequal}{advice}")
-        selection.runs.loc[usable.index, "reason"] = "unequal"
-    elif again:
-        notes.append(
-            f"{where}: several finished runs of seeds {', '.join(again)}; the newest of each counts"
-        )
-    values = {seed: run.final[metric] for seed, run in counted.items()}
-    by_key = {m.key: m for m in selection.methods}, {t.key: t for t in selection.tasks}
-    entry = Entry(by_key[1][task], by_key[0][method], counted, values, [], unequal=unequal)
-    selection.entries[method, task] = entry
+    unequal = f"runs of different configurations: {unequal}"
+    keys = [key for key in differing if any(key in run.settings for run in usable.run)]
+    advice = f"; --group-by {' '.join([*group_by, *keys])} tells them apart" if keys else ""
+    notes.append(f"{where}: not averaged, {unequal}{advice}")
+    selection.runs.loc[usable.index, "reason"] = "unequal"
+    return counted, unequal
 
 
 def _count_seeds(
@@ -193,10 +196,10 @@ def unusable(run: Run, metric: str) -> str:
     """Why the run cannot count; empty if it can."""
     if not run.finished:
         return "not finished"
-    if metric not in run.final:
-        return f"no {metric}"
-    value = run.final[metric]
-    return "" if is_number(value) else f"{metric} is {'null' if value is None else value}"
+    value = run.final.get(metric)
+    if is_number(value):
+        return ""
+    return f"{metric} is {value or 'null'}" if metric in run.final else f"no {metric}"
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -230,10 +233,6 @@ def differing_values(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-# --------------------------------------------------------------------------------------------------
-# Names
-
-
 def check_keys(runs: Sequence[Run], group_by: Sequence[str]) -> None:
     known = {key for run in runs for key, _ in flatten(run.config)}
     for key in group_by:
@@ -262,16 +261,16 @@ def method_names(runs: Sequence[Run], group_by: Sequence[str]) -> list[str]:
 
 def task_names(runs: Sequence[Run]) -> list[str]:
     """`2s3z_medium`; with the simulator's name before it where two have such a map."""
+    environments: dict[str, set[str]] = {}
     labels = []
     for run in runs:
         label, path = map_label(run.config), run.settings.get("dataset.path")
         if run.config.get("offline") and path and not run.config.get("quality"):
             label = f"{label}_{Path(path).stem}"
         labels.append(label)
-    places = set(zip(labels, (run.environment for run in runs)))
-    shared = {label for label in labels if sum(label == other for other, _ in places) > 1}
+        environments.setdefault(label, set()).add(run.environment)
     return [
-        f"{run.environment} {label}" if label in shared else label
+        f"{run.environment} {label}" if len(environments[label]) > 1 else label
         for run, label in zip(runs, labels)
     ]
 
@@ -280,18 +279,14 @@ def _methods(table: pd.DataFrame) -> list[Method]:
     """In the order of NAMES; of several of one algorithm those on most tasks first."""
     rank = {name: place for place, name in enumerate(NAMES)}
     found = table.groupby("method").agg(algorithm=("algorithm", "first"), n=("task", "nunique"))
-    methods = [(rank.get(row.algorithm, len(rank)), -row.n, key, row.algorithm)
+    methods = [(rank.get(row.algorithm, len(rank)), -row.n, str(key), row.algorithm)
                for key, row in found.iterrows()]  # fmt: skip
-    return [Method(str(key), algorithm, str(key)) for *_, key, algorithm in sorted(methods)]
+    return [Method(key, algorithm, key) for *_, key, algorithm in sorted(methods)]
 
 
 def _tasks(table: pd.DataFrame) -> list[Data]:
     found = table.groupby("task").environment.first()
     return [Data(str(task), str(task), environment) for task, environment in found.items()]
-
-
-# --------------------------------------------------------------------------------------------------
-# The metric
 
 
 def choose_metric(runs: Sequence[Run], requested: str | None) -> str:

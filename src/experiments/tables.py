@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,13 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
+    from inspo.offline.files import temporary  # it brings torch; the help does without
+
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)  # mkstemp's is private
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with temporary(path) as new:
+            new.write_bytes(content)
+            os.replace(new, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -70,11 +64,10 @@ def to_json(content: Any, indent: str = "") -> str:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Rows of dictionaries; the columns are the keys in the order of their first appearance."""
+    """Rows of dictionaries; columns in the order of first appearance; None and nan are empty."""
     import pandas as pd
 
-    columns = dict.fromkeys(key for row in rows for key in row)
-    table = pd.DataFrame(list(rows), columns=pd.Index(list(columns)), dtype=object)
+    table = pd.DataFrame(list(rows), dtype=object)
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
