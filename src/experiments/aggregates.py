@@ -181,7 +181,7 @@ def learning_curve(entry: Entry, metric: str, reps: int) -> Band:
     for run in entry.runs.values():
         tests = [test for test in run.tests if is_number(test.get(metric))]
         steps, values = np.array([(test["t_env"], test[metric]) for test in tests], dtype=float).T
-        curves.append((steps * run.updates / max(run.t_env, 1), values))  # an update: about as many
+        curves.append((run.updates_at(steps), values))
     grid = min((updates for updates, _ in curves), key=len)
     values = np.stack([np.interp(grid, *curve) for curve in curves])  # [n, K]
     drawn = np.random.default_rng(0).integers(len(values), size=(reps, len(values)))

@@ -91,6 +91,10 @@ class Run:
         """Dotted key -> value of all that decides about numbers."""
         return comparable_settings(self.config)
 
+    def updates_at(self, t_env: Any) -> Any:
+        """Gradient updates made by step t_env (or an array of them), evenly spread."""
+        return t_env * self.updates / max(self.t_env, 1)
+
 
 class UnreadableRecord(Exception):
     """A record that a kill cut, or that holds what no version of this program writes."""
