@@ -164,8 +164,7 @@ def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping
 
     def curve(name: str, metric: str, final: tuple[float, tuple[float, float]]) -> Curve:
         tests = runs[name].tests[:-1] or runs[name].tests
-        per_step = runs[name].updates / runs[name].t_env  # the steps of an update vary little
-        updates = [test["t_env"] * per_step for test in tests]
+        updates = [runs[name].updates_at(test["t_env"]) for test in tests]
         return Curve(name, updates, [test[metric] for test in tests], final)
 
     wins, returns = [], []
