@@ -5,26 +5,22 @@ import math
 
 import pytest
 import torch as th
-from cases import random_batch
-from test_cfcql import LENGTHS, Literal, assert_trained_as, make_cfcql, train_on_game
+from cases import LENGTHS, build, random_batch, without_choice
+from test_cfcql import totals_on_game
+from test_qmix import Literal
 
 from inspo.learners.macql_learner import draw_available
 from inspo.utils.config import load_config
 
 
-def make_macql(**overrides):
-    return make_cfcql("macql", **overrides)
-
-
 @pytest.mark.parametrize("td_lambda", [0.0, 0.6])
 def test_loss_and_step_are_those_of_the_loops(td_lambda):
-    learner, logger, args = make_macql(
-        td_lambda=td_lambda, raw_sample_actions=7, global_cql_alpha=3.0
+    learner, logger, args = build(
+        "macql", td_lambda=td_lambda, raw_sample_actions=7, global_cql_alpha=3.0
     )
     batch = random_batch(LENGTHS, args, pad=2)
     literal = Literal(learner, batch, args)
-    # transitions are drawn for in the learner's order: over time first, over episodes second
-    cells = sorted(literal.cells, key=lambda cell: (cell[1], cell[0]))
+    cells = literal.cells  # in the order in which the learner draws for them
     th.manual_seed(4)
     drawn = draw_available(th.stack([batch["avail_actions"][e, t] for e, t in cells]), 7)
     penalty = 0.0
@@ -33,9 +29,9 @@ def test_loss_and_step_are_those_of_the_loops(td_lambda):
             assert all(a in literal.possible(e, t, i) for i, a in enumerate(joint))
         total = sum(th.exp(literal.q_tot(e, t, joint)) for joint in joints)
         penalty += th.log(total) - literal.q_tot(e, t, literal.played(e, t))
+    td_loss, cql_loss = literal.td_loss(), penalty / len(cells)
     th.manual_seed(4)
-    cql_loss = penalty / len(cells)
-    assert_trained_as(learner, logger, batch, literal, literal.td_loss(), cql_loss, 3.0)
+    literal.assert_trained_as(logger, td_loss + 3 * cql_loss, td_loss=td_loss, cql_loss=cql_loss)
 
 
 def test_draws_are_uniform_over_the_available_actions_and_independent():
@@ -60,18 +56,15 @@ def test_a_single_joint_action_is_penalised_by_a_constant():
     all joint actions would be available (the fault of the authors' code)."""
     losses = {}
     for alpha in (0.0, 50.0):
-        learner, logger, args = make_macql(global_cql_alpha=alpha, raw_sample_actions=100)
-        batch = random_batch(LENGTHS, args)
-        batch["avail_actions"][:] = 0
-        batch["avail_actions"].scatter_(-1, batch["actions"], 1)
-        learner.train(batch, 0, 8)
+        learner, logger, args = build("macql", global_cql_alpha=alpha, raw_sample_actions=100)
+        learner.train(without_choice(random_batch(LENGTHS, args)), 0, 8)
         assert logger.stats["cql_loss"] == [pytest.approx(math.log(100), abs=1e-5)]
         losses[alpha] = logger.stats["grad_norm"]
     assert losses[0.0] == pytest.approx(losses[50.0], rel=1e-3)
 
 
 def test_the_penalty_estimates_the_soft_maximum_over_available_joint_actions():
-    learner, logger, args = make_macql(raw_sample_actions=20_000)
+    learner, logger, args = build("macql", raw_sample_actions=20_000)
     batch = random_batch(LENGTHS, args)
     literal = Literal(learner, batch, args)
     expected = 0.0
@@ -86,32 +79,13 @@ def test_the_penalty_estimates_the_soft_maximum_over_available_joint_actions():
 
 def test_the_penalty_alone_clones_the_joint_action():
     """softmax Q_tot over joint actions becomes the data's distribution, here a product."""
-    greedy, totals = train_on_game(
-        "macql", "m_ne", "imbalanced", 200, lr=0.01, global_cql_alpha=1e4, raw_sample_actions=500
+    greedy, totals = totals_on_game(
+        "macql", "m_ne", "imbalanced", 200, global_cql_alpha=1e4, raw_sample_actions=500
     )
     beta = th.tensor([0.8, 0.1, 0.1])
     found = totals.flatten().softmax(0).view(3, 3)
     assert th.allclose(found, th.outer(beta, beta), atol=0.04)  # K joint actions, not all
     assert greedy == [0, 0]
-
-
-def test_targets_are_copied_every_target_update_interval_updates():
-    learner, _, args = make_macql(target_update_interval=3)
-    batch = random_batch(LENGTHS, args)
-    copied = []
-    for _ in range(7):
-        learner.train(batch, 0, 0)
-        copied.append(
-            [
-                all(th.equal(p, q) for p, q in zip(target.parameters(), online.parameters()))
-                for target, online in (
-                    (learner.target_mac.agent, learner.mac.agent),
-                    (learner.target_mixer, learner.mixer),
-                )
-            ]
-        )
-    no, yes = [False, False], [True, True]
-    assert copied == [no, no, yes, no, no, yes, no]
 
 
 @pytest.mark.parametrize(("map_name", "td_lambda"), [("2s3z", 0.6), ("6h_vs_8z", 0.3)])
