@@ -76,7 +76,7 @@ def descend_in_minibatches(parameters, losses_of, rows, lr, minibatch, epochs) -
 
     Returns the means of all the losses over the steps.
     """
-    steps = []
+    steps, parameters = [], list(parameters)
     for _ in range(epochs):
         order = th.randperm(len(rows)).tolist()
         for first in range(0, len(rows), minibatch):

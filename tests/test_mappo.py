@@ -6,18 +6,19 @@ import math
 import pytest
 import torch as th
 from cases import (
+    LENGTHS,
+    assert_close_weights,
+    available,
+    build,
+    descend,
     descend_plainly,
     log_softmax_loop,
-    make_args,
-    make_learner,
     play_agent,
     random_batch,
     transitions_of,
 )
 
 from inspo.learners.mappo_learner import ValueNorm
-
-LENGTHS = [4, 1, 6, 3]
 
 
 def test_value_norm_follows_the_moments():
@@ -92,7 +93,7 @@ class Literal:
             old = old or {key: value.item() for key, value in taken.items()}
             gain, entropy, n = 0.0, 0.0, 0
             for (e, t, i), log_policy in log_policies.items():
-                possible = [b for b in range(4) if self.batch["avail_actions"][e, t, i, b]]
+                possible = available(self.batch, e, t, i)
                 if len(possible) < 2:
                     continue
                 ratio = (taken[e, t, i] - old[e, t, i]).exp()
@@ -103,7 +104,7 @@ class Literal:
                 n += 1
             loss = -(gain + a.entropy_coef * entropy) / n
             self.logged["actor_loss"] = loss.item()
-            self.descend(self.agent, loss, lr)
+            descend(self.agent.parameters(), loss, lr)
             loss = 0.0
             for cell in self.cells:
                 error = (
@@ -114,22 +115,15 @@ class Literal:
                 loss = loss + (0.5 * error**2 if small else error.abs() - 0.5)
             loss = loss / len(self.cells)
             self.logged["critic_loss"] = loss.item()
-            self.descend(self.critic, loss, lr)
-
-    @staticmethod
-    def descend(network, loss, lr):
-        with th.no_grad():
-            for p, g in zip(network.parameters(), th.autograd.grad(loss, [*network.parameters()])):
-                p.sub_(lr * g)
+            descend(self.critic.parameters(), loss, lr)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_one_call_is_the_literal_algorithm(epochs):
-    args = make_args("mappo", "matrix", epochs=epochs, gamma=0.9, entropy_coef=0.1, eps_clip=0.05)
-    args.grad_norm_clip, args.lr_decay = 1e9, "none"
+    learner, logger, args = build(
+        "mappo", epochs=epochs, entropy_coef=0.1, eps_clip=0.05, lr_decay="none"
+    )
     batch = random_batch(LENGTHS, args, pad=2)
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
     learner.value_norm.update(3 + 2 * th.randn(20))  # moments that do not cancel
     descend_plainly(learner, 0.5)
     literal = Literal(learner, batch)
@@ -137,27 +131,7 @@ def test_one_call_is_the_literal_algorithm(epochs):
     learner.train(batch, 0, 8)
     for key, value in literal.logged.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-6)]
-    pairs = ((learner.mac.agent, literal.agent), (learner.critic, literal.critic))
-    for found, expected in pairs:
-        for p, q in zip(found.parameters(), expected.parameters(), strict=True):
-            assert th.allclose(p.double(), q, atol=1e-5)
+    assert_close_weights(learner.mac.agent, literal.agent)
+    assert_close_weights(learner.critic, literal.critic)
     if epochs > 1:
         assert logger.stats["clipped_share"][0] > 0  # the clip has been at work
-
-
-def test_one_transition_leaves_finite_weights():
-    """A matrix game played once: nothing to normalise the advantage with."""
-    args = make_args("mappo", "matrix")
-    learner, _ = make_learner(args)
-    learner.train(random_batch([1], args), 0, 8)
-    assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())
-
-
-def test_learning_rates_fall_to_zero():
-    args = make_args("mappo", "matrix", lr_decay="cosine", lr=0.002, critic_lr=0.004, t_max=100)
-    learner, _ = make_learner(args)
-    batch = random_batch(LENGTHS, args)
-    for t_env, share in ((0, 1.0), (50, 0.5), (100, 0.0)):
-        learner.train(batch, t_env, 8)
-        rates = [learner.optimisers[k].param_groups[0]["lr"] for k in ("actor", "critic")]
-        assert rates == pytest.approx([0.002 * share, 0.004 * share], abs=1e-8)
