@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch as th
-from cases import log_softmax_loop, random_batch, td_lambda_loop
+from cases import log_softmax_loop, random_batch, td_lambda_loop, transitions_of
 
 from inspo.components.packed import PackedEpisodes
 from inspo.components.schedules import hold_decay, linear
@@ -44,39 +44,19 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
 
     packed = PackedEpisodes(batch["filled"])
     now = packed.transitions
+    several = th.stack([next_values, next_values + 1, 2 * next_values])  # of an agent each
     rows = packed.td_lambda(
         packed.pack(batch["reward"])[now, 0],
         packed.pack(batch["terminated"])[now, 0].float(),
-        packed.pack(th.nn.functional.pad(next_values, (0, 1)))[now],
+        th.nn.functional.pad(several, (0, 1)).flatten(1)[:, packed.index[now]],
         0.9,
         td_lambda,
     )
-    cells = packed.index[now]
-    for cell, value in zip(cells.tolist(), rows):
-        e, t = divmod(cell, batch.max_seq_length)
-        assert value.item() == pytest.approx(float(expected[e, t]), abs=1e-5)
-
-
-@pytest.mark.parametrize("td_lambda", [0.0, 0.6])
-def test_several_values_at_once_are_each_its_own_recursion(td_lambda):
-    batch = random_batch(LENGTHS, pad=2)
-    next_values = th.randn(2, 3, len(LENGTHS), batch.max_seq_length)
-    packed = PackedEpisodes(batch["filled"])
-    now = packed.transitions
-    found = packed.td_lambda(
-        packed.pack(batch["reward"])[now, 0],
-        packed.pack(batch["terminated"])[now, 0].float(),
-        next_values.flatten(2)[:, :, packed.index[now]],
-        0.9,
-        td_lambda,
-    )
-    assert found.shape == (2, 3, len(now))
-    for k in range(2):
-        for i in range(3):
-            expected = td_lambda_loop(batch, next_values[k, i], 0.9, td_lambda)
-            for cell, value in zip(packed.index[now].tolist(), found[k, i]):
-                place = divmod(cell, batch.max_seq_length)
-                assert value.item() == pytest.approx(float(expected[place]), abs=1e-5)
+    assert rows.shape == (3, len(now))
+    for found, values in zip(rows, several):
+        expected = td_lambda_loop(batch, values, 0.9, td_lambda)
+        wanted = [float(expected[cell]) for cell in transitions_of(batch)]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_terminal_takes_no_value_and_a_cut_takes_all_of_it():

@@ -2,15 +2,7 @@
 
 import pytest
 import torch as th
-from cases import (
-    inputs_loop,
-    make_args,
-    make_mac,
-    padded,
-    random_batch,
-    td_lambda_loop,
-    transitions_of,
-)
+from cases import inputs_loop, make_args, make_mac, random_batch, td_lambda_loop, transitions_of
 
 from inspo.components.transitions import Transitions
 
@@ -44,7 +36,7 @@ def test_transitions_begin_and_lead_where_the_episodes_do(made):
     data, batch, _ = made
     cells = filled_cells(batch)
     begins = [cells[row] for row in data.now]
-    assert sorted(begins) == transitions_of(batch) and len(data) == len(begins) == 11
+    assert begins == transitions_of(batch) and len(data) == len(begins) == 11
     assert [cells[row] for row in data.then] == [(e, t + 1) for e, t in begins]
     values = th.randn(len(cells), 3, 4)
     for k, (e, t) in enumerate(begins):
@@ -66,10 +58,3 @@ def test_returns_are_those_of_the_recursion(made):
     assert found.tolist() == pytest.approx([float(expected[cell]) for cell in begins], rel=1e-5)
     paid = data.td_lambda(values, 0.9, 0.7, data.reward + 1)
     assert (paid > found + 0.99).all()  # every reward of the return is the one given
-
-
-def test_padding_changes_nothing(made):
-    data, batch, args = made
-    more = Transitions(padded(batch, 5), make_mac(args))
-    for key in ("now", "then", "state", "obs", "inputs", "actions", "reward", "terminated"):
-        assert th.equal(getattr(data, key), getattr(more, key)), key
