@@ -19,13 +19,7 @@ from cases import (
 )
 
 from inspo.learners import alberdice_learner
-from inspo.learners.alberdice_learner import (
-    between,
-    gradient_penalty,
-    others_ratio,
-    resample,
-)
-from inspo.modules.critics import StateActionCritic
+from inspo.learners.alberdice_learner import between, gradient_penalty, others_ratio, resample
 from inspo.modules.mlp import MLP
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
@@ -85,14 +79,6 @@ def test_points_between_pairs_lie_on_their_lines():
     assert between(states, th.tensor(0.0))[0, 1] == 0  # without absorbing rows it is not drawn
 
 
-def test_the_gradient_penalty_of_a_linear_map_is_its_squared_norm():
-    network = th.nn.Sequential(th.nn.Linear(3, 1))
-    penalty = gradient_penalty(network, th.randn(5, 3))
-    assert penalty.item() == pytest.approx(network[0].weight.square().sum().item())
-    penalty.backward()
-    assert th.allclose(network[0].weight.grad, 2 * network[0].weight)
-
-
 def test_gradient_penalty_by_differences():
     th.manual_seed(0)
     network, points = MLP(3, 8, 1).double(), th.randn(6, 3, dtype=th.double)
@@ -103,21 +89,6 @@ def test_gradient_penalty_by_differences():
                 step = 1e-6 * th.eye(3, dtype=th.double)[k]
                 expected += ((network(x + step) - network(x - step)) / 2e-6).item() ** 2 / 6
     assert gradient_penalty(network, points.clone()).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_critic_of_state_and_action_is_a_network_on_both():
-    th.manual_seed(0)
-    critic, plain = StateActionCritic(5, 4, 8), MLP(9, 8, 1)
-    layers = (critic.first, critic.hidden, critic.out)
-    for mine, theirs in zip(layers, (plain[0], plain[2], plain[4])):
-        theirs.load_state_dict(mine.state_dict())
-    states = th.randn(7, 5)
-    found = critic(states)
-    for m in range(7):
-        for a in range(4):
-            onehot = th.eye(4)[a]
-            expected = plain(th.cat([states[m], onehot])).item()
-            assert found[m, a].item() == pytest.approx(expected, abs=1e-5)
 
 
 # One whole call of train, literally

@@ -7,7 +7,7 @@ import torch as th
 from cases import LENGTHS, build, random_batch, train_on_game, without_choice
 from test_qmix import Literal
 
-from inspo.learners.cfcql_learner import agent_weights, counterfactual_values
+from inspo.learners.cfcql_learner import agent_weights
 from inspo.utils.config import load_config
 
 
@@ -51,19 +51,6 @@ def test_loss_and_step_are_those_of_the_loops(inverse_temperature, td_lambda):
     mean = sum(weights) / len(weights)
     assert logger.stats["lambda_max"] == [pytest.approx(mean, rel=1e-3)]
     assert logger.stats["divergence_mean"] == [pytest.approx(sum(of_all) / len(of_all), rel=1e-3)]
-
-
-def test_counterfactuals_differ_from_the_data_in_one_agent():
-    th.manual_seed(0)
-    q, actions = th.randn(5, 3, 4), th.randint(4, (5, 3))
-    found = counterfactual_values(q, actions)
-    assert found.shape == (5, 3, 4, 3)
-    for m in range(5):
-        for i in range(3):
-            for b in range(4):
-                joint = actions[m].tolist()
-                joint[i] = b
-                assert found[m, i, b].tolist() == [float(q[m, j, joint[j]]) for j in range(3)]
 
 
 def test_lambda_is_even_soft_or_all_on_one_agent():

@@ -156,10 +156,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def accept(path):
     """Make the manifest agree with whatever the file now is."""
     manifest = json.loads((path.parent / "manifest.json").read_text())
-    manifest["files"][path.name] = {
-        "sha256": checkpoints._hash(path),
-        "bytes": path.stat().st_size,
-    }
+    manifest["files"][path.name] = {"sha256": checkpoints._hash(path), "bytes": path.stat().st_size}
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
 
 
