@@ -16,6 +16,7 @@ from cases import (
 
 from inspo.components.action_selectors import REGISTRY as selectors
 from inspo.components.packed import PackedEpisodes
+from inspo.modules.agents import REGISTRY as agents
 
 
 @pytest.mark.parametrize("last_action", [True, False])
@@ -32,7 +33,7 @@ def test_inputs_are_obs_last_action_and_identity(last_action, agent_id):
             assert th.equal(row[i], inputs_loop(batch, args, e, t, i))
 
 
-@pytest.mark.parametrize("agent", ["rnn", "rnn_ns", "mlp", "mlp_ns"])
+@pytest.mark.parametrize("agent", list(agents))
 def test_acting_sees_what_learning_sees(agent):
     """`forward` step by step and `unroll` of the finished episodes give the same policies."""
     args = make_args("bc", agent=agent)

@@ -279,41 +279,6 @@ def test_gradient_of_the_policy_loss_by_finite_differences(monkeypatch):
             assert found == pytest.approx((up - down) / (2 * eps), rel=1e-3, abs=1e-5)
 
 
-def test_later_agents_see_the_new_policies_of_earlier_ones(monkeypatch):
-    """The ratios that each agent was given, sequential and simultaneous, from the policies."""
-    ratios = {}
-    real = inspo_learner.others_ratio
-
-    for update in ("sequential", "simultaneous"):
-        learner, _, args, batch = make_inspo(update=update, agent="mlp_ns")
-        descend_plainly(learner, 0.5)
-        monkeypatch.setattr(learner.mac, "draw_order", lambda *_: [1, 2, 0])
-        old, seen = copy.deepcopy(learner.mac.agent), {}
-
-        def spy(log_pi, others, i, exponent, seen=seen):
-            seen[i] = log_pi.clone()
-            return real(log_pi, others, i, exponent)
-
-        monkeypatch.setattr(inspo_learner, "others_ratio", spy)
-        learner.train(batch, 50, 8)
-        ratios[update] = seen
-        new = learner.mac.agent
-        done = []
-        for i in [1, 2, 0]:
-            for j in range(3):
-                if j == i:
-                    continue
-                source = new if update == "sequential" and j in done else old
-                outputs = play_agent(source.agents[j], batch, args, j)
-                for row, (e, t) in enumerate(transitions_of(batch)):
-                    log_pi = log_softmax_loop(outputs[e, t], batch["avail_actions"][e, t, j])
-                    expected = log_pi[batch["actions"][e, t, j, 0]].item()
-                    assert seen[i][row, j].item() == pytest.approx(expected, abs=1e-4)
-            done.append(i)
-    assert th.allclose(ratios["sequential"][1], ratios["simultaneous"][1], atol=1e-6)
-    assert not th.allclose(ratios["sequential"][0], ratios["simultaneous"][0], atol=1e-3)
-
-
 # Schedules and switches
 
 

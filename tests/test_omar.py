@@ -19,7 +19,7 @@ from cases import (
     train_on_game,
     transitions_of,
 )
-from test_critics import dueling
+from test_modules import dueling
 
 RATE = 0.02
 

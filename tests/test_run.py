@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,31 +234,6 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(
     resume = f"resume={models(tmp_path, 'cut')}"
     assert start(algorithm, environment, *words, resume, results="cut") == 0
     assert_same_end(tmp_path, "whole", "cut")
-
-
-def test_a_process_that_gets_sigterm_saves_and_says_how_to_go_on(tmp_path, datasets):
-    words = [*COMMON, *TINY["bc"], "t_max=100000000", "test_nepisode=0"]
-    words += [f"datasets_dir={datasets}", f"local_results_path={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "src/main.py"), "--config=bc", "--env-config=matrix_offline",
-         "with", *words],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=ENVIRONMENT,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while not any("Recent" in p.read_text() for p in tmp_path.glob("sacred/*/*/1/cout.txt")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 143
-    assert "go on with resume=" in error
-    (folder,) = (tmp_path / "models").iterdir()
-    assert any(p.name.isdigit() for p in folder.iterdir())
 
 
 def test_an_environment_that_keeps_failing_saves_the_run(start, tmp_path, monkeypatch, capsys):

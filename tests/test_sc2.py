@@ -13,17 +13,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import make_args
 from test_offline_buffer import make_dataset
 
-from inspo import envs
 from inspo import main as program
-from inspo.components.episode_batch import build_scheme
-from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.envs.process_vector import SerialVectorEnv
 from inspo.envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
 from inspo.offline import OfflineDataset, write_dataset
-from inspo.runners.vector_runner import VectorRunner
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 
@@ -193,33 +187,6 @@ def test_shapes_seeds_and_the_rest_of_the_interface(game):
     assert fixed._game.launches == [("first", 5)]
 
 
-class SerialRunner(VectorRunner):
-    def make_env(self):
-        make = lambda: envs.REGISTRY["sc2"](**self.args.env_args)  # noqa: E731
-        return SerialVectorEnv([make, make])
-
-
-def test_batches_bootstrap_from_a_timeout(game):
-    args = make_args("bc", "matrix", agent="mlp")
-    args.env, args.env_args, args.batch_size_run = "sc2", {"map_name": "5m_vs_6m"}, 2
-    runner = SerialRunner(args, None)
-    vars(args).update(runner.get_env_info())
-    scheme = build_scheme(runner.get_env_info())
-    runner.setup(
-        scheme, {"agents": 2}, None, mac_REGISTRY["basic_mac"](scheme, {"agents": 2}, args)
-    )
-    for length, end in StandIn.plan[:3]:
-        batch = runner.run()
-        assert batch["filled"][:, :, 0].sum(1).tolist() == [length + 1] * 2
-        ends = batch["terminated"][:, :, 0].sum(1).tolist()
-        assert ends == ([0, 0] if end == "timeout" else [1, 1])
-    assert runner.train_stats.infos["timeout"] == [0, 0, 0, 0, 1, 1]
-    assert runner.train_stats.infos["battle_won"] == [1, 1, 0, 0, 0, 0]
-    seeds = [env._game._seed for env in runner.env._envs]
-    assert len(set(seeds)) == 2
-    assert runner.env.simulator == "StarCraft II build 75689, SMAC"
-
-
 # Shapes without the game
 
 
@@ -314,14 +281,6 @@ def test_an_argument_that_does_not_fit_is_one_clear_error(game, monkeypatch):
     assert "env_args.game_version: 1.2: Unknown game version" in error_of(game_version="1.2")
     assert "belong into env_args.replay_dir" in error_of(replay_prefix="a/b")
     assert "no argument unheard_of" in error_of(unheard_of=1)
-
-
-def test_a_game_that_is_not_there_stops_the_online_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
-    args = ["--config=qmix", "--env-config=sc2", "with", "batch_size_run=1", "use_cuda=False"]
-    assert program.main([*args, f"local_results_path={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert "docker/run.sh" in error and "Traceback" not in error
 
 
 def offline(tmp_path, *words) -> int:
