@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch as th
-from cases import LENGTHS, log_softmax_loop, random_batch
+from cases import LENGTHS, SHAPES, log_softmax_loop, random_batch
 from torch import nn
 
 from inspo.components.packed import PackedEpisodes
@@ -192,9 +192,7 @@ def test_the_conditional_policy_of_a_lone_agent_has_no_rows():
 # Agents (see test_controllers.py as well)
 
 
-ARGS = SimpleNamespace(
-    n_agents=3, n_actions=4, hidden_dim=8, state_shape=5, obs_shape=4, episode_limit=9
-)
+ARGS = SimpleNamespace(**SHAPES, hidden_dim=8)
 
 
 @pytest.mark.parametrize("name", [name for name in REGISTRY if not name.endswith("_ns")])
