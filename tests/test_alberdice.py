@@ -3,20 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    assert_close_weights,
-    available,
-    build,
-    descend,
-    descend_plainly,
-    log_softmax_loop,
-    play_agent,
-    random_batch,
-    train_on_game,
-    transitions_of,
-)
 
 from inspo.learners import alberdice_learner
 from inspo.learners.alberdice_learner import between, gradient_penalty, others_ratio, resample
@@ -27,7 +16,7 @@ LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
 
 def make_alberdice(**overrides):
     defaults = {"alpha_start": 2.0, "alpha_end": 0.5, "ratio_max": 1.5}
-    learner, logger, args = build("alberdice", **(defaults | overrides))
+    learner, logger, args = cases.build("alberdice", **(defaults | overrides))
     with th.no_grad():  # policies that are not uniform, and none the same as another
         for network in (learner.mac.agent, learner.data_policies, learner.others):
             for p in network.parameters():
@@ -103,7 +92,7 @@ class Literal:
 
     def __init__(self, learner, batch, lr):
         self.args, self.batch, self.lr = learner.args, batch, lr
-        self.cells = transitions_of(batch)
+        self.cells = cases.transitions_of(batch)
         self.agents = copy.deepcopy(learner.mac.agent.agents).double()
         self.data_policies = copy.deepcopy(learner.data_policies.agents).double()
         self.others = copy.deepcopy(learner.others).double()
@@ -113,9 +102,9 @@ class Literal:
 
     def log_policy(self, networks, i):
         """(e, t) -> log-probabilities `[A]` of agent i."""
-        outputs = play_agent(networks[i], self.batch, self.args, i)
+        outputs = cases.play_agent(networks[i], self.batch, self.args, i)
         avail = self.batch["avail_actions"]
-        return {at: log_softmax_loop(out, avail[at][i]) for at, out in outputs.items()}
+        return {at: cases.log_softmax_loop(out, avail[at][i]) for at, out in outputs.items()}
 
     def value(self, i, at):
         """nu_i of a step, or of the absorbing state if `at` is None."""
@@ -149,13 +138,13 @@ class Literal:
         """weights[i]: cell -> weight of the draw. Returns the losses of each agent."""
         a, batch, n = self.args, self.batch, self.args.n_agents
         action = {(at, j): int(batch["actions"][at][j, 0]) for at in self.cells for j in range(n)}
-        avail = {(at, j): available(batch, *at, j) for at in self.cells for j in range(n)}
+        avail = {(at, j): cases.available(batch, *at, j) for at in self.cells for j in range(n)}
         losses = {key: [] for key in ("nu_loss", "e_loss", "policy_loss", "others_loss")}
         mu, data_loss = [self.log_policy(self.data_policies, j) for j in range(n)], 0.0
         for at in self.cells:
             for j in range(n):
                 data_loss = data_loss - mu[j][at][action[at, j]] / (n * len(self.cells))
-        descend(self.data_policies.parameters(), data_loss, self.lr)
+        cases.descend(self.data_policies.parameters(), data_loss, self.lr)
         mu = [{at: row.detach() for at, row in of.items()} for of in mu]
 
         policies = [self.log_policy(self.agents, j) for j in range(n)]
@@ -209,10 +198,10 @@ class Literal:
                     policy_loss = policy_loss + weight * log_pi.exp() * (alpha * kl - gain)
                 error = of_action[action[at, i]] - e[at].detach()
                 e_loss = e_loss + weight * (error**2 + a.cql_coeff * cql)
-            descend(self.others[i].parameters(), others_loss, self.lr)
-            descend(self.values[i].parameters(), nu_loss, self.lr)
-            descend(self.advantages[i].parameters(), e_loss, self.lr)
-            descend(self.agents[i].parameters(), policy_loss, self.lr)
+            cases.descend(self.others[i].parameters(), others_loss, self.lr)
+            cases.descend(self.values[i].parameters(), nu_loss, self.lr)
+            cases.descend(self.advantages[i].parameters(), e_loss, self.lr)
+            cases.descend(self.agents[i].parameters(), policy_loss, self.lr)
             policies[i] = self.log_policy(self.agents, i)
             for key, loss in zip(losses, (nu_loss, e_loss, policy_loss, others_loss)):
                 losses[key].append(loss.item())
@@ -222,8 +211,8 @@ class Literal:
 @pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])
 def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
     learner, logger, args = make_alberdice(agent=agent)
-    batch = random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
-    descend_plainly(learner, 0.05)
+    batch = cases.random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
+    cases.descend_plainly(learner, 0.05)
     literal, start = Literal(learner, batch, 0.05), copy.deepcopy(learner)
     seen = {"resample": [], "between": []}
 
@@ -241,7 +230,7 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
     spy("between")
     learner.train(batch, 50, 8)
 
-    order, weights = transitions_of(batch), []
+    order, weights = cases.transitions_of(batch), []
     for _, (drawn, weight, _) in seen["resample"]:
         weights.append(dict.fromkeys(order, 0.0))
         weights[-1].update(zip([order[k] for k in drawn.tolist()], weight.double().tolist()))
@@ -259,7 +248,7 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
         ("agent", literal.agents),
     ):
         found, old = learner.networks[name], start.networks[name]
-        assert_close_weights(found, expected, 2e-5)
+        cases.assert_close_weights(found, expected, 2e-5)
         assert max((p - q).abs().max() for p, q in zip(found.parameters(), old.parameters())) > 1e-3
 
     # What the chances were made from. After the ends of 1, 3 and 9 transitions: 8, 6 and no steps.
@@ -279,7 +268,7 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
 
 
 def test_policies_start_near_uniform_and_so_do_those_of_the_data():
-    learner, _, _ = build("alberdice", hidden_dim=128)
+    learner, _, _ = cases.build("alberdice", hidden_dim=128)
     for agents in (learner.mac.agent.agents, learner.data_policies.agents):
         for network in agents:
             assert network.fc2.weight.abs().max() <= 1e-3
@@ -293,7 +282,7 @@ def test_policies_start_near_uniform_and_so_do_those_of_the_data():
 def play_matrix(map_name, quality) -> tuple[th.Tensor, float]:
     """Policies `[2, A]` and expected return after a short run on about 180 episodes of a game."""
     copies = 15 if map_name == "xor" else 2 if quality == "imbalanced" else 20
-    policies, expected, _ = train_on_game(
+    policies, expected, _ = cases.train_on_game(
         "alberdice", map_name, quality, 400, copies, agent="mlp_ns", lr=0.002, nu_lr=0.002,
         alpha_end=0.02,
     )  # fmt: skip

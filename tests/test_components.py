@@ -2,46 +2,27 @@
 
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    inputs_loop,
-    log_softmax_loop,
-    make_args,
-    make_mac,
-    random_batch,
-    scheme_of,
-    td_lambda_loop,
-    transitions_of,
-)
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.components.schedules import hold_decay, linear
 from inspo.components.transitions import Transitions
-from inspo.utils.rl_utils import (
-    entropy,
-    explained_variance,
-    gather_actions,
-    kl_divergence,
-    masked_log_softmax,
-    masked_logsumexp,
-    soft_update,
-    td_lambda_targets,
-)
+from inspo.utils import rl_utils
 
 # Packed episodes
 
 
 @pytest.mark.parametrize("pad", [0, 3])
 def test_rows_are_the_filled_cells(pad):
-    batch = random_batch(LENGTHS, pad=pad)
+    batch = cases.random_batch(cases.LENGTHS, pad=pad)
     packed = PackedEpisodes(batch["filled"])
     cells = [divmod(c, batch.max_seq_length) for c in packed.index.tolist()]
     # time first, episodes second
-    expected = [(e, t) for t in range(7) for e in range(4) if t <= LENGTHS[e]]
+    expected = [(e, t) for t in range(7) for e in range(4) if t <= cases.LENGTHS[e]]
     assert cells == expected
     assert packed.time.tolist() == [t for _, t in expected]
     rows = packed.pack(batch["obs"])
@@ -51,7 +32,7 @@ def test_rows_are_the_filled_cells(pad):
 
 @pytest.mark.parametrize("pad", [0, 3])
 def test_round_trips(pad):
-    batch = random_batch(LENGTHS, pad=pad)
+    batch = cases.random_batch(cases.LENGTHS, pad=pad)
     packed = PackedEpisodes(batch["filled"])
     filled = batch["filled"][..., None]
     rows = packed.pack(batch["obs"])
@@ -65,12 +46,12 @@ def test_round_trips(pad):
     some = packed.unpack(rows[now], now)
     for e in range(batch.batch_size):
         for t in range(batch.max_seq_length):
-            wanted = batch["obs"][e, t] if (e, t) in transitions_of(batch) else th.zeros(3, 4)
+            wanted = batch["obs"][e, t] if (e, t) in cases.transitions_of(batch) else th.zeros(3, 4)
             assert th.equal(some[e, t], wanted)
 
 
 def test_packing_passes_gradients():
-    batch = random_batch(LENGTHS)
+    batch = cases.random_batch(cases.LENGTHS)
     packed = PackedEpisodes(batch["filled"])
     x = batch["obs"].clone().requires_grad_()
     packed.to_time_major(packed.pack(x)).sum().backward()
@@ -82,9 +63,9 @@ def test_packing_passes_gradients():
 
 @pytest.fixture
 def made():
-    args = make_args("qmix", "matrix")
-    batch = random_batch([4, 1, 6], args, pad=2)
-    return Transitions(batch, make_mac(args)), batch, args
+    args = cases.make_args("qmix", "matrix")
+    batch = cases.random_batch([4, 1, 6], args, pad=2)
+    return Transitions(batch, cases.make_mac(args)), batch, args
 
 
 def filled_cells(batch):
@@ -100,14 +81,14 @@ def test_rows_hold_what_the_episodes_hold(made):
         for rows, key in ((data.state, "state"), (data.obs, "obs"), (data.avail, "avail_actions")):
             assert th.equal(rows[row], batch[key][e, t])
         for i in range(args.n_agents):
-            assert th.equal(data.inputs[row, i], inputs_loop(batch, args, e, t, i))
+            assert th.equal(data.inputs[row, i], cases.inputs_loop(batch, args, e, t, i))
 
 
 def test_transitions_begin_and_lead_where_the_episodes_do(made):
     data, batch, _ = made
     cells = filled_cells(batch)
     begins = [cells[row] for row in data.now]
-    assert begins == transitions_of(batch) and len(data) == len(begins) == 11
+    assert begins == cases.transitions_of(batch) and len(data) == len(begins) == 11
     assert [cells[row] for row in data.then] == [(e, t + 1) for e, t in begins]
     values = th.randn(len(cells), 3, 4)
     for k, (e, t) in enumerate(begins):
@@ -124,7 +105,7 @@ def test_returns_are_those_of_the_recursion(made):
     values = th.randn(len(data))
     cells = filled_cells(batch)
     begins = [cells[row] for row in data.now]
-    expected = td_lambda_loop(batch, dict(zip(begins, values.double())), 0.9, 0.7)
+    expected = cases.td_lambda_loop(batch, dict(zip(begins, values.double())), 0.9, 0.7)
     found = data.td_lambda(values, 0.9, 0.7)
     assert found.tolist() == pytest.approx([float(expected[cell]) for cell in begins], rel=1e-5)
     paid = data.td_lambda(values, 0.9, 0.7, data.reward + 1)
@@ -139,7 +120,7 @@ KEYS = ("state", "obs", "actions", "avail_actions", "reward", "terminated", "fil
 
 def episodes(lengths, seed):
     """Whole rows of the limit (9 transitions), zeros where not filled, as a runner gives them."""
-    batch = random_batch(lengths, seed=seed, pad=10 - max(lengths) - 1)
+    batch = cases.random_batch(lengths, seed=seed, pad=10 - max(lengths) - 1)
     filled = batch["filled"]
     data = {}
     for key in KEYS:
@@ -149,7 +130,7 @@ def episodes(lengths, seed):
 
 
 def make_buffer(size=5, seed=0):
-    return ReplayBuffer(scheme_of(make_args("qmix", "matrix")), 3, size, 10, seed)
+    return ReplayBuffer(cases.scheme_of(cases.make_args("qmix", "matrix")), 3, size, 10, seed)
 
 
 def signature(batch, e):
@@ -214,12 +195,12 @@ def test_an_empty_buffer_can_be_saved():
 @pytest.mark.parametrize("td_lambda", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("pad", [0, 6])
 def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
-    batch = random_batch(LENGTHS, pad=pad)  # episodes 1 and 3 end, the others are cut
-    next_values = th.randn(len(LENGTHS), batch.max_seq_length - 1)
-    expected = td_lambda_loop(batch, next_values, 0.9, td_lambda)
+    batch = cases.random_batch(cases.LENGTHS, pad=pad)  # episodes 1 and 3 end, the others are cut
+    next_values = th.randn(len(cases.LENGTHS), batch.max_seq_length - 1)
+    expected = cases.td_lambda_loop(batch, next_values, 0.9, td_lambda)
     filled = batch["filled"][..., 0]
     mask = (filled[:, :-1] * filled[:, 1:]).float()
-    found = td_lambda_targets(
+    found = rl_utils.td_lambda_targets(
         batch["reward"][:, :-1, 0],
         batch["terminated"][:, :-1, 0].float(),
         mask,
@@ -243,15 +224,15 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
     )
     assert rows.shape == (3, len(now))
     for found, values in zip(rows, several):
-        expected = td_lambda_loop(batch, values, 0.9, td_lambda)
-        wanted = [float(expected[cell]) for cell in transitions_of(batch)]
+        expected = cases.td_lambda_loop(batch, values, 0.9, td_lambda)
+        wanted = [float(expected[cell]) for cell in cases.transitions_of(batch)]
         assert found.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_terminal_takes_no_value_and_a_cut_takes_all_of_it():
     def target(terminated, td_lambda):
         args = [th.tensor([[x]]) for x in (1.0, terminated, 1.0, 10.0)]
-        return td_lambda_targets(*args, gamma=0.5, td_lambda=td_lambda).item()
+        return rl_utils.td_lambda_targets(*args, gamma=0.5, td_lambda=td_lambda).item()
 
     for td_lambda in (0.0, 0.6, 1.0):
         assert target(0.0, td_lambda) == 6.0
@@ -259,14 +240,14 @@ def test_a_terminal_takes_no_value_and_a_cut_takes_all_of_it():
 
 
 def test_an_unavailable_action_has_no_probability_no_weight_and_no_gradient():
-    batch = random_batch([20])
+    batch = cases.random_batch([20])
     avail = batch["avail_actions"][0]  # [T, n, A]
     logits = (5 * th.randn(avail.shape)).masked_fill(avail == 0, 50.0).requires_grad_()
-    log_p = masked_log_softmax(logits, avail)
-    lse = masked_logsumexp(logits, avail)
+    log_p = rl_utils.masked_log_softmax(logits, avail)
+    lse = rl_utils.masked_logsumexp(logits, avail)
     for t in range(len(avail)):
         for i in range(avail.shape[1]):
-            expected = log_softmax_loop(logits[t, i].detach(), avail[t, i])
+            expected = cases.log_softmax_loop(logits[t, i].detach(), avail[t, i])
             assert th.allclose(log_p[t, i], expected, atol=1e-5)
             possible = [math.exp(logits[t, i, a].item()) for a in range(4) if avail[t, i, a]]
             assert lse[t, i].item() == pytest.approx(math.log(sum(possible)), rel=1e-5)
@@ -278,11 +259,11 @@ def test_an_unavailable_action_has_no_probability_no_weight_and_no_gradient():
 
 
 def test_kl_and_entropy_over_available_actions():
-    batch = random_batch([15])
+    batch = cases.random_batch([15])
     avail = batch["avail_actions"][0]
-    log_p = masked_log_softmax(th.randn(avail.shape), avail)
-    log_q = masked_log_softmax(th.randn(avail.shape), avail)
-    kl, h = kl_divergence(log_p, log_q), entropy(log_p)
+    log_p = rl_utils.masked_log_softmax(th.randn(avail.shape), avail)
+    log_q = rl_utils.masked_log_softmax(th.randn(avail.shape), avail)
+    kl, h = rl_utils.kl_divergence(log_p, log_q), rl_utils.entropy(log_p)
     for t in range(len(avail)):
         for i in range(avail.shape[1]):
             p = [(math.exp(log_p[t, i, a]), a) for a in range(4) if avail[t, i, a]]
@@ -292,24 +273,24 @@ def test_kl_and_entropy_over_available_actions():
             if len(p) == 1:
                 assert kl[t, i] == 0
                 assert h[t, i] == 0
-    assert kl_divergence(log_p, log_p).abs().max() == 0
+    assert rl_utils.kl_divergence(log_p, log_p).abs().max() == 0
 
 
 def test_gather_actions_soft_update_and_explained_variance():
     values, actions = th.randn(3, 2, 4), th.randint(4, (3, 2))
-    taken = gather_actions(values, actions)
+    taken = rl_utils.gather_actions(values, actions)
     assert all(taken[m, i] == values[m, i, actions[m, i]] for m in range(3) for i in range(2))
     target, online = th.nn.Linear(3, 2), th.nn.Linear(3, 2)
     before = [p.clone() for p in target.parameters()]
     source = [p.clone() for p in online.parameters()]
-    soft_update(target, online, 0.25)
+    rl_utils.soft_update(target, online, 0.25)
     for p, old, new in zip(target.parameters(), before, source):
         assert th.allclose(p, 0.75 * old + 0.25 * new, atol=1e-7)
     assert all(th.equal(p, s) for p, s in zip(online.parameters(), source))
     x = th.tensor([1.0, 2.0, 3.0, 4.0])
-    assert explained_variance(x + 7, x).item() == 1  # a constant bias is not variance
-    assert explained_variance(th.zeros(4), x).item() == pytest.approx(0)
-    assert explained_variance(-x, x).item() == pytest.approx(-3)
+    assert rl_utils.explained_variance(x + 7, x).item() == 1  # a constant bias is not variance
+    assert rl_utils.explained_variance(th.zeros(4), x).item() == pytest.approx(0)
+    assert rl_utils.explained_variance(-x, x).item() == pytest.approx(-3)
 
 
 def test_schedules():

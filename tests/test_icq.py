@@ -3,22 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    assert_close_weights,
-    build,
-    descend,
-    descend_in_minibatches,
-    descend_plainly,
-    log_softmax_loop,
-    play_agent,
-    random_batch,
-    td_lambda_loop,
-    train_on_game,
-    transitions_of,
-)
 from test_modules import dueling
 
 from inspo.learners.icq_learner import step_weights
@@ -111,7 +98,7 @@ def targets_loop(learner, batch, args, cells, log_pi):
     bootstrapping = {c: v for c, v in totals.items() if not batch["terminated"][c[0], c[1], 0]}
     weights = weights_loop({c: v / args.target_temperature for c, v in bootstrapping.items()})
     values = {c: th.tensor(weights.get(c, 0.0) * totals[c]).double() for c in cells}
-    return td_lambda_loop(batch, values, args.gamma, args.td_lambda)
+    return cases.td_lambda_loop(batch, values, args.gamma, args.td_lambda)
 
 
 def critic_loss_loop(critic, mixer, batch, args, cells, y):
@@ -148,35 +135,35 @@ def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
     ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.8, 1000, 1), (0.8, 5, 2)]
 )
 def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
-    learner, logger, args = build(
+    learner, logger, args = cases.build(
         "icq",
         td_lambda=td_lambda,
         critic_minibatch=minibatch,
         critic_epochs=epochs,
         target_temperature=0.7,  # at 1000 all weights are nearly 1
     )
-    batch = random_batch(LENGTHS, args, pad=2)
-    descend_plainly(learner, RATE)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
+    cases.descend_plainly(learner, RATE)
     agent = copy.deepcopy(learner.mac.agent).double()
     critic = copy.deepcopy(learner.critic).double()
     mixer = copy.deepcopy(learner.mixer).double()
-    rows = transitions_of(batch)
+    rows = cases.transitions_of(batch)
     log_pi = []
     for i in range(args.n_agents):
-        logits = play_agent(agent, batch, args, i)
+        logits = cases.play_agent(agent, batch, args, i)
         avail = batch["avail_actions"][:, :, i]
-        log_pi.append({c: log_softmax_loop(x, avail[c]) for c, x in logits.items()})
+        log_pi.append({c: cases.log_softmax_loop(x, avail[c]) for c, x in logits.items()})
     y = targets_loop(learner, batch, args, rows, log_pi)
 
     th.manual_seed(7)  # the order in which minibatches are drawn
     both = th.nn.ModuleList([critic, mixer])
-    (critic_loss,) = descend_in_minibatches(
+    (critic_loss,) = cases.descend_in_minibatches(
         both.parameters(),
         lambda cells: [critic_loss_loop(critic, mixer, batch, args, cells, y)],
         rows, RATE, minibatch, epochs,
     )  # fmt: skip
     policy_loss = policy_loss_loop(log_pi, critic, mixer, batch, args, rows)
-    descend(agent.parameters(), policy_loss, RATE)
+    cases.descend(agent.parameters(), policy_loss, RATE)
 
     th.manual_seed(7)
     learner.train(batch, 0, 8)
@@ -187,8 +174,8 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
     }
     for key, value in expected.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-5)], key
-    assert_close_weights(th.nn.ModuleList([learner.critic, learner.mixer]), both)
-    assert_close_weights(learner.mac.agent, agent, 1e-6)
+    cases.assert_close_weights(th.nn.ModuleList([learner.critic, learner.mixer]), both)
+    cases.assert_close_weights(learner.mac.agent, agent, 1e-6)
 
 
 # What the values add up to: the additive fit of the payoffs that occur in the data.
@@ -202,7 +189,7 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
     ],
 )
 def test_where_it_ends_on_the_matrix_games(map_name, quality, action, value):
-    pi, found, _ = train_on_game(
+    pi, found, _ = cases.train_on_game(
         "icq", map_name, quality, 200, lr=0.005, critic_lr=0.005, critic_minibatch=2000
     )
     assert pi.argmax(-1).tolist() == [action, action]
@@ -211,7 +198,7 @@ def test_where_it_ends_on_the_matrix_games(map_name, quality, action, value):
 
 def test_the_policy_is_the_datas_tilted_by_its_advantages():
     """XOR (b), a policy temperature of 1: pi(B) / pi(A) = mu(B) / mu(A) exp(Q(B) - Q(A))."""
-    pi, _, learner = train_on_game(
+    pi, _, learner = cases.train_on_game(
         "icq", "xor", "b", 400, lr=0.001, critic_lr=0.001, critic_minibatch=2000,
         policy_temperature=1.0,
     )  # fmt: skip

@@ -4,24 +4,9 @@ import copy
 import math
 from itertools import pairwise
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    assert_close_weights,
-    available,
-    build,
-    descend,
-    descend_plainly,
-    inputs_loop,
-    log_softmax_loop,
-    play_agent,
-    random_batch,
-    same_weights,
-    td_lambda_loop,
-    transitions_of,
-    without_choice,
-)
 
 from inspo.learners import inspo_learner
 from inspo.learners.inspo_learner import advantage_weights, others_ratio, resample
@@ -38,8 +23,8 @@ def make_inspo(**overrides):
         "td_lambda": 0.0, "alpha": 0.5, "target_tau": 0.3, "beta": 0.2, "beta_hold": 2.0,
         "beta_end": 3.0, "tune_alpha": False,
     }  # fmt: skip
-    learner, logger, args = build("inspo", **(defaults | overrides))
-    return learner, logger, args, random_batch(LENGTHS, args, pad=1)
+    learner, logger, args = cases.build("inspo", **(defaults | overrides))
+    return learner, logger, args, cases.random_batch(cases.LENGTHS, args, pad=1)
 
 
 # The pure functions
@@ -99,7 +84,7 @@ class Literal:
 
     def __init__(self, learner, batch):
         self.args, self.batch = learner.args, batch
-        self.cells = transitions_of(batch)
+        self.cells = cases.transitions_of(batch)
         self.agents = copy.deepcopy(learner.mac.agent.agents).double()
         self.critics = copy.deepcopy(learner.critics).double()
         self.targets = copy.deepcopy(learner.target_critics).double()
@@ -108,19 +93,21 @@ class Literal:
 
     def policies(self, i):
         """(e, t) -> log pi_i `[A]`."""
-        outputs = play_agent(self.agents[i], self.batch, self.args, i)
+        outputs = cases.play_agent(self.agents[i], self.batch, self.args, i)
         avail = self.batch["avail_actions"]
-        return {(e, t): log_softmax_loop(out, avail[e, t, i]) for (e, t), out in outputs.items()}
+        return {
+            (e, t): cases.log_softmax_loop(out, avail[e, t, i]) for (e, t), out in outputs.items()
+        }
 
     def critic_input(self, e, t, i):
-        own = inputs_loop(self.batch, self.args, e, t, i)
+        own = cases.inputs_loop(self.batch, self.args, e, t, i)
         return th.cat([self.batch["state"][e, t], own]).double()
 
     def action(self, e, t, i):
         return int(self.batch["actions"][e, t, i, 0])
 
     def available(self, e, t, i):
-        return available(self.batch, e, t, i)
+        return cases.available(self.batch, e, t, i)
 
     def weights(self, i, taken):
         """Eq. 14, 23 and the self-normalised form of 15: (e, t) -> weight, their mean is 1."""
@@ -146,7 +133,7 @@ class Literal:
                 lp, lm = log_pi[e, t + 1][a], log_mu[e, t + 1, i, a]
                 value = value + lp.exp() * (q[a] - self.alpha * (lp - lm) - beta * lp)
             next_value[e, t] = value.detach()
-        y = td_lambda_loop(self.batch, next_value, self.args.gamma, self.args.td_lambda)
+        y = cases.td_lambda_loop(self.batch, next_value, self.args.gamma, self.args.td_lambda)
         td, cql = 0.0, 0.0
         for e, t in self.cells:
             q = self.critics[i](self.critic_input(e, t, i))
@@ -186,14 +173,14 @@ class Literal:
             self.losses["critic"][i], self.losses["cql"][i] = td.item(), cql.item()
             # A is read from the target critic as it is when the agent's turn begins.
             loss = self.policy_loss(i, log_pi[i], weight, beta)
-            descend(self.critics[i].parameters(), td + self.args.cql_alpha * cql, lr)
+            cases.descend(self.critics[i].parameters(), td + self.args.cql_alpha * cql, lr)
             tau = self.args.target_tau
             with th.no_grad():
                 pairs = zip(self.targets[i].parameters(), self.critics[i].parameters())
                 for target, online in pairs:
                     target.copy_((1 - tau) * target + tau * online)
             self.losses["policy"][i] = loss.item()
-            descend(self.agents[i].parameters(), loss, lr)
+            cases.descend(self.agents[i].parameters(), loss, lr)
             present[i] = taken(i, self.policies(i))
 
 
@@ -211,16 +198,16 @@ class Literal:
 )
 def test_one_call_is_the_literal_algorithm(changes, monkeypatch):
     learner, logger, args, batch = make_inspo(**changes)
-    descend_plainly(learner, 0.2)
+    cases.descend_plainly(learner, 0.2)
     monkeypatch.setattr(learner.mac, "draw_order", lambda *_: [2, 0, 1])
     literal = Literal(learner, batch)
     literal.train([2, 0, 1], args.beta, 0.2)
     before = [p.clone() for p in learner.mac.parameters()]
     learner.train(batch, 50, 8)
 
-    assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
-    assert_close_weights(learner.critics, literal.critics, 2e-5)
-    assert_close_weights(learner.target_critics, literal.targets, 2e-5)
+    cases.assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
+    cases.assert_close_weights(learner.critics, literal.critics, 2e-5)
+    cases.assert_close_weights(learner.target_critics, literal.targets, 2e-5)
     moved = max((p - q).abs().max() for p, q in zip(learner.mac.parameters(), before))
     assert moved > 1e-3
     for key, name in (("critic", "critic_loss"), ("cql", "cql_loss"), ("policy", "policy_loss")):
@@ -286,12 +273,14 @@ def test_warm_up_trains_the_critics_alone():
     learner, logger, _, batch = make_inspo(critic_warmup=0.5, tune_alpha=True)
     policies, critics = copy.deepcopy(learner.mac.agent), copy.deepcopy(learner.critics)
     learner.train(batch, 49, 8)
-    assert same_weights(learner.mac.agent, policies)
-    assert not any(same_weights(*pair) for pair in zip(learner.critics, critics))
+    assert cases.same_weights(learner.mac.agent, policies)
+    assert not any(cases.same_weights(*pair) for pair in zip(learner.critics, critics))
     assert "policy_loss" not in logger.stats
     assert logger.stats["alpha"] == [pytest.approx(0.5)]
     learner.train(batch, 50, 8)
-    assert not any(same_weights(*pair) for pair in zip(learner.mac.agent.agents, policies.agents))
+    assert not any(
+        cases.same_weights(*pair) for pair in zip(learner.mac.agent.agents, policies.agents)
+    )
     assert len(logger.stats["policy_loss"]) == 1
 
 
@@ -303,7 +292,7 @@ def test_policies_start_as_the_behaviour_policies(start):
         for p in other.parameters():
             p.add_(1.0)
     learner.start_from(Behaviour(other.state_dict(), None, None, None, {}))
-    assert same_weights(learner.mac.agent, other if start else before)
+    assert cases.same_weights(learner.mac.agent, other if start else before)
 
 
 def test_beta_is_counted_over_the_policies_training():
@@ -375,7 +364,7 @@ def test_ratio_is_logged_as_one_when_the_policies_are_mu():
 
 def test_an_agent_without_a_choice_is_at_no_distance_from_the_data():
     learner, logger, _, batch = make_inspo()
-    learner.train(without_choice(batch, 1), 50, 8)
+    learner.train(cases.without_choice(batch, 1), 50, 8)
     assert logger.stats["kl_agent1"] == [0]
 
 
@@ -396,11 +385,11 @@ def test_drawing_reweights_both_losses_alike(monkeypatch):
     counts = th.tensor([3, 0, 1, 1, 0, 2, 1, 0, 0, 4, 1, 0, 1, 0])
     index = th.arange(14).repeat_interleave(counts)
     monkeypatch.setattr(inspo_learner, "resample", lambda ratio, how: (index, th.ones(14)))
-    descend_plainly(learner, 0.2)
+    cases.descend_plainly(learner, 0.2)
     literal = Literal(learner, batch)
     weight = {cell: float(count) for cell, count in zip(literal.cells, counts)}
     monkeypatch.setattr(literal, "weights", lambda i, taken: weight)
     literal.train([0, 1, 2], args.beta, 0.2)
     learner.train(batch, 50, 8)
-    assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
-    assert_close_weights(learner.critics, literal.critics, 2e-5)
+    cases.assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
+    cases.assert_close_weights(learner.critics, literal.critics, 2e-5)

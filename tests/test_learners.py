@@ -3,19 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    build,
-    descend_plainly,
-    make_args,
-    make_learner,
-    padded,
-    random_batch,
-    same_weights,
-    without_choice,
-)
 
 from inspo.learners.learner import optimise
 from inspo.utils.config import names
@@ -41,7 +31,7 @@ every_algorithm = pytest.mark.parametrize("algorithm", names("algs"))
 
 def keys_of(algorithm, **values):
     """Those of `values` that the algorithm knows."""
-    known = vars(make_args(algorithm))
+    known = vars(cases.make_args(algorithm))
     return {key: value for key, value in values.items() if key in known}
 
 
@@ -55,7 +45,7 @@ def apart(algorithm):
 
 @every_algorithm
 def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
-    learner, _, _ = build(algorithm, **keys_of(algorithm, **RATES))
+    learner, _, _ = cases.build(algorithm, **keys_of(algorithm, **RATES))
     found = {
         name: [group["lr"] for group in optimiser.param_groups]
         for name, optimiser in learner.optimisers.items()
@@ -67,7 +57,7 @@ def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
 
 
 def test_the_smoothing_and_epsilon_of_icq_are_those_of_its_keys():
-    learner, _, _ = build("icq", optim_alpha=0.5, optim_eps=0.25)
+    learner, _, _ = cases.build("icq", optim_alpha=0.5, optim_eps=0.25)
     for optimiser in learner.optimisers.values():
         (group,) = optimiser.param_groups
         assert (group["alpha"], group["eps"]) == (0.5, 0.25)
@@ -77,9 +67,9 @@ def test_the_smoothing_and_epsilon_of_icq_are_those_of_its_keys():
 @pytest.mark.parametrize("algorithm", [a for a in names("algs") if keys_of(a, lr_decay=0)])
 def test_rates_fall_to_zero_or_stay(algorithm, decay):
     rates = keys_of(algorithm, lr=0.002, critic_lr=0.004)
-    learner, _, args = build(algorithm, lr_decay=decay, t_max=100, **rates)
+    learner, _, args = cases.build(algorithm, lr_decay=decay, t_max=100, **rates)
     for t_env, share in ((0, 1.0), (50, 0.5), (100, 0.0)):
-        learner.train(random_batch(LENGTHS, args), t_env, 8)
+        learner.train(cases.random_batch(cases.LENGTHS, args), t_env, 8)
         found = [o.param_groups[0]["lr"] for o in learner.optimisers.values()]
         share = 1.0 if decay == "none" else share
         assert found == pytest.approx([rate * share for rate in rates.values()], abs=1e-8)
@@ -100,15 +90,15 @@ def test_no_step_of_a_learner_is_longer_than_the_clip(algorithm):
     one_step = {"critic_minibatch": 0 if algorithm == "inspo" else 100, "epochs": 1}
     known = keys_of(algorithm, **one_step)
     known |= {"alpha": 1.0} if algorithm == "omiga" else {}  # a gradient of V above the clip
-    args = make_args(algorithm, grad_norm_clip=clip, lr_decay="none", **known)
-    learner, _ = make_learner(args)
+    args = cases.make_args(algorithm, grad_norm_clip=clip, lr_decay="none", **known)
+    learner, _ = cases.make_learner(args)
     learner.log_t = args.t_max  # past a warm-up, and nothing to log
-    descend_plainly(learner, 1.0)
+    cases.descend_plainly(learner, 1.0)
     before = {
         name: [p.detach().clone() for group in optimiser.param_groups for p in group["params"]]
         for name, optimiser in learner.optimisers.items()
     }
-    learner.train(random_batch(LENGTHS, args), args.t_max // 2, 8)
+    learner.train(cases.random_batch(cases.LENGTHS, args), args.t_max // 2, 8)
     for name, optimiser in learner.optimisers.items():
         if name == "alpha":
             continue  # one number, tuned otherwise
@@ -133,8 +123,8 @@ def test_no_step_of_a_learner_is_longer_than_the_clip(algorithm):
     ],
 )
 def test_targets_are_copied_after_so_many_steps(algorithm, settings, copied):
-    learner, _, args = build(algorithm, **settings)
-    batch, nets = random_batch(LENGTHS, args), learner.networks
+    learner, _, args = cases.build(algorithm, **settings)
+    batch, nets = cases.random_batch(cases.LENGTHS, args), learner.networks
     targets = [name for name in nets if name.startswith("target_")]
     assert len(targets) == 2
     for k, expected in enumerate(copied, start=1):
@@ -143,7 +133,9 @@ def test_targets_are_copied_after_so_many_steps(algorithm, settings, copied):
             source["agent"] = copy.deepcopy(nets["agent"])
         learner.train(batch, 0, 8 * k)
         for name in targets:
-            assert same_weights(nets[name], source[name.removeprefix("target_")]) == expected, name
+            assert (
+                cases.same_weights(nets[name], source[name.removeprefix("target_")]) == expected
+            ), name
 
 
 @every_algorithm
@@ -152,12 +144,12 @@ def test_state_is_saved_whole(algorithm, tmp_path):
     drawing = {"tune_alpha": True, "resample": "draw", "agent_order": "random"}
     interval = {"target_update_interval": 3, "critic_minibatch": 5, "critic_warmup": 0.5}
     settings = keys_of(algorithm, **drawing, **interval)
-    learner, _, args = build(algorithm, **settings)
-    batch = random_batch(LENGTHS, args)
+    learner, _, args = cases.build(algorithm, **settings)
+    batch = cases.random_batch(cases.LENGTHS, args)
     for k in range(4):
         learner.train(batch, 50 + k, k)
     learner.save_models(tmp_path)
-    twin, _ = make_learner(args)
+    twin, _ = cases.make_learner(args)
     twin.load_models(tmp_path)
     for part in (learner, twin):
         th.manual_seed(2)
@@ -174,8 +166,8 @@ def test_state_is_saved_whole(algorithm, tmp_path):
 
 @every_algorithm
 def test_statistics_are_numbers_and_come_once_an_interval(algorithm):
-    learner, logger, args = build(algorithm, log_interval=20)
-    batch = random_batch(LENGTHS, args)
+    learner, logger, args = cases.build(algorithm, log_interval=20)
+    batch = cases.random_batch(cases.LENGTHS, args)
     for t_env in (0, 10, 20, 39, 40):
         learner.train(batch, t_env, 8)
     assert logger.stats and max(map(len, logger.stats.values())) == 3
@@ -188,17 +180,17 @@ def test_statistics_are_numbers_and_come_once_an_interval(algorithm):
 @every_algorithm
 def test_padding_changes_nothing(algorithm):
     """Thirty more steps of rubbish: the same statistics and the same weights afterwards."""
-    args = make_args(algorithm, resample="weight", td_lambda=0.8, critic_warmup=0.0)
+    args = cases.make_args(algorithm, resample="weight", td_lambda=0.8, critic_warmup=0.0)
     if algorithm == "inspo":
         args.agent_order = "fixed"
-    batch = random_batch(LENGTHS, args)
-    learner, _ = make_learner(args)
-    descend_plainly(learner)
+    batch = cases.random_batch(cases.LENGTHS, args)
+    learner, _ = cases.make_learner(args)
+    cases.descend_plainly(learner)
     results = []
     for pad in (0, 30):
         twin = copy.deepcopy(learner)
         th.manual_seed(1)
-        twin.train(padded(batch, pad), 50, 8)
+        twin.train(cases.padded(batch, pad), 50, 8)
         weights = {k: v for net in twin.networks.values() for k, v in net.state_dict().items()}
         results.append((twin.logger.stats, weights))
     (stats, weights), (other_stats, other_weights) = results
@@ -214,8 +206,8 @@ def test_unavailable_actions_do_not_matter(algorithm):
     """What the networks say of an action that nobody could take is moved: the losses stay."""
     stats = []
     for rise in (0.0, 5.0):
-        learner, logger, args = build(algorithm, agent=apart(algorithm))
-        batch = random_batch(LENGTHS, args)
+        learner, logger, args = cases.build(algorithm, agent=apart(algorithm))
+        batch = cases.random_batch(cases.LENGTHS, args)
         batch["avail_actions"][..., 2] = 0
         batch["actions"][batch["actions"] == 2] = 1
         batch["avail_actions"].scatter_(-1, batch["actions"], 1)
@@ -231,19 +223,21 @@ def test_unavailable_actions_do_not_matter(algorithm):
 
 @pytest.mark.parametrize("algorithm", sorted(set(names("algs")) - OF_VALUES))
 def test_an_agent_without_a_choice_learns_nothing(algorithm):
-    learner, logger, args = build(algorithm, agent="mlp_ns", **keys_of(algorithm, critic_warmup=0))
-    batch = without_choice(random_batch(LENGTHS, args), 1)
+    learner, logger, args = cases.build(
+        algorithm, agent="mlp_ns", **keys_of(algorithm, critic_warmup=0)
+    )
+    batch = cases.without_choice(cases.random_batch(cases.LENGTHS, args), 1)
     before = copy.deepcopy(learner.mac.agent.agents)
     for t_env in (50, 51, 52):
         learner.train(batch, t_env, 8)
     for i, agent in enumerate(learner.mac.agent.agents):
-        assert same_weights(agent, before[i]) == (i == 1)
+        assert cases.same_weights(agent, before[i]) == (i == 1)
     assert all(math.isfinite(v) for values in logger.stats.values() for v in values)
 
 
 @every_algorithm
 def test_one_transition_leaves_finite_weights(algorithm):
     """A matrix game played once: nothing to normalise by."""
-    learner, _, args = build(algorithm)
-    learner.train(random_batch([1], args, terminated=[True]), 50, 8)
+    learner, _, args = cases.build(algorithm)
+    learner.train(cases.random_batch([1], args, terminated=[True]), 50, 8)
     assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())

@@ -3,20 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    assert_close_weights,
-    available,
-    build,
-    descend,
-    descend_plainly,
-    log_softmax_loop,
-    play_agent,
-    random_batch,
-    transitions_of,
-)
 
 from inspo.learners.mappo_learner import ValueNorm
 
@@ -45,7 +34,7 @@ class Literal:
     """Two epochs of PPO with loops, in double precision, on copies of the networks."""
 
     def __init__(self, learner, batch):
-        self.args, self.batch, self.cells = learner.args, batch, transitions_of(batch)
+        self.args, self.batch, self.cells = learner.args, batch, cases.transitions_of(batch)
         self.agent = copy.deepcopy(learner.mac.agent).double()
         self.critic = copy.deepcopy(learner.critic).double()
         self.norm = copy.deepcopy(learner.value_norm).double()
@@ -54,9 +43,11 @@ class Literal:
     def log_policies(self):
         out = {}
         for i in range(3):
-            outputs = play_agent(self.agent, self.batch, self.args, i)
+            outputs = cases.play_agent(self.agent, self.batch, self.args, i)
             for e, t in self.cells:
-                out[e, t, i] = log_softmax_loop(outputs[e, t], self.batch["avail_actions"][e, t, i])
+                out[e, t, i] = cases.log_softmax_loop(
+                    outputs[e, t], self.batch["avail_actions"][e, t, i]
+                )
         return out
 
     def value(self, e, t):
@@ -93,7 +84,7 @@ class Literal:
             old = old or {key: value.item() for key, value in taken.items()}
             gain, entropy, n = 0.0, 0.0, 0
             for (e, t, i), log_policy in log_policies.items():
-                possible = available(self.batch, e, t, i)
+                possible = cases.available(self.batch, e, t, i)
                 if len(possible) < 2:
                     continue
                 ratio = (taken[e, t, i] - old[e, t, i]).exp()
@@ -104,7 +95,7 @@ class Literal:
                 n += 1
             loss = -(gain + a.entropy_coef * entropy) / n
             self.logged["actor_loss"] = loss.item()
-            descend(self.agent.parameters(), loss, lr)
+            cases.descend(self.agent.parameters(), loss, lr)
             loss = 0.0
             for cell in self.cells:
                 error = (
@@ -115,23 +106,23 @@ class Literal:
                 loss = loss + (0.5 * error**2 if small else error.abs() - 0.5)
             loss = loss / len(self.cells)
             self.logged["critic_loss"] = loss.item()
-            descend(self.critic.parameters(), loss, lr)
+            cases.descend(self.critic.parameters(), loss, lr)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_one_call_is_the_literal_algorithm(epochs):
-    learner, logger, args = build(
+    learner, logger, args = cases.build(
         "mappo", epochs=epochs, entropy_coef=0.1, eps_clip=0.05, lr_decay="none"
     )
-    batch = random_batch(LENGTHS, args, pad=2)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
     learner.value_norm.update(3 + 2 * th.randn(20))  # moments that do not cancel
-    descend_plainly(learner, 0.5)
+    cases.descend_plainly(learner, 0.5)
     literal = Literal(learner, batch)
     literal.train(0.5)
     learner.train(batch, 0, 8)
     for key, value in literal.logged.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-6)]
-    assert_close_weights(learner.mac.agent, literal.agent)
-    assert_close_weights(learner.critic, literal.critic)
+    cases.assert_close_weights(learner.mac.agent, literal.agent)
+    cases.assert_close_weights(learner.critic, literal.critic)
     if epochs > 1:
         assert logger.stats["clipped_share"][0] > 0  # the clip has been at work

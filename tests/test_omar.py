@@ -3,22 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    assert_close_weights,
-    available,
-    build,
-    descend,
-    descend_in_minibatches,
-    descend_plainly,
-    play_agent,
-    random_batch,
-    td_lambda_loop,
-    train_on_game,
-    transitions_of,
-)
 from test_modules import dueling
 
 RATE = 0.02
@@ -31,16 +18,16 @@ def targets_loop(learner, batch, args, cells):
     state, obs = batch["state"].double(), batch["obs"].double()
     y = {}
     for i in range(args.n_agents):
-        logits = play_agent(agent, batch, args, i)
+        logits = cases.play_agent(agent, batch, args, i)
         returns = []
         for critic in critics:
             values = {}
             for e, t in cells:
-                choice = available(batch, e, t + 1, i)
+                choice = cases.available(batch, e, t + 1, i)
                 best = max(choice, key=lambda a, at=(e, t + 1): float(logits[at][a].detach()))
                 q = dueling(critic, state[e, t + 1], obs[e, t + 1, i], i)
                 values[e, t] = q[best].detach()
-            returns.append(td_lambda_loop(batch, values, args.gamma, args.td_lambda))
+            returns.append(cases.td_lambda_loop(batch, values, args.gamma, args.td_lambda))
         for e, t in cells:
             y[e, t, i] = min(r[e, t] for r in returns)
     return y
@@ -55,7 +42,7 @@ def critic_loss_loop(critics, batch, args, cells, y):
             for i in range(args.n_agents):
                 q = dueling(critic, state[e, t], obs[e, t, i], i)
                 taken = q[batch["actions"][e, t, i, 0]]
-                lse = th.log(sum(th.exp(q[a]) for a in available(batch, e, t, i)))
+                lse = th.log(sum(th.exp(q[a]) for a in cases.available(batch, e, t, i)))
                 td = td + (taken - y[e, t, i]) ** 2
                 cql = cql + lse - taken
     count = len(cells) * args.n_agents
@@ -67,9 +54,9 @@ def policy_loss_loop(agent, critic, batch, args, cells):
     state, obs = batch["state"].double(), batch["obs"].double()
     gradient, omar = 0.0, 0.0
     for i in range(args.n_agents):
-        logits = play_agent(agent, batch, args, i)
+        logits = cases.play_agent(agent, batch, args, i)
         for e, t in cells:
-            choice = available(batch, e, t, i)
+            choice = cases.available(batch, e, t, i)
             total = sum(th.exp(logits[e, t][a]) for a in choice)
             pi = {a: th.exp(logits[e, t][a]) / total for a in choice}
             q = dueling(critic, state[e, t], obs[e, t, i], i).detach()
@@ -86,14 +73,14 @@ def policy_loss_loop(agent, critic, batch, args, cells):
     ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.6, 1000, 1), (0.6, 5, 2)]
 )
 def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
-    learner, logger, args = build(
+    learner, logger, args = cases.build(
         "omar", td_lambda=td_lambda, critic_minibatch=minibatch, critic_epochs=epochs, omar_coef=0.3
     )
-    batch = random_batch(LENGTHS, args, pad=2)
-    descend_plainly(learner, RATE)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
+    cases.descend_plainly(learner, RATE)
     agent = copy.deepcopy(learner.mac.agent).double()
     critics = copy.deepcopy(learner.critics).double()
-    rows = transitions_of(batch)
+    rows = cases.transitions_of(batch)
     y = targets_loop(learner, batch, args, rows)
 
     def losses_of(cells):
@@ -101,11 +88,11 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
         return td_loss + 5.0 * cql_loss, td_loss, cql_loss
 
     th.manual_seed(7)  # the order in which minibatches are drawn
-    _, td, cql = descend_in_minibatches(
+    _, td, cql = cases.descend_in_minibatches(
         critics.parameters(), losses_of, rows, RATE, minibatch, epochs
     )
     gradient, omar = policy_loss_loop(agent, critics[0], batch, args, rows)
-    descend(agent.parameters(), 0.7 * gradient + 0.3 * omar, RATE)
+    cases.descend(agent.parameters(), 0.7 * gradient + 0.3 * omar, RATE)
 
     th.manual_seed(7)
     learner.train(batch, 0, 8)
@@ -118,17 +105,17 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
     }
     for key, value in expected.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-5)], key
-    assert_close_weights(learner.critics, critics)
-    assert_close_weights(learner.mac.agent, agent, 1e-6)
+    cases.assert_close_weights(learner.critics, critics)
+    cases.assert_close_weights(learner.mac.agent, agent, 1e-6)
 
 
 def test_the_second_critic_has_heads_of_its_own():
-    learner, _, args = build("omar")
+    learner, _, args = cases.build("omar")
     first, second = learner.critics
     shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
     assert not shared
     before = copy.deepcopy(second)
-    learner.train(random_batch(LENGTHS, args), 0, 8)
+    learner.train(cases.random_batch(cases.LENGTHS, args), 0, 8)
     for p, old in zip(second.parameters(), before.parameters()):
         assert not th.equal(p, old)
 
@@ -145,7 +132,7 @@ def test_the_second_critic_has_heads_of_its_own():
     ],
 )
 def test_where_it_ends_on_the_matrix_games(map_name, quality, cql_alpha, action, value):
-    pi, found, _ = train_on_game(
+    pi, found, _ = cases.train_on_game(
         "omar", map_name, quality, 100, cql_alpha=cql_alpha, lr=0.01, critic_lr=0.01,
         critic_minibatch=2000,
     )  # fmt: skip
@@ -166,7 +153,7 @@ def test_critics_on_xor_b_are_at_the_balance_of_error_and_conservatism():
         p = (low + high) / 2
         a, b = values(p)
         low, high = (p, high) if 1 / (1 + math.exp(b - a)) > p else (low, p)
-    _, _, learner = train_on_game(
+    _, _, learner = cases.train_on_game(
         "omar", "xor", "b", 250, cql_alpha=alpha, critic_lr=0.01, critic_minibatch=2000
     )
     for critic in learner.critics:

@@ -3,23 +3,9 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    assert_close_weights,
-    build,
-    descend,
-    descend_plainly,
-    game_batch,
-    game_data,
-    game_learner,
-    inputs_loop,
-    log_softmax_loop,
-    play_agent,
-    random_batch,
-    transitions_of,
-)
 
 from inspo.learners.omiga_learner import tangent_exp, value_loss
 
@@ -41,9 +27,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
     """The three losses in float64 from their definitions, over every transition and agent."""
     values = copy.copy(args)
     values.obs_last_action, values.obs_agent_id = False, True  # what Q and V see
-    n, c, cells = args.n_agents, args.weight_clip, transitions_of(batch)
+    n, c, cells = args.n_agents, args.weight_clip, cases.transitions_of(batch)
     agents = getattr(nets["agent"], "agents", [nets["agent"]] * n)
-    outputs = [play_agent(agents[i], batch, args, i) for i in range(n)]
+    outputs = [cases.play_agent(agents[i], batch, args, i) for i in range(n)]
     policy, q_loss, zs, wvs = 0.0, 0.0, [], []
     for e, t in cells:
         state = batch["state"][e].double()
@@ -53,8 +39,8 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
         q_tot, next_v = b, next_b
         for i in range(n):
             action = int(batch["actions"][e, t, i, 0])
-            seen = inputs_loop(batch, values, e, t, i).double()
-            seen_next = inputs_loop(batch, values, e, t + 1, i).double()
+            seen = cases.inputs_loop(batch, values, e, t, i).double()
+            seen_next = cases.inputs_loop(batch, values, e, t + 1, i).double()
             q_tot = q_tot + w[i] * nets["q"](seen)[action]
             next_v = next_v + next_w[i] * nets["target_v"](seen_next)[0]
             v = nets["v"](seen)[0]
@@ -62,7 +48,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
             z = scale * (nets["target_q"](seen)[action].detach() - v)
             zs.append(z)
             wvs.append(scale * v)
-            log_pi = log_softmax_loop(outputs[i][e, t], batch["avail_actions"][e, t, i])[action]
+            log_pi = cases.log_softmax_loop(outputs[i][e, t], batch["avail_actions"][e, t, i])[
+                action
+            ]
             policy = policy - math.exp(min(float(z.detach()), c)) * log_pi
         y = batch["reward"][e, t, 0].double()
         if not batch["terminated"][e, t, 0]:
@@ -89,9 +77,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
     ("agent", "alpha", "weight_clip"), [("rnn", 1.0, 10.0), ("mlp_ns", 0.1, 0.5)]
 )
 def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
-    learner, logger, args = build("omiga", agent=agent, alpha=alpha, weight_clip=weight_clip)
-    batch = random_batch(LENGTHS, args, pad=2)
-    descend_plainly(learner, 0.02)
+    learner, logger, args = cases.build("omiga", agent=agent, alpha=alpha, weight_clip=weight_clip)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
+    cases.descend_plainly(learner, 0.02)
     before = {name: copy.deepcopy(net).double() for name, net in learner.networks.items()}
     expected = losses_by_loops(before, batch, args)
     learner.train(batch, 0, 8)
@@ -103,8 +91,8 @@ def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
     parts, nets = (
         th.nn.ModuleList(of[name] for name in PARTS) for of in (learner.networks, before)
     )
-    descend(nets.parameters(), expected["policy"] + expected["q"] + expected["v"], 0.02)
-    assert_close_weights(parts, nets)
+    cases.descend(nets.parameters(), expected["policy"] + expected["q"] + expected["v"], 0.02)
+    cases.assert_close_weights(parts, nets)
     for name in TARGETS:
         new = learner.networks[name.removeprefix("target_")].state_dict()
         for key, old in before[name].state_dict().items():
@@ -114,7 +102,7 @@ def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
 
 
 def test_totals_rise_with_every_agents_value():
-    learner, _, args = build("omiga")
+    learner, _, args = cases.build("omiga")
     values, states = 3 * th.randn(50, 3), th.randn(50, args.state_shape)
     base = learner.mixer(values, states)
     for i in range(3):
@@ -151,8 +139,8 @@ def test_the_scale_of_the_value_loss_stays_in_range():
 def test_the_value_settles_at_its_stationary_point(alpha):
     """V_i = (alpha / w) log E_mu exp(w Q_i / alpha), Q and w held still."""
     actions = [(0, 1), (1, 0), (0, 0), (1, 0)]
-    batch = game_batch(th.tensor(actions), th.zeros(2, 2))
-    learner, logger = game_learner(
+    batch = cases.game_batch(th.tensor(actions), th.zeros(2, 2))
+    learner, logger = cases.game_learner(
         "omiga", 2, alpha=alpha, gamma=0.9, lr=0.03, target_tau=0.0, log_interval=1
     )
     seen = th.cat([th.ones(2, 1), th.eye(2)], dim=1)
@@ -178,9 +166,9 @@ def test_policies_on_xor_b(alpha):
     So pi_i(B) = e^(1/alpha) / 3 / (2 / 3 + e^(1/alpha) / 3): (B, B), worth -2, as alpha falls, and
     behaviour cloning as it rises.
     """
-    joint, payoff = game_data("xor", "b")
-    batch = game_batch(joint, payoff)
-    learner, _ = game_learner(
+    joint, payoff = cases.game_data("xor", "b")
+    batch = cases.game_batch(joint, payoff)
+    learner, _ = cases.game_learner(
         "omiga", 2, agent="mlp_ns", obs_agent_id=False, alpha=alpha, lr=0.03, target_tau=0.2,
         hidden_dim=16,
     )  # fmt: skip

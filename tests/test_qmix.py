@@ -2,19 +2,9 @@
 
 import copy
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    LENGTHS,
-    available,
-    build,
-    descend,
-    descend_plainly,
-    play_agent,
-    random_batch,
-    td_lambda_loop,
-    transitions_of,
-)
 
 
 def mix(mixer, qs, state):
@@ -31,12 +21,12 @@ class Literal:
     """The TD loss of mixed values by loops, and what a penalty is made of, in float64."""
 
     def __init__(self, learner, batch, args):
-        self.batch, self.cells, self.learner = batch, transitions_of(batch), learner
+        self.batch, self.cells, self.learner = batch, cases.transitions_of(batch), learner
         nets = {name: copy.deepcopy(net).double() for name, net in learner.networks.items()}
         self.mixer, self.state = nets["mixer"], batch["state"].double()
         self.parameters = [*nets["agent"].parameters(), *self.mixer.parameters()]
-        self.q = [play_agent(nets["agent"], batch, args, i) for i in range(3)]
-        target_q = [play_agent(nets["target_agent"], batch, args, i) for i in range(3)]
+        self.q = [cases.play_agent(nets["agent"], batch, args, i) for i in range(3)]
+        target_q = [cases.play_agent(nets["target_agent"], batch, args, i) for i in range(3)]
         values = {}
         for e, t in self.cells:
             chosen = []
@@ -45,10 +35,10 @@ class Literal:
                 best = max(self.possible(e, t + 1, i), key=lambda a, q=q: float(q[a]))
                 chosen.append(target_q[i][e, t + 1][best])
             values[e, t] = mix(nets["target_mixer"], chosen, self.state[e, t + 1]).detach()
-        self.targets = td_lambda_loop(batch, values, args.gamma, args.td_lambda)
+        self.targets = cases.td_lambda_loop(batch, values, args.gamma, args.td_lambda)
 
     def possible(self, e, t, i):
-        return available(self.batch, e, t, i)
+        return cases.available(self.batch, e, t, i)
 
     def played(self, e, t):
         return self.batch["actions"][e, t, :, 0].tolist()
@@ -62,8 +52,8 @@ class Literal:
 
     def assert_trained_as(self, logger, loss, **logged):
         """`train` must find these losses and go one step down the first."""
-        descend_plainly(self.learner, 0.02)
-        descend(self.parameters, loss, 0.02)
+        cases.descend_plainly(self.learner, 0.02)
+        cases.descend(self.parameters, loss, 0.02)
         self.learner.train(self.batch, 0, 8)
         mean = sum(self.targets.values()) / len(self.targets)
         for key, value in {"loss": loss, "target_mean": mean, **logged}.items():
@@ -75,13 +65,13 @@ class Literal:
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.6, 1.0])
 def test_loss_and_step_are_those_of_the_loops(td_lambda):
-    learner, logger, args = build("qmix", td_lambda=td_lambda)
-    literal = Literal(learner, random_batch(LENGTHS, args, pad=2), args)
+    learner, logger, args = cases.build("qmix", td_lambda=td_lambda)
+    literal = Literal(learner, cases.random_batch(cases.LENGTHS, args, pad=2), args)
     literal.assert_trained_as(logger, literal.td_loss())
 
 
 def test_the_total_rises_with_every_agents_value():
-    learner, _, args = build("qmix")
+    learner, _, args = cases.build("qmix")
     qs, states = 3 * th.randn(200, 3), th.randn(200, args.state_shape)
     base = learner.mixer(qs, states)
     assert base.shape == (200,)
@@ -94,7 +84,7 @@ def test_the_total_rises_with_every_agents_value():
 
 
 def test_many_joint_actions_mix_as_one_at_a_time():
-    learner, _, args = build("qmix")
+    learner, _, args = cases.build("qmix")
     qs, states = 3 * th.randn(6, 7, 3), th.randn(6, args.state_shape)
     found = learner.mixer.weights(states).mix_many(qs)
     assert found.shape == (6, 7)
