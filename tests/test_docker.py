@@ -31,6 +31,16 @@ def run(script, *args, **env):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
+def test_the_image_gets_what_a_run_needs_and_no_results():
+    """What the Dockerfile copies is there and not kept back; what git ignores is kept back."""
+    ignored = set((ROOT / ".dockerignore").read_text().split("\n"))
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (DOCKER / "Dockerfile").read_text(), re.M)
+    for source in " ".join(copies).split():
+        assert (ROOT / source).exists() and source not in ignored, source
+    for line in (ROOT / ".gitignore").read_text().split():
+        assert {line.rstrip("/"), "**/" + line.rstrip("/")} & ignored, line
+
+
 # --- run.sh and build.sh --------------------------------------------------------------------------
 
 
