@@ -8,9 +8,12 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
+from inspo.envs.matrix import PAYOFFS
 from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.offline.game_data import JOINT_POLICIES, exact_counts
 from inspo.utils.config import load_config
 
+LENGTHS = [4, 1, 6, 3]  # of the episodes in most tests
 SHAPES = {"n_agents": 3, "n_actions": 4, "state_shape": 5, "obs_shape": 4, "episode_limit": 9}
 
 
@@ -40,11 +43,57 @@ def make_learner(args, logger=None):
     return learner_REGISTRY[args.learner](make_mac(args), scheme_of(args), logger, args), logger
 
 
+def build(alg: str, **overrides):
+    """(learner, logger, args) without clipping, and with targets unlike what they follow."""
+    args = make_args(alg, **({"grad_norm_clip": 1e9, "gamma": 0.9} | overrides))
+    th.manual_seed(0)
+    learner, logger = make_learner(args)
+    with th.no_grad():  # alike, a mix-up would not show
+        for name, network in learner.networks.items():
+            for p in network.parameters() if name.startswith("target_") else ():
+                p.add_(0.3 * th.randn(p.shape))
+    return learner, logger, args
+
+
 def descend_plainly(learner, lr: float = 0.1) -> None:
     """Gradient descent in place of Adam, whose first step is the sign of rounding errors too."""
     for name, optimiser in learner.optimisers.items():
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         learner.optimisers[name] = th.optim.SGD(parameters, lr)
+
+
+def descend(parameters, loss, lr: float):
+    """One such step down `loss`, in place."""
+    parameters = list(parameters)
+    gradients = th.autograd.grad(loss, parameters, allow_unused=True)
+    with th.no_grad():
+        for p, g in zip(parameters, gradients):
+            p -= lr * (0.0 if g is None else g)
+
+
+def descend_in_minibatches(parameters, losses_of, rows, lr, minibatch, epochs) -> list:
+    """Steps down the first of `losses_of(rows)` in minibatches, drawn as the learners draw them.
+
+    Returns the means of all the losses over the steps.
+    """
+    steps, parameters = [], list(parameters)
+    for _ in range(epochs):
+        order = th.randperm(len(rows)).tolist()
+        for first in range(0, len(rows), minibatch):
+            losses = losses_of([rows[k] for k in order[first : first + minibatch]])
+            descend(parameters, losses[0], lr)
+            steps.append([loss.item() for loss in losses])
+    assert len(steps) == epochs * -(-len(rows) // minibatch)
+    return [sum(losses) / len(steps) for losses in zip(*steps)]
+
+
+def same_weights(found, expected) -> bool:
+    return all(th.equal(p, q) for p, q in zip(found.parameters(), expected.parameters()))
+
+
+def assert_close_weights(found, expected, atol: float = 1e-5) -> None:
+    for p, q in zip(found.parameters(), expected.parameters(), strict=True):
+        assert th.allclose(p.double(), q.double(), atol=atol), (p.double() - q).abs().max()
 
 
 class MemoryLogger:
@@ -120,14 +169,26 @@ def padded(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
 
 
 def transitions_of(batch: EpisodeBatch) -> list[tuple[int, int]]:
-    """(episode, step) of every transition, by the definition."""
+    """(episode, step) of every transition by the definition, over time first as learners do."""
     filled = batch["filled"]
     return [
         (e, t)
-        for e in range(batch.batch_size)
         for t in range(batch.max_seq_length - 1)
+        for e in range(batch.batch_size)
         if filled[e, t, 0] and filled[e, t + 1, 0]
     ]
+
+
+def available(batch: EpisodeBatch, e: int, t: int, i: int) -> list[int]:
+    return batch["avail_actions"][e, t, i].nonzero().flatten().tolist()
+
+
+def without_choice(batch: EpisodeBatch, agents=slice(None)) -> EpisodeBatch:
+    """`batch`, in which what these agents did is all that they could do."""
+    onehot = th.zeros_like(batch["avail_actions"]).scatter(-1, batch["actions"], 1)
+    batch["avail_actions"][:, :, agents] = onehot[:, :, agents]
+    batch["behaviour_log_probs"][:, :, agents] = (onehot[:, :, agents] - 1.0) * 1e10
+    return batch
 
 
 def td_lambda_loop(batch, next_values, gamma, td_lambda) -> dict[tuple[int, int], th.Tensor]:
@@ -170,3 +231,53 @@ def play_agent(network, batch, args, i: int) -> dict[tuple[int, int], th.Tensor]
             out, hidden = network(x.unsqueeze(0), hidden)
             outputs[e, t] = out[0]
     return outputs
+
+
+def game_data(map_name: str, quality: str, copies: int = 1):
+    """(joint actions `[E, 2]`, payoffs `[A, A]`): a matrix dataset's exact proportions."""
+    payoff = th.tensor(PAYOFFS[map_name], dtype=th.float32)
+    total = 100 if quality == "imbalanced" else {"xor": 12, "m_ne": 9}[map_name]
+    counts = th.as_tensor(exact_counts(JOINT_POLICIES[map_name, quality][0], total)).flatten()
+    joint = th.arange(len(counts)).repeat_interleave(counts).repeat(copies)
+    return th.stack([joint // len(payoff), joint % len(payoff)], dim=-1), payoff
+
+
+def game_batch(joint, payoff) -> EpisodeBatch:
+    """Episodes of one step, all in the same state, and the shares of each agent's actions."""
+    e, width = len(joint), len(payoff)
+    rows = th.stack([joint, th.zeros_like(joint)], dim=1).unsqueeze(-1)  # the step and the last row
+    reward = payoff[tuple(joint.T)]
+    shares = th.nn.functional.one_hot(joint, width).float().mean(0)
+    return EpisodeBatch(
+        {
+            "state": th.ones(e, 2, 1),
+            "obs": th.ones(e, 2, 2, 1),
+            "actions": rows,
+            "avail_actions": th.ones(e, 2, 2, width, dtype=th.int),
+            "reward": th.stack([reward, th.zeros(e)], dim=1).unsqueeze(-1),
+            "terminated": th.tensor([1, 0], dtype=th.uint8).repeat(e, 1).unsqueeze(-1),
+            "filled": th.ones(e, 2, 1, dtype=th.long),
+            "behaviour_log_probs": shares.log().clamp(min=-1e10).expand(e, 2, 2, width),
+        }
+    )
+
+
+def game_learner(alg: str, n_actions: int, **overrides):
+    """(learner, logger) for two agents who see nothing."""
+    shape = {"n_agents": 2, "n_actions": n_actions, "state_shape": 1, "obs_shape": 1}
+    plain = {"episode_limit": 1, "agent": "mlp", "obs_last_action": False}
+    narrow = {"hidden_dim": 32, "critic_hidden_dim": 32, "log_interval": 10**9}
+    th.manual_seed(0)
+    return make_learner(make_args(alg, **(shape | plain | narrow | overrides)))
+
+
+def train_on_game(alg: str, map_name: str, quality: str, updates: int, copies=1, **overrides):
+    """(what each agent's network says of its actions `[2, A]`, expected return, learner)."""
+    joint, payoff = game_data(map_name, quality, copies)
+    batch = game_batch(joint, payoff)
+    learner, _ = game_learner(alg, len(payoff), t_max=updates, **overrides)
+    for k in range(updates):
+        learner.train(batch, k, 8)
+    learner.mac.init_hidden(len(joint))
+    one, two = learner.mac.forward(batch, 0)[0]
+    return th.stack([one, two]), float(one @ payoff @ two), learner

@@ -3,44 +3,20 @@
 import copy
 import math
 
-import numpy as np
+import cases
 import pytest
 import torch as th
-from cases import (
-    descend_plainly,
-    log_softmax_loop,
-    make_args,
-    make_learner,
-    play_agent,
-    random_batch,
-    transitions_of,
-)
 
-from inspo.components.episode_batch import EpisodeBatch
-from inspo.components.packed import PackedEpisodes
 from inspo.learners import alberdice_learner
-from inspo.learners.alberdice_learner import (
-    between,
-    gradient_penalty,
-    others_ratio,
-    resample,
-)
-from inspo.modules.critics import StateActionCritic
+from inspo.learners.alberdice_learner import between, gradient_penalty, others_ratio, resample
 from inspo.modules.mlp import MLP
-from inspo.offline.game_data import joint_actions
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
-PAYOFFS = {
-    "xor": [[0.0, 1.0], [1.0, -2.0]],
-    "m_ne": [[5.0, -20.0, -20.0], [-20.0, 10.0, -20.0], [-20.0, -20.0, 20.0]],
-}
 
 
 def make_alberdice(**overrides):
-    defaults = {"gamma": 0.9, "alpha_start": 2.0, "alpha_end": 0.5, "ratio_max": 1.5}
-    args = make_args("alberdice", **(defaults | overrides))
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
+    defaults = {"alpha_start": 2.0, "alpha_end": 0.5, "ratio_max": 1.5}
+    learner, logger, args = cases.build("alberdice", **(defaults | overrides))
     with th.no_grad():  # policies that are not uniform, and none the same as another
         for network in (learner.mac.agent, learner.data_policies, learner.others):
             for p in network.parameters():
@@ -92,14 +68,6 @@ def test_points_between_pairs_lie_on_their_lines():
     assert between(states, th.tensor(0.0))[0, 1] == 0  # without absorbing rows it is not drawn
 
 
-def test_the_gradient_penalty_of_a_linear_map_is_its_squared_norm():
-    network = th.nn.Sequential(th.nn.Linear(3, 1))
-    penalty = gradient_penalty(network, th.randn(5, 3))
-    assert penalty.item() == pytest.approx(network[0].weight.square().sum().item())
-    penalty.backward()
-    assert th.allclose(network[0].weight.grad, 2 * network[0].weight)
-
-
 def test_gradient_penalty_by_differences():
     th.manual_seed(0)
     network, points = MLP(3, 8, 1).double(), th.randn(6, 3, dtype=th.double)
@@ -110,21 +78,6 @@ def test_gradient_penalty_by_differences():
                 step = 1e-6 * th.eye(3, dtype=th.double)[k]
                 expected += ((network(x + step) - network(x - step)) / 2e-6).item() ** 2 / 6
     assert gradient_penalty(network, points.clone()).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_critic_of_state_and_action_is_a_network_on_both():
-    th.manual_seed(0)
-    critic, plain = StateActionCritic(5, 4, 8), MLP(9, 8, 1)
-    layers = (critic.first, critic.hidden, critic.out)
-    for mine, theirs in zip(layers, (plain[0], plain[2], plain[4])):
-        theirs.load_state_dict(mine.state_dict())
-    states = th.randn(7, 5)
-    found = critic(states)
-    for m in range(7):
-        for a in range(4):
-            onehot = th.eye(4)[a]
-            expected = plain(th.cat([states[m], onehot])).item()
-            assert found[m, a].item() == pytest.approx(expected, abs=1e-5)
 
 
 # One whole call of train, literally
@@ -139,7 +92,7 @@ class Literal:
 
     def __init__(self, learner, batch, lr):
         self.args, self.batch, self.lr = learner.args, batch, lr
-        self.cells = transitions_of(batch)
+        self.cells = cases.transitions_of(batch)
         self.agents = copy.deepcopy(learner.mac.agent.agents).double()
         self.data_policies = copy.deepcopy(learner.data_policies.agents).double()
         self.others = copy.deepcopy(learner.others).double()
@@ -147,18 +100,11 @@ class Literal:
         self.advantages = copy.deepcopy(learner.advantages).double()
         self.ratios = []
 
-    def descend(self, network, loss):
-        parameters = list(network.parameters())
-        gradients = th.autograd.grad(loss, parameters, allow_unused=True)
-        with th.no_grad():
-            for p, g in zip(parameters, gradients):
-                p -= self.lr * (0.0 if g is None else g)
-
     def log_policy(self, networks, i):
         """(e, t) -> log-probabilities `[A]` of agent i."""
-        outputs = play_agent(networks[i], self.batch, self.args, i)
+        outputs = cases.play_agent(networks[i], self.batch, self.args, i)
         avail = self.batch["avail_actions"]
-        return {at: log_softmax_loop(out, avail[at][i]) for at, out in outputs.items()}
+        return {at: cases.log_softmax_loop(out, avail[at][i]) for at, out in outputs.items()}
 
     def value(self, i, at):
         """nu_i of a step, or of the absorbing state if `at` is None."""
@@ -192,17 +138,13 @@ class Literal:
         """weights[i]: cell -> weight of the draw. Returns the losses of each agent."""
         a, batch, n = self.args, self.batch, self.args.n_agents
         action = {(at, j): int(batch["actions"][at][j, 0]) for at in self.cells for j in range(n)}
-        avail = {
-            (at, j): [b for b in range(a.n_actions) if batch["avail_actions"][at][j, b]]
-            for at in self.cells
-            for j in range(n)
-        }
+        avail = {(at, j): cases.available(batch, *at, j) for at in self.cells for j in range(n)}
         losses = {key: [] for key in ("nu_loss", "e_loss", "policy_loss", "others_loss")}
         mu, data_loss = [self.log_policy(self.data_policies, j) for j in range(n)], 0.0
         for at in self.cells:
             for j in range(n):
                 data_loss = data_loss - mu[j][at][action[at, j]] / (n * len(self.cells))
-        self.descend(self.data_policies, data_loss)
+        cases.descend(self.data_policies.parameters(), data_loss, self.lr)
         mu = [{at: row.detach() for at, row in of.items()} for of in mu]
 
         policies = [self.log_policy(self.agents, j) for j in range(n)]
@@ -256,10 +198,10 @@ class Literal:
                     policy_loss = policy_loss + weight * log_pi.exp() * (alpha * kl - gain)
                 error = of_action[action[at, i]] - e[at].detach()
                 e_loss = e_loss + weight * (error**2 + a.cql_coeff * cql)
-            self.descend(self.others[i], others_loss)
-            self.descend(self.values[i], nu_loss)
-            self.descend(self.advantages[i], e_loss)
-            self.descend(self.agents[i], policy_loss)
+            cases.descend(self.others[i].parameters(), others_loss, self.lr)
+            cases.descend(self.values[i].parameters(), nu_loss, self.lr)
+            cases.descend(self.advantages[i].parameters(), e_loss, self.lr)
+            cases.descend(self.agents[i].parameters(), policy_loss, self.lr)
             policies[i] = self.log_policy(self.agents, i)
             for key, loss in zip(losses, (nu_loss, e_loss, policy_loss, others_loss)):
                 losses[key].append(loss.item())
@@ -269,8 +211,8 @@ class Literal:
 @pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])
 def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
     learner, logger, args = make_alberdice(agent=agent)
-    batch = random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
-    descend_plainly(learner, 0.05)
+    batch = cases.random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
+    cases.descend_plainly(learner, 0.05)
     literal, start = Literal(learner, batch, 0.05), copy.deepcopy(learner)
     seen = {"resample": [], "between": []}
 
@@ -288,9 +230,7 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
     spy("between")
     learner.train(batch, 50, 8)
 
-    packed = PackedEpisodes(batch["filled"])
-    order = [divmod(k, batch.max_seq_length) for k in packed.index[packed.transitions].tolist()]
-    weights = []
+    order, weights = cases.transitions_of(batch), []
     for _, (drawn, weight, _) in seen["resample"]:
         weights.append(dict.fromkeys(order, 0.0))
         weights[-1].update(zip([order[k] for k in drawn.tolist()], weight.double().tolist()))
@@ -307,12 +247,9 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
         ("data_policies", literal.data_policies),
         ("agent", literal.agents),
     ):
-        networks = (learner.networks[name], expected, start.networks[name])
-        moved = False
-        for p, q, old in zip(*(network.parameters() for network in networks), strict=True):
-            assert th.allclose(p.double(), q, atol=2e-5), name
-            moved |= bool((p - old).abs().max() > 1e-3)
-        assert moved, name
+        found, old = learner.networks[name], start.networks[name]
+        cases.assert_close_weights(found, expected, 2e-5)
+        assert max((p - q).abs().max() for p, q in zip(found.parameters(), old.parameters())) > 1e-3
 
     # What the chances were made from. After the ends of 1, 3 and 9 transitions: 8, 6 and no steps.
     for ((ratio, n_still), _), expected in zip(seen["resample"], literal.ratios, strict=True):
@@ -330,38 +267,8 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
         }
 
 
-def test_padding_changes_nothing():
-    outcomes = []
-    for pad in (0, 4):
-        learner, logger, args = make_alberdice()
-        batch = random_batch(LENGTHS, args, pad=pad)
-        th.manual_seed(1)
-        learner.train(batch, 10, 8)
-        outcomes.append((logger.stats, list(learner.values.parameters())))
-    (stats, parameters), (others, other_parameters) = outcomes
-    for key, value in stats.items():
-        assert others[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
-    for p, q in zip(parameters, other_parameters):
-        assert th.allclose(p, q, atol=1e-5)
-
-
-def test_an_agent_without_a_choice_learns_nothing():
-    learner, logger, args = make_alberdice(agent="mlp_ns", lr=0.01, nu_lr=0.01)
-    batch = random_batch([5, 7], args)
-    batch["avail_actions"][:, :, 2] = th.tensor([0, 1, 0, 0])
-    batch["actions"][:, :, 2] = 1
-    before = [p.clone() for p in learner.mac.agent_parameters(2)]
-    for k in range(5):
-        learner.train(batch, k, 8)
-    for p, old in zip(learner.mac.agent_parameters(2), before):
-        assert th.equal(p, old)
-    assert all(math.isfinite(x) for values in logger.stats.values() for x in values)
-
-
 def test_policies_start_near_uniform_and_so_do_those_of_the_data():
-    args = make_args("alberdice", hidden_dim=128)
-    th.manual_seed(0)
-    learner, _ = make_learner(args)
+    learner, _, _ = cases.build("alberdice", hidden_dim=128)
     for agents in (learner.mac.agent.agents, learner.data_policies.agents):
         for network in agents:
             assert network.fc2.weight.abs().max() <= 1e-3
@@ -372,48 +279,21 @@ def test_policies_start_near_uniform_and_so_do_those_of_the_data():
 # What it comes to on the matrix games
 
 
-def play_matrix(map_name, quality, updates=400) -> tuple[th.Tensor, float]:
-    """Joint policy `[A, A]` and expected return after a short run on 180 episodes of a game."""
-    payoff = th.tensor(PAYOFFS[map_name])
-    joint = th.from_numpy(joint_actions(map_name, quality, np.random.default_rng(0)))[:180, 0]
-    args = make_args(
-        "alberdice", agent="mlp_ns", obs_last_action=False, hidden_dim=32, critic_hidden_dim=32,
-        lr=0.002, nu_lr=0.002, t_max=updates, alpha_end=0.02, log_interval=10**9,
+def play_matrix(map_name, quality) -> tuple[th.Tensor, float]:
+    """Policies `[2, A]` and expected return after a short run on about 180 episodes of a game."""
+    copies = 15 if map_name == "xor" else 2 if quality == "imbalanced" else 20
+    policies, expected, _ = cases.train_on_game(
+        "alberdice", map_name, quality, 400, copies, agent="mlp_ns", lr=0.002, nu_lr=0.002,
+        alpha_end=0.02,
     )  # fmt: skip
-    vars(args).update(
-        n_agents=2, n_actions=len(payoff), state_shape=1, obs_shape=1, episode_limit=1
-    )
-    th.manual_seed(0)
-    learner, _ = make_learner(args)
-
-    def twice(row):  # the step and the terminal observation, `[E, 2, ...]`
-        return th.stack([row, row], dim=1)
-
-    e = len(joint)
-    batch = EpisodeBatch(
-        {
-            "state": th.ones(e, 2, 1),
-            "obs": th.ones(e, 2, 2, 1),
-            "actions": twice(joint.unsqueeze(-1)),
-            "avail_actions": th.ones(e, 2, 2, len(payoff), dtype=th.int),
-            "reward": twice(payoff[tuple(joint.T)].unsqueeze(-1)),
-            "terminated": th.tensor([1, 0], dtype=th.uint8).view(1, 2, 1).expand(e, 2, 1),
-            "filled": th.ones(e, 2, 1, dtype=th.long),
-        }
-    )
-    for k in range(updates):
-        learner.train(batch, k, 8)
-    learner.mac.init_hidden(e)
-    one, two = learner.mac.forward(batch, 0)[0]
-    policy = th.outer(one, two)
-    return policy, (policy * payoff).sum().item()
+    return policies, expected
 
 
 @pytest.mark.parametrize("quality", ["a", "b", "c"])
 def test_xor_is_solved_from_all_its_datasets(quality):
-    policy, expected = play_matrix("xor", quality)
+    (one, two), expected = play_matrix("xor", quality)
     assert expected > 0.9  # some mass stays on what is not drawn, while alpha is 0.02
-    assert max(policy[0, 1], policy[1, 0]) > 0.9  # one of the two conventions, no mixture
+    assert max(one[0] * two[1], one[1] * two[0]) > 0.9  # one of the two conventions, no mixture
 
 
 def test_m_ne_depends_on_where_alpha_starts():

@@ -78,12 +78,12 @@ def test_rule(case):
 
 
 def test_boards_do_not_touch_each_other():
-    before = np.array([case[:2] for case in CASES.values()])
-    actions = np.array([case[2:4] for case in CASES.values()])
-    after = np.array([case[4:] for case in CASES.values()])
+    before, actions, after = (
+        np.array([case[part] for case in CASES.values()])
+        for part in (slice(0, 2), slice(2, 4), slice(4, None))
+    )
     copy = before.copy()
-    assert (move(before, actions) == after).all()
-    assert (before == copy).all()
+    assert (move(before, actions) == after).all() and (before == copy).all()
 
 
 def test_the_reward_is_the_mean_distance_of_those_that_were_not_done():

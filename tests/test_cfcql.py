@@ -1,96 +1,24 @@
-"""CFCQL: loss by loops, what lambda does, and what the penalty alone converges to."""
+"""CFCQL and MACQL: losses by loops, what lambda does, and what the penalty alone converges to."""
 
-import copy
+import itertools
 import math
 
 import pytest
 import torch as th
-from cases import (
-    descend_plainly,
-    make_args,
-    make_learner,
-    play_agent,
-    random_batch,
-    td_lambda_loop,
-    transitions_of,
-)
-from test_qmix import mix
+from cases import LENGTHS, build, random_batch, train_on_game, without_choice
+from test_qmix import Literal
 
-from inspo.learners.cfcql_learner import agent_weights, counterfactual_values
-from inspo.offline.buffer import OfflineBuffer
-from inspo.offline.game_data import make_dataset
+from inspo.learners.cfcql_learner import agent_weights
+from inspo.learners.macql_learner import draw_available
 from inspo.utils.config import load_config
-
-LENGTHS = [4, 1, 6, 3]
-
-
-def make_cfcql(alg="cfcql", **overrides):
-    args = make_args(alg, **({"grad_norm_clip": 1e9, "gamma": 0.9} | overrides))
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
-    with th.no_grad():  # the targets must differ from the networks, or a mix-up would not show
-        for network in (learner.target_mac.agent, learner.target_mixer):
-            for p in network.parameters():
-                p.add_(0.3 * th.randn(p.shape))
-    return learner, logger, args
-
-
-class Literal:
-    """QMIX's half of the loss by loops, and the pieces that a penalty is made of, in float64."""
-
-    def __init__(self, learner, batch, args):
-        self.batch, self.cells = batch, transitions_of(batch)
-        self.agent = copy.deepcopy(learner.mac.agent).double()
-        self.mixer = copy.deepcopy(learner.mixer).double()
-        self.parameters = [*self.agent.parameters(), *self.mixer.parameters()]
-        target_agent = copy.deepcopy(learner.target_mac.agent).double()
-        target_mixer = copy.deepcopy(learner.target_mixer).double()
-        self.state = batch["state"].double()
-        self.q = [play_agent(self.agent, batch, args, i) for i in range(3)]
-        target_q = [play_agent(target_agent, batch, args, i) for i in range(3)]
-        next_values = {}
-        for e, t in self.cells:
-            chosen = []
-            for i in range(3):  # the online network chooses, the target network values
-                values = self.q[i][e, t + 1].detach()
-                best = max(self.possible(e, t + 1, i), key=lambda a, v=values: float(v[a]))
-                chosen.append(target_q[i][e, t + 1][best])
-            next_values[e, t] = mix(target_mixer, chosen, self.state[e, t + 1]).detach()
-        self.targets = td_lambda_loop(batch, next_values, args.gamma, args.td_lambda)
-
-    def possible(self, e, t, i):
-        return [a for a in range(4) if self.batch["avail_actions"][e, t, i, a]]
-
-    def played(self, e, t):
-        return [int(self.batch["actions"][e, t, i, 0]) for i in range(3)]
-
-    def q_tot(self, e, t, joint):
-        return mix(self.mixer, [self.q[i][e, t][a] for i, a in enumerate(joint)], self.state[e, t])
-
-    def td_loss(self):
-        errors = [self.q_tot(e, t, self.played(e, t)) - self.targets[e, t] for e, t in self.cells]
-        return sum(0.5 * error**2 for error in errors) / len(self.cells)
-
-
-def assert_trained_as(learner, logger, batch, literal, td_loss, cql_loss, alpha):
-    """`train` must find these losses and step down their sum."""
-    loss = td_loss + alpha * cql_loss
-    gradients = th.autograd.grad(loss, literal.parameters)
-    descend_plainly(learner, 0.02)
-    learner.train(batch, 0, 8)
-    for key, value in (("td_loss", td_loss), ("cql_loss", cql_loss), ("loss", loss)):
-        assert logger.stats[key] == [pytest.approx(value.item(), rel=1e-4)], key
-    found = [*learner.mac.parameters(), *learner.mixer.parameters()]
-    for p, old, g in zip(found, literal.parameters, gradients, strict=True):
-        assert th.allclose(p.double(), old - 0.02 * g, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("inverse_temperature", "td_lambda"), [(0.0, 0.0), (0.7, 0.6), (5.0, 1.0), (100.0, 0.6)]
 )
 def test_loss_and_step_are_those_of_the_loops(inverse_temperature, td_lambda):
-    learner, logger, args = make_cfcql(
-        td_lambda=td_lambda, softmax_temp=inverse_temperature, global_cql_alpha=3.0
+    learner, logger, args = build(
+        "cfcql", td_lambda=td_lambda, softmax_temp=inverse_temperature, global_cql_alpha=3.0
     )
     batch = random_batch(LENGTHS, args, pad=2)
     literal = Literal(learner, batch, args)
@@ -120,23 +48,11 @@ def test_loss_and_step_are_those_of_the_loops(inverse_temperature, td_lambda):
         weights.append(max(share))
         of_all += divergences
     cql_loss = penalty / len(literal.cells)
-    assert_trained_as(learner, logger, batch, literal, literal.td_loss(), cql_loss, 3.0)
+    td_loss = literal.td_loss()
+    literal.assert_trained_as(logger, td_loss + 3 * cql_loss, td_loss=td_loss, cql_loss=cql_loss)
     mean = sum(weights) / len(weights)
     assert logger.stats["lambda_max"] == [pytest.approx(mean, rel=1e-3)]
     assert logger.stats["divergence_mean"] == [pytest.approx(sum(of_all) / len(of_all), rel=1e-3)]
-
-
-def test_counterfactuals_differ_from_the_data_in_one_agent():
-    th.manual_seed(0)
-    q, actions = th.randn(5, 3, 4), th.randint(4, (5, 3))
-    found = counterfactual_values(q, actions)
-    assert found.shape == (5, 3, 4, 3)
-    for m in range(5):
-        for i in range(3):
-            for b in range(4):
-                joint = actions[m].tolist()
-                joint[i] = b
-                assert found[m, i, b].tolist() == [float(q[m, j, joint[j]]) for j in range(3)]
 
 
 def test_lambda_is_even_soft_or_all_on_one_agent():
@@ -150,71 +66,26 @@ def test_lambda_is_even_soft_or_all_on_one_agent():
 
 
 def test_where_no_agent_has_a_choice_there_is_no_penalty():
-    learner, logger, args = make_cfcql(global_cql_alpha=50.0)
-    batch = random_batch(LENGTHS, args)
-    batch["avail_actions"][:] = 0
-    batch["avail_actions"].scatter_(-1, batch["actions"], 1)
-    learner.train(batch, 0, 8)
+    learner, logger, args = build("cfcql", global_cql_alpha=50.0)
+    learner.train(without_choice(random_batch(LENGTHS, args)), 0, 8)
     assert logger.stats["cql_loss"] == [pytest.approx(0, abs=1e-6)]
 
 
-def test_unavailable_actions_do_not_matter():
-    """The values of actions that nobody could take are moved: the penalty stays what it was."""
-    penalties = []
-    for rise in (0.0, 5.0):
-        learner, logger, args = make_cfcql(agent="mlp")
-        batch = random_batch(LENGTHS, args)
-        batch["avail_actions"][..., 2] = 0
-        batch["actions"][batch["actions"] == 2] = 1
-        batch["avail_actions"].scatter_(-1, batch["actions"], 1)
-        with th.no_grad():
-            learner.mac.agent.net[-1].bias[2] += rise
-        learner.train(batch, 0, 8)
-        penalties.append((logger.stats["cql_loss"], logger.stats["target_mean"]))
-    assert penalties[0] == penalties[1]
-
-
-def game_batch(args, map_name, quality):
-    """A tenth of a matrix dataset in its exact proportions as one batch, with beta_i exact.
-
-    `args` get its shapes.
-    """
-    dataset = make_dataset("matrix", map_name, quality, 0)
-    vars(args).update(dataset.metadata.env_info())
-    whole = OfflineBuffer(dataset, 0).batch(range(len(dataset.lengths)))
-    joint = whole["actions"][:, 0, 0, 0] * args.n_actions + whole["actions"][:, 0, 1, 0]
-    batch = whole[joint.argsort()[::10], :]
-    actions = batch["actions"][:, 0, :, 0]
-    counts = [th.bincount(actions[:, i], minlength=args.n_actions) for i in range(args.n_agents)]
-    log_beta = (th.stack(counts) / len(actions)).log().clamp(min=-1e10)
-    batch.data["behaviour_log_probs"] = log_beta.expand(*batch["obs"].shape[:2], -1, -1)
-    return batch
-
-
-def train_on_game(alg, map_name, quality, updates, **overrides):
-    """(learner, Q_tot of every joint action of two agents `[A, A]`) after `updates`."""
-    args = make_args(alg, agent="mlp", hidden_dim=16, obs_last_action=False, log_interval=10**9)
-    vars(args).update(overrides)
-    batch = game_batch(args, map_name, quality)
-    th.manual_seed(0)
-    learner, _ = make_learner(args)
-    for k in range(updates):
-        learner.train(batch, k, 8)
-    one = batch[:1, :]
-    learner.mac.init_hidden(1)
-    q = learner.mac.forward(one, 0)[0]  # [2, A]
-    pairs = th.cartesian_prod(*q)  # [A * A, 2]
+def totals_on_game(alg, map_name, quality, updates, **overrides):
+    """(the greedy actions, Q_tot of every joint action `[A, A]`) after `updates`."""
+    q, _, learner = train_on_game(
+        alg, map_name, quality, updates, hidden_dim=16, lr=0.01, **overrides
+    )
     with th.no_grad():
-        totals = learner.mixer.weights(one["state"][:, 0]).mix_many(pairs.unsqueeze(0))
-    greedy = q.argmax(-1).tolist()
-    return greedy, totals.view(args.n_actions, args.n_actions)
+        totals = learner.mixer.weights(th.ones(1, 1)).mix_many(th.cartesian_prod(*q)[None])
+    return q.argmax(-1).tolist(), totals.view(len(q[0]), -1)
 
 
 def test_the_penalty_alone_clones_each_agent():
     """Even lambda: the penalty is the log-pseudolikelihood of exp Q_tot, whose optimum on a product
     of policies is softmax_b q^i(b) = beta_i, wherever the other agent stands."""
-    greedy, totals = train_on_game(
-        "cfcql", "m_ne", "imbalanced", 250, lr=0.01, softmax_temp=0.0, global_cql_alpha=1e4
+    greedy, totals = totals_on_game(
+        "cfcql", "m_ne", "imbalanced", 250, softmax_temp=0.0, global_cql_alpha=1e4
     )
     beta = th.tensor([0.8, 0.1, 0.1])
     assert th.allclose(totals.softmax(0), beta[:, None].expand(3, 3), atol=0.02)
@@ -224,32 +95,11 @@ def test_the_penalty_alone_clones_each_agent():
 
 def test_without_a_penalty_monotone_mixing_ends_at_bb_on_xor():
     """Appendix D of the InSPO paper: Q(AB) = Q(BA) > Q(AA) forces Q_i(B) > Q_i(A)."""
-    greedy, totals = train_on_game("cfcql", "xor", "b", 200, lr=0.01, global_cql_alpha=0.0)
+    greedy, totals = totals_on_game("cfcql", "xor", "b", 200, global_cql_alpha=0.0)
     seen = th.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert th.allclose(totals[:1], seen[:1], atol=0.05)
     assert totals[1, 0].item() == pytest.approx(1, abs=0.05)
     assert greedy == [1, 1]
-
-
-def test_targets_are_copied_every_target_update_interval_updates():
-    learner, _, args = make_cfcql(target_update_interval=3)
-    batch = random_batch(LENGTHS, args)
-
-    def same():
-        pairs = (
-            (learner.target_mac.agent, learner.mac.agent),
-            (learner.target_mixer, learner.mixer),
-        )
-        return [
-            all(th.equal(p, q) for p, q in zip(a.parameters(), b.parameters())) for a, b in pairs
-        ]
-
-    copied = []
-    for _ in range(7):
-        learner.train(batch, 0, 0)
-        copied.append(same())
-    no, yes = [False, False], [True, True]
-    assert copied == [no, no, yes, no, no, yes, no]
 
 
 PUBLISHED = {
@@ -260,22 +110,110 @@ PUBLISHED = {
 }
 
 
+def chosen(*words, env="sc2_offline"):
+    """(alpha, inverse temperature, lambda of the returns), and the notes of presets."""
+    config = load_config(["--config=cfcql", f"--env-config={env}", *words])
+    keys = ("global_cql_alpha", "softmax_temp", "td_lambda")
+    return [config.values[key] for key in keys], config.notes
+
+
 @pytest.mark.parametrize("map_name", PUBLISHED)
 def test_the_published_hyperparameters_are_chosen_by_map_and_quality(map_name):
     qualities = ("medium", "medium_replay", "expert", "mixed")
     for quality, expected in zip(qualities, PUBLISHED[map_name], strict=True):
         words = ["with", f"map_name={map_name}", f"quality={quality}"]
-        config = load_config(["--config=cfcql", "--env-config=sc2_offline", *words])
-        values = config.values
-        assert (values["global_cql_alpha"], values["softmax_temp"]) == expected
-        assert values["td_lambda"] == (0.3 if map_name == "6h_vs_8z" else 0.6)
-        assert any("the authors' table" in note for note in config.notes)
-        words.append("use_presets=False")
-        values = load_config(["--config=cfcql", "--env-config=sc2_offline", *words]).values
-        assert (values["global_cql_alpha"], values["softmax_temp"]) == (50, 5)
+        values, notes = chosen(*words)
+        assert values == [*expected, 0.3 if map_name == "6h_vs_8z" else 0.6]
+        assert any("the authors' table" in note for note in notes)
+        assert chosen(*words, "use_presets=False")[0][:2] == [50, 5]
 
 
-def test_elsewhere_the_defaults_of_the_authors_code_hold():
-    for env in ("smax_offline", "matrix_offline", "bridge_offline"):
-        values = load_config(["--config=cfcql", f"--env-config={env}"]).values
-        assert (values["global_cql_alpha"], values["softmax_temp"]) == (50, 5)
+@pytest.mark.parametrize("env", ["smax_offline", "matrix_offline", "bridge_offline"])
+def test_elsewhere_the_defaults_of_the_authors_code_hold(env):
+    assert chosen(env=env)[0][:2] == [50, 5]
+
+
+# MACQL
+
+
+@pytest.mark.parametrize("td_lambda", [0.0, 0.6])
+def test_loss_and_step_of_macql_are_those_of_the_loops(td_lambda):
+    learner, logger, args = build(
+        "macql", td_lambda=td_lambda, raw_sample_actions=7, global_cql_alpha=3.0
+    )
+    batch = random_batch(LENGTHS, args, pad=2)
+    literal = Literal(learner, batch, args)
+    cells = literal.cells  # in the order in which the learner draws for them
+    th.manual_seed(4)
+    drawn = draw_available(th.stack([batch["avail_actions"][e, t] for e, t in cells]), 7)
+    penalty = 0.0
+    for (e, t), joints in zip(cells, drawn.transpose(1, 2).tolist(), strict=True):
+        for joint in joints:
+            assert all(a in literal.possible(e, t, i) for i, a in enumerate(joint))
+        total = sum(th.exp(literal.q_tot(e, t, joint)) for joint in joints)
+        penalty += th.log(total) - literal.q_tot(e, t, literal.played(e, t))
+    td_loss, cql_loss = literal.td_loss(), penalty / len(cells)
+    th.manual_seed(4)
+    literal.assert_trained_as(logger, td_loss + 3 * cql_loss, td_loss=td_loss, cql_loss=cql_loss)
+
+
+def test_draws_are_uniform_over_the_available_actions_and_independent():
+    th.manual_seed(0)
+    masks = [[0, 1, 1, 0, 1], [0, 0, 0, 1, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 1]]
+    avail = th.tensor(masks, dtype=th.int32).view(2, 2, 5)
+    n_samples = 40_000
+    drawn = draw_available(avail, n_samples)
+    assert drawn.shape == (2, 2, n_samples)
+    for row, mask in zip(drawn.flatten(0, 1), masks, strict=True):
+        share = th.bincount(row, minlength=5) / n_samples
+        expected = th.tensor(mask) / sum(mask)
+        assert (share[expected == 0] == 0).all()
+        assert th.allclose(share, expected, atol=0.012)  # five standard deviations
+    for first, second in itertools.product((0, 4), (0, 4)):
+        both = ((drawn[1, 0] == first) & (drawn[1, 1] == second)).float().mean()
+        assert both.item() == pytest.approx(1 / 10, abs=0.008)
+
+
+def test_a_single_joint_action_is_penalised_by_a_constant():
+    """All that could be drawn is what was done: log K and no gradient, though nearly no draw from
+    all joint actions would be available (the fault of the authors' code)."""
+    losses = {}
+    for alpha in (0.0, 50.0):
+        learner, logger, args = build("macql", global_cql_alpha=alpha, raw_sample_actions=100)
+        learner.train(without_choice(random_batch(LENGTHS, args)), 0, 8)
+        assert logger.stats["cql_loss"] == [pytest.approx(math.log(100), abs=1e-5)]
+        losses[alpha] = logger.stats["grad_norm"]
+    assert losses[0.0] == pytest.approx(losses[50.0], rel=1e-3)
+
+
+def test_the_penalty_estimates_the_soft_maximum_over_available_joint_actions():
+    learner, logger, args = build("macql", raw_sample_actions=20_000)
+    batch = random_batch(LENGTHS, args)
+    literal = Literal(learner, batch, args)
+    expected = 0.0
+    for e, t in literal.cells:
+        joints = list(itertools.product(*[literal.possible(e, t, i) for i in range(3)]))
+        mean = sum(math.exp(literal.q_tot(e, t, joint).detach()) for joint in joints) / len(joints)
+        expected += math.log(mean) - float(literal.q_tot(e, t, literal.played(e, t)).detach())
+    learner.train(batch, 0, 8)
+    found = logger.stats["cql_loss"][0] - math.log(20_000)
+    assert found == pytest.approx(expected / len(literal.cells), abs=2e-3)
+
+
+def test_the_penalty_alone_clones_the_joint_action():
+    """softmax Q_tot over joint actions becomes the data's distribution, here a product."""
+    greedy, totals = totals_on_game(
+        "macql", "m_ne", "imbalanced", 200, global_cql_alpha=1e4, raw_sample_actions=500
+    )
+    beta = th.tensor([0.8, 0.1, 0.1])
+    found = totals.flatten().softmax(0).view(3, 3)
+    assert th.allclose(found, th.outer(beta, beta), atol=0.04)  # K joint actions, not all
+    assert greedy == [0, 0]
+
+
+@pytest.mark.parametrize(("map_name", "td_lambda"), [("2s3z", 0.6), ("6h_vs_8z", 0.3)])
+def test_on_sc2_the_values_of_macql_are_the_published_ones(map_name, td_lambda):
+    words = ["--config=macql", "--env-config=sc2_offline", "with", f"map_name={map_name}"]
+    values = load_config(words).values
+    assert (values["global_cql_alpha"], values["raw_sample_actions"]) == (5, 100)
+    assert (values["td_lambda"], values["target_update_interval"]) == (td_lambda, 25)

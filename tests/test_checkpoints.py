@@ -11,16 +11,6 @@ import pytest
 import torch
 
 from inspo.utils import checkpoints
-from inspo.utils.checkpoints import (
-    find_checkpoint,
-    get_generator_state,
-    get_random_states,
-    list_steps,
-    load_checkpoint,
-    save_checkpoint,
-    set_generator_state,
-    set_random_states,
-)
 from inspo.utils.errors import CheckpointError
 
 TEXT = {"alg": "inspo", "env": "smax", "map": "2s3z"}
@@ -40,15 +30,15 @@ def folder(tmp_path):
 
 def error_of(*args, **kwargs):
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(*args, **kwargs)
+        checkpoints.load_checkpoint(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_what_was_saved_is_loaded(folder):
-    path = save_checkpoint(folder, 100, entries(), TEXT)
+    path = checkpoints.save_checkpoint(folder, 100, entries(), TEXT)
     assert path == folder / "100"
-    loaded = load_checkpoint(folder)
+    loaded = checkpoints.load_checkpoint(folder)
     assert (loaded.folder, loaded.step, loaded.text) == (path, 100, TEXT)
     assert torch.equal(loaded.files["agent.th"]["weight"], torch.ones(3, 2))
     assert loaded.files["run.th"] == entries()["run.th"]
@@ -56,8 +46,8 @@ def test_what_was_saved_is_loaded(folder):
 
 
 def test_only_some_files_and_a_steps_own_folder(folder):
-    path = save_checkpoint(folder, 100, entries(), TEXT)
-    assert list(load_checkpoint(path, only=["agent.th"]).files) == ["agent.th"]
+    path = checkpoints.save_checkpoint(folder, 100, entries(), TEXT)
+    assert list(checkpoints.load_checkpoint(path, only=["agent.th"]).files) == ["agent.th"]
     assert "learner.th" in error_of(folder, only=["learner.th"])
 
 
@@ -66,31 +56,31 @@ def test_only_some_files_and_a_steps_own_folder(folder):
 )
 def test_the_last_or_the_nearest_step(folder, load_step, found):
     for step in (100, 200, 300):
-        save_checkpoint(folder, step, entries(step), TEXT)
-    assert load_checkpoint(folder, load_step).step == found
+        checkpoints.save_checkpoint(folder, step, entries(step), TEXT)
+    assert checkpoints.load_checkpoint(folder, load_step).step == found
 
 
 def test_step_zero_counts_and_numbers_sort_as_numbers(folder):
-    save_checkpoint(folder, 0, entries(), TEXT)
-    assert load_checkpoint(folder).step == 0
+    checkpoints.save_checkpoint(folder, 0, entries(), TEXT)
+    assert checkpoints.load_checkpoint(folder).step == 0
     for step in (9, 10):
-        save_checkpoint(folder, step, entries(), TEXT)
-    assert list_steps(folder) == [0, 9, 10]
-    assert load_checkpoint(folder).step == 10
+        checkpoints.save_checkpoint(folder, step, entries(), TEXT)
+    assert checkpoints.list_steps(folder) == [0, 9, 10]
+    assert checkpoints.load_checkpoint(folder).step == 10
 
 
 def test_older_ones_are_deleted_but_protected_ones(folder):
     for step in (1, 2, 3, 4, 5):
-        save_checkpoint(folder, step, entries(), TEXT, keep_checkpoints=2, protect=[2])
-    assert list_steps(folder) == [2, 4, 5]
-    save_checkpoint(folder, 3, entries(), TEXT, keep_checkpoints=1)
-    assert list_steps(folder) == [3]
+        checkpoints.save_checkpoint(folder, step, entries(), TEXT, keep_checkpoints=2, protect=[2])
+    assert checkpoints.list_steps(folder) == [2, 4, 5]
+    checkpoints.save_checkpoint(folder, 3, entries(), TEXT, keep_checkpoints=1)
+    assert checkpoints.list_steps(folder) == [3]
 
 
 def test_saving_a_step_again_replaces_it(folder):
-    save_checkpoint(folder, 1, entries(1.0), TEXT)
-    save_checkpoint(folder, 1, entries(2.0), TEXT)
-    assert load_checkpoint(folder).files["agent.th"]["weight"][0, 0] == 2.0
+    checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(2.0), TEXT)
+    assert checkpoints.load_checkpoint(folder).files["agent.th"]["weight"][0, 0] == 2.0
     assert [p.name for p in folder.iterdir()] == ["1"]
 
 
@@ -101,7 +91,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("victim", ["_write_entry", "_write_bytes", "_put_in_place"])
 @pytest.mark.parametrize("same_step", [True, False])
 def test_killed_while_writing_the_earlier_one_is_whole(folder, monkeypatch, victim, same_step):
-    save_checkpoint(folder, 1, entries(1.0), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
 
     def die(*args):
         raise Killed
@@ -110,98 +100,108 @@ def test_killed_while_writing_the_earlier_one_is_whole(folder, monkeypatch, vict
         patch.setattr(checkpoints, victim, die)
         patch.setattr(checkpoints.shutil, "rmtree", lambda *a, **k: None)  # a kill tidies nothing
         with pytest.raises(Killed):
-            save_checkpoint(folder, 1 if same_step else 2, entries(2.0), TEXT)
+            checkpoints.save_checkpoint(folder, 1 if same_step else 2, entries(2.0), TEXT)
     assert len(list(folder.iterdir())) == 2
-    assert list_steps(folder) == [1]
-    assert load_checkpoint(folder).files["agent.th"]["weight"][0, 0] == 1.0
-    save_checkpoint(folder, 3, entries(3.0), TEXT)
+    assert checkpoints.list_steps(folder) == [1]
+    assert checkpoints.load_checkpoint(folder).files["agent.th"]["weight"][0, 0] == 1.0
+    checkpoints.save_checkpoint(folder, 3, entries(3.0), TEXT)
     assert sorted(p.name for p in folder.iterdir()) == ["1", "3"]
 
 
 def test_killed_between_the_two_renames(folder):
-    save_checkpoint(folder, 1, entries(1.0), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
     (folder / "1").rename(folder / "1.old")
-    assert load_checkpoint(folder).step == 1
-    save_checkpoint(folder, 2, entries(2.0), TEXT)
-    assert list_steps(folder) == [1, 2]
+    assert checkpoints.load_checkpoint(folder).step == 1
+    checkpoints.save_checkpoint(folder, 2, entries(2.0), TEXT)
+    assert checkpoints.list_steps(folder) == [1, 2]
     assert (folder / "1").is_dir()
 
 
 @pytest.mark.parametrize("limit", [200, 5_000, 300_000])
 def test_no_room_names_file_and_sizes_and_leaves_the_earlier_one(folder, limit):
-    save_checkpoint(folder, 1, entries(), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(CheckpointError) as caught:
-            save_checkpoint(folder, 2, {"agent.th": torch.rand(100_000)}, TEXT, 1)
+            checkpoints.save_checkpoint(folder, 2, {"agent.th": torch.rand(100_000)}, TEXT, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     message = str(caught.value)
     for part in ("2.tmp/agent.th", "416,384 bytes needed", "bytes free", "step 1, is intact"):
         assert part in message, message
     assert [p.name for p in folder.iterdir()] == ["1"]
-    assert load_checkpoint(folder).step == 1
+    assert checkpoints.load_checkpoint(folder).step == 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="There was no earlier checkpoint"):
-        save_checkpoint(tmp_path / "file" / "models", 1, entries(), TEXT)
+        checkpoints.save_checkpoint(tmp_path / "file" / "models", 1, entries(), TEXT)
 
 
 # --- broken ones ----------------------------------------------------------------------------------
 
 
-def test_a_missing_folder_names_the_nearest(folder):
-    save_checkpoint(folder, 1, entries(), TEXT)
-    message = error_of(folder.with_name("tokn"))
-    assert "tokn" in message
-    assert "'token'" in message
-
-
-def test_an_empty_folder(tmp_path):
-    assert "holds no checkpoint" in error_of(tmp_path)
-
-
-def test_a_file_in_place_of_a_folder(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT)
-    assert "is a file" in error_of(path / "agent.th")
-
-
-def test_a_truncated_file(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "agent.th"
-    path.write_bytes(path.read_bytes()[:-10])
-    message = error_of(folder)
-    assert str(path) in message
-    assert "bytes" in message
-
-
-def test_a_changed_byte(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "agent.th"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert "hash" in error_of(folder)
-
-
-def test_a_missing_file(folder):
-    (save_checkpoint(folder, 1, entries(), TEXT) / "run.th").unlink()
-    assert "run.th is missing" in error_of(folder)
-
-
 def accept(path):
     """Make the manifest agree with whatever the file now is."""
     manifest = json.loads((path.parent / "manifest.json").read_text())
-    manifest["files"][path.name] = {
-        "sha256": checkpoints._hash(path),
-        "bytes": path.stat().st_size,
-    }
+    manifest["files"][path.name] = {"sha256": checkpoints._hash(path), "bytes": path.stat().st_size}
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
 
 
+def change(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def replace(path, content, known=False):
+    path.write_bytes(content)
+    if known:
+        accept(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "parts"),
+    [
+        ("agent.th", lambda p: replace(p, p.read_bytes()[:-10]), ["1/agent.th", "bytes"]),
+        ("agent.th", change, ["hash"]),
+        ("agent.th", lambda p: replace(p, b"hello", known=True), ["1/agent.th"]),
+        ("run.th", lambda p: p.unlink(), ["run.th is missing"]),
+        *[
+            ("manifest.json", lambda p, x=x: p.write_text(x), ["manifest.json is broken"])
+            for x in ("{", "[]", "{}", '{"files": {}}')
+        ],
+        (
+            "manifest.json",
+            lambda p: p.write_text(p.read_text().replace('version": 1', 'version": 99')),
+            ["format 99"],
+        ),
+        # a folder of stock EPyMARL
+        ("manifest.json", lambda p: p.unlink(), ["manifest.json", "agent.th"]),
+    ],
+)
+def test_what_is_broken_is_named(folder, file, damage, parts):
+    damage(checkpoints.save_checkpoint(folder, 1, entries(), TEXT) / file)
+    message = error_of(folder)
+    assert all(part in message for part in parts), message
+
+
+def test_what_is_no_folder_of_checkpoints(folder):
+    path = checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
+    (folder.parent / "empty").mkdir()
+    for wrong, parts in (
+        (folder.with_name("tokn"), ["tokn", "'token'"]),
+        (folder.parent / "empty", ["holds no checkpoint"]),
+        (path / "agent.th", ["is a file"]),
+    ):
+        message = error_of(wrong)
+        assert all(part in message for part in parts), message
+
+
 def test_a_foreign_pickle_runs_no_code(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "agent.th"
+    path = checkpoints.save_checkpoint(folder, 1, entries(), TEXT) / "agent.th"
 
     class Evil:
         def __reduce__(self):
@@ -213,48 +213,18 @@ def test_a_foreign_pickle_runs_no_code(folder):
     assert not (folder / "evil").exists()
 
 
-def test_a_file_that_is_no_torch_file(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "agent.th"
-    path.write_bytes(b"hello")
-    accept(path)
-    assert str(path) in error_of(folder)
-
-
-def test_a_folder_of_stock_epymarl(tmp_path):
-    (tmp_path / "100").mkdir()
-    torch.save({}, tmp_path / "100" / "agent.th")
-    message = error_of(tmp_path)
-    assert "manifest.json" in message
-    assert "agent.th" in message
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"files": {}}'])
-def test_a_broken_manifest(folder, content):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "manifest.json"
-    path.write_text(content)
-    assert "manifest.json is broken" in error_of(folder)
-
-
-def test_a_later_format(folder):
-    path = save_checkpoint(folder, 1, entries(), TEXT) / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
-    assert "format 99" in error_of(folder)
-
-
 def test_another_algorithms_checkpoint(folder):
-    save_checkpoint(folder, 1, entries(), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
     message = error_of(folder, expect={"alg": "bc", "map": "2s3z"})
-    assert "another alg" in message
-    assert "'bc'" in message
-    assert "'inspo'" in message
-    load_checkpoint(folder, expect={"alg": "inspo", "map": "2s3z"})
+    assert all(part in message for part in ("another alg", "'bc'", "'inspo'"))
+    checkpoints.load_checkpoint(folder, expect={"alg": "inspo", "map": "2s3z"})
 
 
 def test_a_copy_is_as_good(folder, tmp_path):
-    save_checkpoint(folder, 1, entries(), TEXT)
+    checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
     shutil.copytree(folder, tmp_path / "copy")
-    assert find_checkpoint(tmp_path / "copy") == tmp_path / "copy" / "1"
-    load_checkpoint(tmp_path / "copy")
+    assert checkpoints.find_checkpoint(tmp_path / "copy") == tmp_path / "copy" / "1"
+    checkpoints.load_checkpoint(tmp_path / "copy")
 
 
 # --- random states --------------------------------------------------------------------------------
@@ -274,22 +244,25 @@ def draws(generator):
 def test_random_states_go_through_a_checkpoint(folder, kind):
     generator = np.random.Generator(kind(3))
     draws(generator)  # odd: every generator with a normal kept back holds one now
-    states = {"global": get_random_states(), "generator": get_generator_state(generator)}
-    save_checkpoint(folder, 1, {"run.th": states})
+    states = {
+        "global": checkpoints.get_random_states(),
+        "generator": checkpoints.get_generator_state(generator),
+    }
+    checkpoints.save_checkpoint(folder, 1, {"run.th": states})
     expected = [draws(generator) for _ in range(3)]
-    loaded = load_checkpoint(folder).files["run.th"]
-    set_random_states(loaded["global"])
-    set_generator_state(generator, loaded["generator"])
+    loaded = checkpoints.load_checkpoint(folder).files["run.th"]
+    checkpoints.set_random_states(loaded["global"])
+    checkpoints.set_generator_state(generator, loaded["generator"])
     assert [draws(generator) for _ in range(3)] == expected
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_states_and_map_location(folder):
-    states = get_random_states()
-    save_checkpoint(folder, 1, {"run.th": states, "x.th": torch.ones(2, device="cuda")})
+    states = checkpoints.get_random_states()
+    checkpoints.save_checkpoint(folder, 1, {"run.th": states, "x.th": torch.ones(2, device="cuda")})
     expected = torch.rand(3, device="cuda")
-    loaded = load_checkpoint(folder)
+    loaded = checkpoints.load_checkpoint(folder)
     assert loaded.files["x.th"].device.type == "cpu"
-    set_random_states(loaded.files["run.th"])
+    checkpoints.set_random_states(loaded.files["run.th"])
     assert torch.equal(torch.rand(3, device="cuda"), expected)

@@ -122,12 +122,8 @@ def test_a_flag_takes_its_name_after_an_equals_sign_or_a_space(style):
 
 
 def test_without_words_the_defaults_run():
-    arguments = parse_arguments([])
-    assert (arguments.command, arguments.algorithm, arguments.environment) == (
-        "run",
-        "inspo",
-        "smax_offline",
-    )
+    run = parse_arguments([])
+    assert (run.command, run.algorithm, run.environment) == ("run", "inspo", "smax_offline")
     assert parse_arguments(["print_config", "with", "a=1"]).command == "print_config"
     assert parse_arguments(["--config=bc", "-h"]).command == "help"
 
@@ -158,25 +154,12 @@ def test_a_wrong_word_is_named(argv, parts):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1", 1),
-        ("1e6", 1e6),
-        ("-0.5", -0.5),
-        ("True", True),
-        ("true", True),
-        ("False", False),
-        ("None", None),
-        ("null", None),
-        ("2s3z", "2s3z"),
-        ("5m_vs_6m", "5m_vs_6m"),
-        ("[1, 'a']", [1, "a"]),
-        ("(1, 2)", [1, 2]),
-        ("{'a': 1}", {"a": 1}),
-        ("'5'", "5"),
-        ("", ""),
-        ("a b", "a b"),
-        ("__import__('os')", "__import__('os')"),
+        ("1", 1), ("1e6", 1e6), ("-0.5", -0.5), ("True", True), ("true", True), ("False", False),
+        ("None", None), ("null", None), ("2s3z", "2s3z"), ("5m_vs_6m", "5m_vs_6m"),
+        ("[1, 'a']", [1, "a"]), ("(1, 2)", [1, 2]), ("{'a': 1}", {"a": 1}), ("'5'", "5"),
+        ("", ""), ("a b", "a b"), ("__import__('os')", "__import__('os')"),
     ],
-)
+)  # fmt: skip
 def test_values_are_read_as_sacred_reads_them(text, value):
     parsed = parse_value(text)
     assert parsed == value
@@ -189,9 +172,14 @@ def test_values_are_read_as_sacred_reads_them(text, value):
 def test_each_layer_goes_over_the_one_before(folder):
     values = load(folder, "use_presets=False").values
     assert (values["lr"], values["both"], values["steps"]) == (0.2, 3, 10)
-    values = load(folder, "use_presets=False", "lr=0.5", "own.width=3").values
-    assert (values["lr"], values["own"]) == (0.5, {"width": 3})
+    assert values["t_max"] == 1e6  # a number in YAML too
+    values = load(folder, "use_presets=False", "lr=0.5", "own.width=3", "steps=1", "steps=2").values
+    assert (values["lr"], values["own"], values["steps"]) == (0.5, {"width": 3}, 2)
     assert values["env_args"] == {"map_name": "easy", "limit": 5}
+    values = load(folder, "env_args={'limit': 7}").values  # a whole group
+    assert values["env_args"] == {"map_name": "easy", "limit": 7}
+    # and loading changes nothing that is shared
+    assert load(folder, "use_presets=False").values["own"] == {"width": 64}
 
 
 def test_a_file_extends_another(folder):
@@ -200,47 +188,28 @@ def test_a_file_extends_another(folder):
     assert (values["offline"], values["quality"]) == (True, "medium")
     (folder / "envs/toy_offline.yaml").write_text("_extends: nobody\n")
     assert "nobody.yaml" in error_of(folder, "--env-config=toy_offline")
-
-
-def test_numbers_like_1e6_are_numbers_in_yaml_too(folder):
-    assert load(folder).values["t_max"] == 1e6
-
-
-def test_a_group_can_be_given_as_a_dictionary(folder):
-    values = load(folder, "env_args={'limit': 7}").values
-    assert values["env_args"] == {"map_name": "easy", "limit": 7}
-
-
-def test_the_last_of_two_overrides_counts(folder):
-    assert load(folder, "steps=1", "steps=2").values["steps"] == 2
-
-
-def test_loading_changes_nothing_that_is_shared(folder):
-    load(folder, "own.width=3")
-    assert load(folder, "use_presets=False").values["own"] == {"width": 64}
+    (folder / "envs/a.yaml").write_text("_extends: b\n")
+    (folder / "envs/b.yaml").write_text("_extends: a\n")
+    assert "_extends" in error_of(folder, "--env-config=a")
 
 
 # --- aliases --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["map_name", "env_args.map_name"])
-def test_both_names_of_the_map_set_both(folder, key):
-    values = load(folder, f"{key}=hard").values
-    assert values["map_name"] == values["env_args"]["map_name"] == "hard"
-
-
-def test_the_map_of_the_file_fills_both(folder):
-    values = load(folder).values
-    assert values["map_name"] == values["env_args"]["map_name"] == "easy"
+@pytest.mark.parametrize(
+    ("words", "map_name"),
+    [([], "easy"), (["map_name=hard"], "hard"), (["env_args.map_name=hard"], "hard"),
+     (["map_name=hard", "env_args.map_name=hard"], "hard")],
+)  # fmt: skip
+def test_both_names_of_the_map_set_both(folder, words, map_name):
+    values = load(folder, *words).values
+    assert values["map_name"] == values["env_args"]["map_name"] == map_name
 
 
 def test_two_maps_that_disagree_are_an_error(folder):
-    message = error_of(
-        folder, "--env-config=toy", "with", "map_name=hard", "env_args.map_name=easy"
-    )
-    assert "map_name=hard" in message
-    assert "env_args.map_name=easy" in message
-    assert load(folder, "map_name=hard", "env_args.map_name=hard").values["map_name"] == "hard"
+    words = ["map_name=hard", "env_args.map_name=easy"]
+    message = error_of(folder, "--env-config=toy", "with", *words)
+    assert all(word in message for word in words)
 
 
 def test_a_map_where_there_are_none_is_an_error(folder):
@@ -252,20 +221,14 @@ def test_a_map_where_there_are_none_is_an_error(folder):
 
 
 @pytest.mark.parametrize(
-    ("word", "key", "value"),
+    ("word", "value"),
     [
-        ("lr=1", "lr", 1.0),
-        ("steps=1e3", "steps", 1000),
-        ("label=5", "label", "5"),
-        ("seed=null", "seed", None),
-        ("seed=3", "seed", 3),
-        ("map_name=5m_vs_6m", "map_name", "5m_vs_6m"),
-        ("quality=2", "quality", "2"),
-        ("label=none", "label", "none"),
+        ("lr=1", 1.0), ("steps=1e3", 1000), ("label=5", "5"), ("seed=null", None), ("seed=3", 3),
+        ("map_name=5m_vs_6m", "5m_vs_6m"), ("quality=2", "2"), ("label=none", "none"),
     ],
-)
-def test_what_converts_without_loss_is_converted(folder, word, key, value):
-    found = load(folder, "use_presets=False", word).values[key]
+)  # fmt: skip
+def test_what_converts_without_loss_is_converted(folder, word, value):
+    found = load(folder, "use_presets=False", word).values[word.partition("=")[0]]
     assert found == value
     assert type(found) is type(value)
 
@@ -290,6 +253,14 @@ def test_what_converts_without_loss_is_converted(folder, word, key, value):
         ("width=5", ["width", "'own.width'"]),
         ("map_name=hrd", ["map_name", "'hrd'", "'hard'", "easy"]),
         ("env_args.map_name=hrd", ["map_name", "'hrd'", "'hard'"]),
+        ("label=a/b", ["label", "without '/'"]),  # a name cannot leave its folder
+        ("name=../../x", ["name", "without '/'"]),
+        ("quality=../../../../x", ["quality", "without '/'"]),
+        ("quality=..", ["quality", "without '/'"]),
+        ("label=" + 90 * "a", ["label", "without '/'"]),
+        ("lr=1e999", ["lr", "finite number"]),
+        ("lr=-1e999", ["lr", "finite number"]),
+        ("datasets_dir=~nosuch/x", ["datasets_dir: the home folder in '~nosuch/x' is not known"]),
     ],
 )
 def test_a_wrong_override_names_key_expected_and_found(folder, word, parts):
@@ -297,13 +268,16 @@ def test_a_wrong_override_names_key_expected_and_found(folder, word, parts):
     assert all(part in message for part in parts), message
 
 
-def test_unknown_algorithm_and_environment_name_the_nearest(folder):
-    message = error_of(folder, "--config=inspoo", "--env-config=toy")
-    assert "algorithm" in message
-    assert "'inspo'" in message
-    message = error_of(folder, "--env-config=toy_ofline")
-    assert "environment" in message
-    assert "'toy_offline'" in message
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--config=inspoo", "--env-config=toy"], ["algorithm", "'inspo'"]),
+        (["--env-config=toy_ofline"], ["environment", "'toy_offline'"]),
+    ],
+)
+def test_unknown_algorithm_and_environment_name_the_nearest(folder, argv, parts):
+    message = error_of(folder, *argv)
+    assert all(part in message for part in parts), message
 
 
 @pytest.mark.parametrize(
@@ -341,6 +315,7 @@ def test_presets_apply_in_order_where_they_match(folder):
     assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.3, 8)
     assert len(loaded.notes) == 1
     assert "toys are small" in loaded.notes[0]
+    assert load(folder, "use_presets=False").notes == ()
     loaded = load(folder, "map_name=hard", env="toy_offline")
     assert loaded.values["own"]["width"] == 16
     assert "it is hard" in loaded.notes[1]
@@ -362,12 +337,6 @@ def test_the_command_line_goes_over_presets(folder):
     loaded = load(folder, "lr=0.9", "label=7")
     assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.9, 8)
     assert "lr given on the command line" in loaded.notes[0]
-
-
-def test_presets_can_be_left_out(folder):
-    loaded = load(folder, "use_presets=False")
-    assert loaded.values["lr"] == 0.2
-    assert loaded.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -409,9 +378,7 @@ def test_typed_paths_are_relative_to_where_one_stands(folder, tmp_path):
     assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
 
 
-def test_the_home_of_nobody_is_an_error_that_names_the_key(folder):
-    message = error_of(folder, "--env-config=toy", "with", "datasets_dir=~nosuch/x")
-    assert message.startswith("datasets_dir: the home folder in '~nosuch/x' is not known")
+def test_the_home_folder_is_filled_in():
     assert configuration.expand_user("~/x", "key") == Path.home() / "x"
     assert configuration.expand_user("x/~y", "key") == Path("x/~y")
 
@@ -420,15 +387,6 @@ def test_an_alias_of_what_stands_before_is_no_circle(tmp_path):
     path = tmp_path / "file.yaml"
     path.write_text("a: &a {x: [1, 2]}\nb: [*a, *a]")
     assert configuration.read_yaml(path) == {"a": {"x": [1, 2]}, "b": [{"x": [1, 2]}] * 2}
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["name=../../x", "quality=../../../../x", "label=a/b", "quality=..", "label=" + 90 * "a"],
-)
-def test_a_name_cannot_leave_its_folder(folder, word):
-    message = error_of(folder, "--env-config=toy", "with", word)
-    assert message.startswith(word.partition("=")[0]) and "without '/'" in message
 
 
 # --- help, and the files of the project -----------------------------------------------------------
@@ -497,13 +455,6 @@ def test_a_choice_called_none_can_be_typed():
     assert load_config(words).values["lr_decay"] == "none"
 
 
-@pytest.mark.parametrize(
-    "path", [*CONFIG_DIR.glob("algs/*.yaml"), *CONFIG_DIR.glob("envs/*.yaml")], ids=lambda p: p.stem
-)
-def test_every_file_says_what_it_is_in_one_line(path):
-    assert 10 < len(configuration.one_liner(Path(path))) < 120
-
-
 FILES_OF_KEYS = [
     CONFIG_DIR / "default.yaml",
     *CONFIG_DIR.glob("algs/*"),
@@ -562,24 +513,12 @@ def test_an_unreadable_declaration_names_file_and_key(folder):
     assert "mine.yaml" in message and "lr" in message and "at least nothing" in message
 
 
-@pytest.mark.parametrize("word", ["lr=1e999", "lr=-1e999"])
-def test_infinity_is_no_number(word):
-    with pytest.raises(ConfigError, match="finite number"):
-        load_config(["--config=bc", "--env-config=matrix_offline", "with", word])
-
-
 def test_a_key_that_no_code_reads_is_an_error(tmp_path):
     folder = tmp_path / "config"
     shutil.copytree(CONFIG_DIR, folder)
     (folder / "algs/mine.yaml").write_text("standardise_returns: True\n")
     message = error_of(folder, "--config=mine", "--env-config=matrix_offline")
     assert "mine.yaml" in message and "no code reads the key 'standardise_returns'" in message
-
-
-def test_files_that_extend_each_other_are_an_error(folder):
-    (folder / "envs/a.yaml").write_text("_extends: b\n")
-    (folder / "envs/b.yaml").write_text("_extends: a\n")
-    assert "_extends" in error_of(folder, "--env-config=a")
 
 
 def test_the_type_checkers_stub_is_up_to_date():

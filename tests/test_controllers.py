@@ -4,12 +4,19 @@ import copy
 
 import pytest
 import torch as th
-from cases import inputs_loop, log_softmax_loop, make_args, make_mac, play_agent, random_batch
+from cases import (
+    LENGTHS,
+    inputs_loop,
+    log_softmax_loop,
+    make_args,
+    make_mac,
+    play_agent,
+    random_batch,
+)
 
 from inspo.components.action_selectors import REGISTRY as selectors
 from inspo.components.packed import PackedEpisodes
-
-LENGTHS = [4, 1, 6, 3]
+from inspo.modules.agents import REGISTRY as agents
 
 
 @pytest.mark.parametrize("last_action", [True, False])
@@ -26,7 +33,7 @@ def test_inputs_are_obs_last_action_and_identity(last_action, agent_id):
             assert th.equal(row[i], inputs_loop(batch, args, e, t, i))
 
 
-@pytest.mark.parametrize("agent", ["rnn", "rnn_ns", "mlp", "mlp_ns"])
+@pytest.mark.parametrize("agent", list(agents))
 def test_acting_sees_what_learning_sees(agent):
     """`forward` step by step and `unroll` of the finished episodes give the same policies."""
     args = make_args("bc", agent=agent)
@@ -102,6 +109,10 @@ def test_a_test_draws_from_the_probabilities_that_are_told(name, test_greedy):
     sampled = name == "multinomial" and not test_greedy
     assert th.equal(told, outputs) == sampled
     assert sampled or told.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    if name == "multinomial":  # which samples in training, however it is tested
+        drawn = selector.select(outputs.expand(20000, 2, 4), avail.expand(20000, 2, 4), 0, False)
+        shares = th.bincount(drawn[:, 0], minlength=4) / 20000
+        assert th.allclose(shares, outputs[0], atol=0.015) and shares[2] == 0
 
 
 def test_the_best_action_is_an_available_one():
@@ -109,16 +120,6 @@ def test_the_best_action_is_an_available_one():
     values, avail = th.tensor([[[-3.0, -1.0, -2.0, 9.0]]]), th.tensor([[[1, 0, 1, 0]]])
     assert selector.select(values, avail, 0, False).tolist() == [[2]]
     assert selector.probabilities(values, avail).tolist() == [[[0, 0, 1, 0]]]
-
-
-def test_sampling_follows_the_policy():
-    selector = make_mac(make_args("bc", test_greedy=False)).action_selector
-    probs = th.tensor([0.5, 0.2, 0.0, 0.3]).expand(20000, 1, 4)
-    for test_mode in (True, False):
-        drawn = selector.select(probs, (probs > 0).int(), 0, test_mode).flatten()
-        shares = th.bincount(drawn, minlength=4) / 20000
-        assert th.allclose(shares, probs[0, 0], atol=0.015)
-        assert shares[2] == 0
 
 
 def test_copies_and_files(tmp_path):

@@ -63,11 +63,8 @@ class Machine:
             [self.project / script, *args], env=env, capture_output=True, text=True
         )
         notes = self.notes.read_text().splitlines() if self.notes.exists() else []
-        return (
-            done.returncode,
-            done.stderr,
-            [note.replace(f"{self.project}/", "") for note in notes],
-        )
+        notes = [note.replace(f"{self.project}/", "") for note in notes]
+        return done.returncode, done.stderr, notes
 
 
 @pytest.fixture

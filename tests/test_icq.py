@@ -3,38 +3,15 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    descend_plainly,
-    log_softmax_loop,
-    make_args,
-    make_learner,
-    play_agent,
-    random_batch,
-    td_lambda_loop,
-    transitions_of,
-)
-from test_critics import dueling
-from test_omar import train_on
+from test_modules import dueling
 
-from inspo.components.transitions import Transitions
 from inspo.learners.icq_learner import step_weights
 from inspo.modules.mixers.convex import ConvexMixer
 
-LENGTHS = [4, 1, 6, 3]
 RATE = 0.02
-
-
-def make_icq(**overrides):
-    args = make_args("icq", grad_norm_clip=1e9, gamma=0.9, **overrides)
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
-    with th.no_grad():  # the targets must differ from the networks, or a mix-up would not show
-        for network in (learner.target_critic, learner.target_mixer):
-            for p in network.parameters():
-                p.add_(0.3 * th.randn(p.shape))
-    return learner, logger, args
 
 
 # The weights
@@ -121,7 +98,7 @@ def targets_loop(learner, batch, args, cells, log_pi):
     bootstrapping = {c: v for c, v in totals.items() if not batch["terminated"][c[0], c[1], 0]}
     weights = weights_loop({c: v / args.target_temperature for c, v in bootstrapping.items()})
     values = {c: th.tensor(weights.get(c, 0.0) * totals[c]).double() for c in cells}
-    return td_lambda_loop(batch, values, args.gamma, args.td_lambda)
+    return cases.td_lambda_loop(batch, values, args.gamma, args.td_lambda)
 
 
 def critic_loss_loop(critic, mixer, batch, args, cells, y):
@@ -158,77 +135,47 @@ def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
     ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.8, 1000, 1), (0.8, 5, 2)]
 )
 def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
-    learner, logger, args = make_icq(
+    learner, logger, args = cases.build(
+        "icq",
         td_lambda=td_lambda,
         critic_minibatch=minibatch,
         critic_epochs=epochs,
         target_temperature=0.7,  # at 1000 all weights are nearly 1
     )
-    batch = random_batch(LENGTHS, args, pad=2)
-    descend_plainly(learner, RATE)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
+    cases.descend_plainly(learner, RATE)
     agent = copy.deepcopy(learner.mac.agent).double()
     critic = copy.deepcopy(learner.critic).double()
     mixer = copy.deepcopy(learner.mixer).double()
-    data = Transitions(batch, learner.mac)
-    rows = [
-        divmod(int(cell), batch.max_seq_length)
-        for cell in data.packed.index[data.packed.transitions]
-    ]
-    assert sorted(rows) == transitions_of(batch)
+    rows = cases.transitions_of(batch)
     log_pi = []
     for i in range(args.n_agents):
-        logits = play_agent(agent, batch, args, i)
+        logits = cases.play_agent(agent, batch, args, i)
         avail = batch["avail_actions"][:, :, i]
-        log_pi.append({c: log_softmax_loop(x, avail[c]) for c, x in logits.items()})
+        log_pi.append({c: cases.log_softmax_loop(x, avail[c]) for c, x in logits.items()})
     y = targets_loop(learner, batch, args, rows, log_pi)
 
     th.manual_seed(7)  # the order in which minibatches are drawn
-    losses = []
-    parameters = [*critic.parameters(), *mixer.parameters()]
-    for _ in range(epochs):
-        order = th.randperm(len(rows)).tolist()
-        for first in range(0, len(rows), minibatch):
-            cells = [rows[k] for k in order[first : first + minibatch]]
-            loss = critic_loss_loop(critic, mixer, batch, args, cells, y)
-            gradients = th.autograd.grad(loss, parameters)
-            with th.no_grad():
-                for p, g in zip(parameters, gradients, strict=True):
-                    p -= RATE * g
-            losses.append(loss.item())
+    both = th.nn.ModuleList([critic, mixer])
+    (critic_loss,) = cases.descend_in_minibatches(
+        both.parameters(),
+        lambda cells: [critic_loss_loop(critic, mixer, batch, args, cells, y)],
+        rows, RATE, minibatch, epochs,
+    )  # fmt: skip
     policy_loss = policy_loss_loop(log_pi, critic, mixer, batch, args, rows)
-    policy_gradients = th.autograd.grad(policy_loss, list(agent.parameters()))
+    cases.descend(agent.parameters(), policy_loss, RATE)
 
     th.manual_seed(7)
     learner.train(batch, 0, 8)
     expected = {
-        "critic_loss": sum(losses) / len(losses),
+        "critic_loss": critic_loss,
         "policy_loss": policy_loss.item(),
         "target_mean": sum(float(v) for v in y.values()) / len(y),
     }
     for key, value in expected.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-5)], key
-    found = [*learner.critic.parameters(), *learner.mixer.parameters()]
-    for p, wanted in zip(found, parameters, strict=True):
-        assert th.allclose(p.double(), wanted, atol=1e-5)
-    for p, old, g in zip(learner.mac.parameters(), agent.parameters(), policy_gradients):
-        assert th.allclose(p.double(), old - RATE * g, atol=1e-6)
-
-
-def test_targets_are_copied_once_so_many_steps_of_the_critic_have_passed(tmp_path):
-    settings = {"critic_minibatch": 5, "target_update_interval": 7}  # 14 transitions: 3 steps
-    learner, _, args = make_icq(**settings)
-    batch = random_batch(LENGTHS, args)
-
-    def copied(part) -> bool:
-        part.train(batch, 0, 8)
-        pairs = ((part.target_critic, part.critic), (part.target_mixer, part.mixer))
-        return all(th.equal(p, q) for a, b in pairs for p, q in zip(a.parameters(), b.parameters()))
-
-    assert [copied(learner) for _ in range(7)] == [False, False, True, False, False, True, False]
-    learner.save_models(tmp_path)
-    twin, _, _ = make_icq(**settings)
-    twin.load_models(tmp_path)
-    assert [copied(learner) for _ in range(2)] == [copied(twin) for _ in range(2)] == [False, True]
+    cases.assert_close_weights(th.nn.ModuleList([learner.critic, learner.mixer]), both)
+    cases.assert_close_weights(learner.mac.agent, agent, 1e-6)
 
 
 # What the values add up to: the additive fit of the payoffs that occur in the data.
@@ -242,7 +189,7 @@ def test_targets_are_copied_once_so_many_steps_of_the_critic_have_passed(tmp_pat
     ],
 )
 def test_where_it_ends_on_the_matrix_games(map_name, quality, action, value):
-    found, pi, _ = train_on(
+    pi, found, _ = cases.train_on_game(
         "icq", map_name, quality, 200, lr=0.005, critic_lr=0.005, critic_minibatch=2000
     )
     assert pi.argmax(-1).tolist() == [action, action]
@@ -251,7 +198,7 @@ def test_where_it_ends_on_the_matrix_games(map_name, quality, action, value):
 
 def test_the_policy_is_the_datas_tilted_by_its_advantages():
     """XOR (b), a policy temperature of 1: pi(B) / pi(A) = mu(B) / mu(A) exp(Q(B) - Q(A))."""
-    _, pi, learner = train_on(
+    pi, _, learner = cases.train_on_game(
         "icq", "xor", "b", 400, lr=0.001, critic_lr=0.001, critic_minibatch=2000,
         policy_temperature=1.0,
     )  # fmt: skip

@@ -1,10 +1,14 @@
-"""What every learner shares: its step, its rates, its clipping."""
+"""What every learner keeps to: one test for each property, over all that are registered."""
 
+import copy
+import math
+
+import cases
 import pytest
 import torch as th
-from cases import descend_plainly, make_args, make_learner, random_batch
 
 from inspo.learners.learner import optimise
+from inspo.utils.config import names
 
 RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095}
 OPTIMISERS = {  # name -> the key of the rate of each group of parameters
@@ -21,18 +25,27 @@ OPTIMISERS = {  # name -> the key of the rate of each group of parameters
     | {f"policy_{i}": ["lr"] for i in range(3)}
     | {"alpha": ["alpha_lr"]},
 }
+OF_VALUES = {"qmix", "cfcql", "macql"}  # the others train policies
+every_algorithm = pytest.mark.parametrize("algorithm", names("algs"))
 
 
-def learner_of(algorithm, **overrides):
-    args = make_args(algorithm, **overrides)
-    th.manual_seed(0)
-    return make_learner(args)[0], random_batch([4, 1, 6, 3], args)
+def keys_of(algorithm, **values):
+    """Those of `values` that the algorithm knows."""
+    known = vars(cases.make_args(algorithm))
+    return {key: value for key, value in values.items() if key in known}
 
 
-@pytest.mark.parametrize("algorithm", OPTIMISERS)
+def apart(algorithm):
+    """A network without memory for each agent, or for all of them where values are mixed."""
+    return "mlp" if algorithm in OF_VALUES else "mlp_ns"
+
+
+# Steps: their rates, their clipping
+
+
+@every_algorithm
 def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
-    rates = {key: rate for key, rate in RATES.items() if hasattr(make_args(algorithm), key)}
-    learner, _ = learner_of(algorithm, **rates)
+    learner, _, _ = cases.build(algorithm, **keys_of(algorithm, **RATES))
     found = {
         name: [group["lr"] for group in optimiser.param_groups]
         for name, optimiser in learner.optimisers.items()
@@ -44,10 +57,22 @@ def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
 
 
 def test_the_smoothing_and_epsilon_of_icq_are_those_of_its_keys():
-    learner, _ = learner_of("icq", optim_alpha=0.5, optim_eps=0.25)
+    learner, _, _ = cases.build("icq", optim_alpha=0.5, optim_eps=0.25)
     for optimiser in learner.optimisers.values():
         (group,) = optimiser.param_groups
         assert (group["alpha"], group["eps"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+@pytest.mark.parametrize("algorithm", [a for a in names("algs") if keys_of(a, lr_decay=0)])
+def test_rates_fall_to_zero_or_stay(algorithm, decay):
+    rates = keys_of(algorithm, lr=0.002, critic_lr=0.004)
+    learner, _, args = cases.build(algorithm, lr_decay=decay, t_max=100, **rates)
+    for t_env, share in ((0, 1.0), (50, 0.5), (100, 0.0)):
+        learner.train(cases.random_batch(cases.LENGTHS, args), t_env, 8)
+        found = [o.param_groups[0]["lr"] for o in learner.optimisers.values()]
+        share = 1.0 if decay == "none" else share
+        assert found == pytest.approx([rate * share for rate in rates.values()], abs=1e-8)
 
 
 @pytest.mark.parametrize(("clip", "step"), [(1.0, [0.6, 0.8]), (9.0, [3.0, 4.0])])
@@ -58,24 +83,161 @@ def test_a_step_is_clipped_to_the_largest_norm(clip, step):
     assert point.tolist() == pytest.approx(step, rel=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(OPTIMISERS) - {"alberdice"}))
+@pytest.mark.parametrize("algorithm", sorted(set(names("algs")) - {"alberdice"}))
 def test_no_step_of_a_learner_is_longer_than_the_clip(algorithm):
     """Plain descent with a rate of 1: the way gone is the norm of the clipped gradient."""
     clip = 1e-4
     one_step = {"critic_minibatch": 0 if algorithm == "inspo" else 100, "epochs": 1}
-    known = {key: value for key, value in one_step.items() if hasattr(make_args(algorithm), key)}
+    known = keys_of(algorithm, **one_step)
     known |= {"alpha": 1.0} if algorithm == "omiga" else {}  # a gradient of V above the clip
-    learner, batch = learner_of(algorithm, grad_norm_clip=clip, lr_decay="none", **known)
-    learner.log_t = learner.args.t_max  # past a warm-up, and nothing to log
-    descend_plainly(learner, 1.0)
+    args = cases.make_args(algorithm, grad_norm_clip=clip, lr_decay="none", **known)
+    learner, _ = cases.make_learner(args)
+    learner.log_t = args.t_max  # past a warm-up, and nothing to log
+    cases.descend_plainly(learner, 1.0)
     before = {
         name: [p.detach().clone() for group in optimiser.param_groups for p in group["params"]]
         for name, optimiser in learner.optimisers.items()
     }
-    learner.train(batch, learner.args.t_max // 2, 8)
+    learner.train(cases.random_batch(cases.LENGTHS, args), args.t_max // 2, 8)
     for name, optimiser in learner.optimisers.items():
         if name == "alpha":
             continue  # one number, tuned otherwise
         after = [p for group in optimiser.param_groups for p in group["params"]]
         way = th.cat([(x - y).detach().flatten() for x, y in zip(after, before[name])]).norm()
         assert way.item() == pytest.approx(clip, rel=0.02), name
+
+
+# Targets and checkpoints
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "copied"),
+    [
+        ("cfcql", {"target_update_interval": 3}, [0, 0, 1, 0, 0, 1, 0]),
+        ("macql", {"target_update_interval": 3}, [0, 0, 1, 0, 0, 1, 0]),
+        ("omar", {"target_update_interval": 2}, [0, 1, 0, 1, 0, 1, 0]),
+        # 8 episodes an update: at 24, and then at 44 at the earliest
+        ("qmix", {"target_update_interval": 20}, [0, 0, 1, 0, 0, 1, 0]),
+        # 14 transitions make 3 steps of the critic
+        ("icq", {"target_update_interval": 7, "critic_minibatch": 5}, [0, 0, 1, 0, 0, 1, 0]),
+    ],
+)
+def test_targets_are_copied_after_so_many_steps(algorithm, settings, copied):
+    learner, _, args = cases.build(algorithm, **settings)
+    batch, nets = cases.random_batch(cases.LENGTHS, args), learner.networks
+    targets = [name for name in nets if name.startswith("target_")]
+    assert len(targets) == 2
+    for k, expected in enumerate(copied, start=1):
+        source = dict(nets)
+        if algorithm == "omar":  # copied before the actor's step
+            source["agent"] = copy.deepcopy(nets["agent"])
+        learner.train(batch, 0, 8 * k)
+        for name in targets:
+            assert (
+                cases.same_weights(nets[name], source[name.removeprefix("target_")]) == expected
+            ), name
+
+
+@every_algorithm
+def test_state_is_saved_whole(algorithm, tmp_path):
+    """With counters that are in the middle of an interval of targets."""
+    drawing = {"tune_alpha": True, "resample": "draw", "agent_order": "random"}
+    interval = {"target_update_interval": 3, "critic_minibatch": 5, "critic_warmup": 0.5}
+    settings = keys_of(algorithm, **drawing, **interval)
+    learner, _, args = cases.build(algorithm, **settings)
+    batch = cases.random_batch(cases.LENGTHS, args)
+    for k in range(4):
+        learner.train(batch, 50 + k, k)
+    learner.save_models(tmp_path)
+    twin, _ = cases.make_learner(args)
+    twin.load_models(tmp_path)
+    for part in (learner, twin):
+        th.manual_seed(2)
+        for k in range(4, 7):
+            part.train(batch, 50 + k, k)
+    for name, network in learner.networks.items():
+        other = twin.networks[name].state_dict()
+        assert all(th.equal(v, other[k]) for k, v in network.state_dict().items()), name
+    assert (twin.updates, twin.log_t) == (learner.updates, learner.log_t)
+
+
+# What is logged
+
+
+@every_algorithm
+def test_statistics_are_numbers_and_come_once_an_interval(algorithm):
+    learner, logger, args = cases.build(algorithm, log_interval=20)
+    batch = cases.random_batch(cases.LENGTHS, args)
+    for t_env in (0, 10, 20, 39, 40):
+        learner.train(batch, t_env, 8)
+    assert logger.stats and max(map(len, logger.stats.values())) == 3
+    assert all(math.isfinite(x) for values in logger.stats.values() for x in values)
+
+
+# What must not matter
+
+
+@every_algorithm
+def test_padding_changes_nothing(algorithm):
+    """Thirty more steps of rubbish: the same statistics and the same weights afterwards."""
+    args = cases.make_args(algorithm, resample="weight", td_lambda=0.8, critic_warmup=0.0)
+    if algorithm == "inspo":
+        args.agent_order = "fixed"
+    batch = cases.random_batch(cases.LENGTHS, args)
+    learner, _ = cases.make_learner(args)
+    cases.descend_plainly(learner)
+    results = []
+    for pad in (0, 30):
+        twin = copy.deepcopy(learner)
+        th.manual_seed(1)
+        twin.train(cases.padded(batch, pad), 50, 8)
+        weights = {k: v for net in twin.networks.values() for k, v in net.state_dict().items()}
+        results.append((twin.logger.stats, weights))
+    (stats, weights), (other_stats, other_weights) = results
+    assert stats.keys() == other_stats.keys()
+    for key, value in stats.items():
+        assert value == pytest.approx(other_stats[key], abs=1e-6, rel=1e-5), key
+    for key, value in weights.items():
+        assert th.allclose(value, other_weights[key], atol=1e-6), key
+
+
+@every_algorithm
+def test_unavailable_actions_do_not_matter(algorithm):
+    """What the networks say of an action that nobody could take is moved: the losses stay."""
+    stats = []
+    for rise in (0.0, 5.0):
+        learner, logger, args = cases.build(algorithm, agent=apart(algorithm))
+        batch = cases.random_batch(cases.LENGTHS, args)
+        batch["avail_actions"][..., 2] = 0
+        batch["actions"][batch["actions"] == 2] = 1
+        batch["avail_actions"].scatter_(-1, batch["actions"], 1)
+        batch["behaviour_log_probs"][..., 2] = -1e10
+        with th.no_grad():
+            for agent in getattr(learner.mac.agent, "agents", [learner.mac.agent]):
+                agent.net[-1].bias[2] += rise
+        th.manual_seed(1)
+        learner.train(batch, 50, 8)
+        stats.append(logger.stats)
+    assert stats[0] == stats[1] and any("loss" in key for key in stats[0])
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(names("algs")) - OF_VALUES))
+def test_an_agent_without_a_choice_learns_nothing(algorithm):
+    learner, logger, args = cases.build(
+        algorithm, agent="mlp_ns", **keys_of(algorithm, critic_warmup=0)
+    )
+    batch = cases.without_choice(cases.random_batch(cases.LENGTHS, args), 1)
+    before = copy.deepcopy(learner.mac.agent.agents)
+    for t_env in (50, 51, 52):
+        learner.train(batch, t_env, 8)
+    for i, agent in enumerate(learner.mac.agent.agents):
+        assert cases.same_weights(agent, before[i]) == (i == 1)
+    assert all(math.isfinite(v) for values in logger.stats.values() for v in values)
+
+
+@every_algorithm
+def test_one_transition_leaves_finite_weights(algorithm):
+    """A matrix game played once: nothing to normalise by."""
+    learner, _, args = cases.build(algorithm)
+    learner.train(cases.random_batch([1], args, terminated=[True]), 50, 8)
+    assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())

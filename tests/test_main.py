@@ -19,7 +19,6 @@ from inspo.utils.interrupts import GracefulExit, Interrupted
 from inspo.utils.provenance import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = [sys.executable, str(ROOT / "src" / "main.py")]
 
 
 @pytest.fixture
@@ -149,25 +148,11 @@ def test_results_that_cannot_be_written(tmp_path, capsys):
     assert "local_results_path" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["--config=bcc"], "'bc'"),
-        (["--env-config=smaxx"], "'smax'"),
-        (["--config=bc", "with", "map_name=2s3x"], "'2s3z'"),
-        (["--config=bc", "with", "batchsize=3"], "'batch_size'"),
-        (["--config=bc", "with", "batch_size=many"], "expected int"),
-        (["--config=bc", "with", "test_nepisode=-1"], "at least 0"),
-        (["--conf=bc"], "'--config'"),
-    ],
-)
-def test_each_wrong_word_exits_with_2_and_one_line(argv, named, capsys):
-    assert program.main(argv) == 2
+def test_a_wrong_word_exits_with_2_and_one_line(capsys):  # which ones: test_config.py
+    assert program.main(["--config=bc", "with", "batchsize=3"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert named in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "'batch_size'" in err
 
 
 def test_print_config(capsys):
@@ -187,14 +172,6 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
-
-
-def test_from_any_folder_and_into_a_closed_pipe(tmp_path):
-    done = subprocess.run(
-        [*PYTHON, "--config=bc", "with", "nothing=1"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
 
 
 def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
@@ -217,15 +194,8 @@ def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
         sys.exit(main.main(["--config=bc", "with", "seed=1", "local_results_path={tmp_path}"]))
         """
     )
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
     tokens = {run.stdout.readline() for run in runs}
     for run in runs:
         run.send_signal(signal.SIGTERM)

@@ -3,21 +3,11 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    descend_plainly,
-    log_softmax_loop,
-    make_args,
-    make_learner,
-    play_agent,
-    random_batch,
-    transitions_of,
-)
 
 from inspo.learners.mappo_learner import ValueNorm
-
-LENGTHS = [4, 1, 6, 3]
 
 
 def test_value_norm_follows_the_moments():
@@ -44,7 +34,7 @@ class Literal:
     """Two epochs of PPO with loops, in double precision, on copies of the networks."""
 
     def __init__(self, learner, batch):
-        self.args, self.batch, self.cells = learner.args, batch, transitions_of(batch)
+        self.args, self.batch, self.cells = learner.args, batch, cases.transitions_of(batch)
         self.agent = copy.deepcopy(learner.mac.agent).double()
         self.critic = copy.deepcopy(learner.critic).double()
         self.norm = copy.deepcopy(learner.value_norm).double()
@@ -53,9 +43,11 @@ class Literal:
     def log_policies(self):
         out = {}
         for i in range(3):
-            outputs = play_agent(self.agent, self.batch, self.args, i)
+            outputs = cases.play_agent(self.agent, self.batch, self.args, i)
             for e, t in self.cells:
-                out[e, t, i] = log_softmax_loop(outputs[e, t], self.batch["avail_actions"][e, t, i])
+                out[e, t, i] = cases.log_softmax_loop(
+                    outputs[e, t], self.batch["avail_actions"][e, t, i]
+                )
         return out
 
     def value(self, e, t):
@@ -92,7 +84,7 @@ class Literal:
             old = old or {key: value.item() for key, value in taken.items()}
             gain, entropy, n = 0.0, 0.0, 0
             for (e, t, i), log_policy in log_policies.items():
-                possible = [b for b in range(4) if self.batch["avail_actions"][e, t, i, b]]
+                possible = cases.available(self.batch, e, t, i)
                 if len(possible) < 2:
                     continue
                 ratio = (taken[e, t, i] - old[e, t, i]).exp()
@@ -103,7 +95,7 @@ class Literal:
                 n += 1
             loss = -(gain + a.entropy_coef * entropy) / n
             self.logged["actor_loss"] = loss.item()
-            self.descend(self.agent, loss, lr)
+            cases.descend(self.agent.parameters(), loss, lr)
             loss = 0.0
             for cell in self.cells:
                 error = (
@@ -114,50 +106,23 @@ class Literal:
                 loss = loss + (0.5 * error**2 if small else error.abs() - 0.5)
             loss = loss / len(self.cells)
             self.logged["critic_loss"] = loss.item()
-            self.descend(self.critic, loss, lr)
-
-    @staticmethod
-    def descend(network, loss, lr):
-        with th.no_grad():
-            for p, g in zip(network.parameters(), th.autograd.grad(loss, [*network.parameters()])):
-                p.sub_(lr * g)
+            cases.descend(self.critic.parameters(), loss, lr)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_one_call_is_the_literal_algorithm(epochs):
-    args = make_args("mappo", "matrix", epochs=epochs, gamma=0.9, entropy_coef=0.1, eps_clip=0.05)
-    args.grad_norm_clip, args.lr_decay = 1e9, "none"
-    batch = random_batch(LENGTHS, args, pad=2)
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
+    learner, logger, args = cases.build(
+        "mappo", epochs=epochs, entropy_coef=0.1, eps_clip=0.05, lr_decay="none"
+    )
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
     learner.value_norm.update(3 + 2 * th.randn(20))  # moments that do not cancel
-    descend_plainly(learner, 0.5)
+    cases.descend_plainly(learner, 0.5)
     literal = Literal(learner, batch)
     literal.train(0.5)
     learner.train(batch, 0, 8)
     for key, value in literal.logged.items():
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-6)]
-    pairs = ((learner.mac.agent, literal.agent), (learner.critic, literal.critic))
-    for found, expected in pairs:
-        for p, q in zip(found.parameters(), expected.parameters(), strict=True):
-            assert th.allclose(p.double(), q, atol=1e-5)
+    cases.assert_close_weights(learner.mac.agent, literal.agent)
+    cases.assert_close_weights(learner.critic, literal.critic)
     if epochs > 1:
         assert logger.stats["clipped_share"][0] > 0  # the clip has been at work
-
-
-def test_one_transition_leaves_finite_weights():
-    """A matrix game played once: nothing to normalise the advantage with."""
-    args = make_args("mappo", "matrix")
-    learner, _ = make_learner(args)
-    learner.train(random_batch([1], args), 0, 8)
-    assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())
-
-
-def test_learning_rates_fall_to_zero():
-    args = make_args("mappo", "matrix", lr_decay="cosine", lr=0.002, critic_lr=0.004, t_max=100)
-    learner, _ = make_learner(args)
-    batch = random_batch(LENGTHS, args)
-    for t_env, share in ((0, 1.0), (50, 0.5), (100, 0.0)):
-        learner.train(batch, t_env, 8)
-        rates = [learner.optimisers[k].param_groups[0]["lr"] for k in ("actor", "critic")]
-        assert rates == pytest.approx([0.002 * share, 0.004 * share], abs=1e-8)

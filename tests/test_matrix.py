@@ -113,12 +113,9 @@ def test_expected_return_of_behaviour_cloning(name, policy, value):
     [
         ([[0, 1], [1]], "equally long"),
         ([[[0], [1]], [[1], [2, 3]]], "equally long"),
-        ([[0, "x"], [1, 2]], "nested list of numbers"),
-        ("ab", "nested list of numbers"),
-        ([[0, [1]], [1, 2]], "nested list of numbers"),
+        *[(x, "list of numbers") for x in ([[0, "x"], [1, 2]], "ab", [[0, [1]], [1, 2]])],
         (3.0, "one level per agent"),
-        ([], "at least one action"),
-        ([[], []], "at least one action"),
+        *[(x, "at least one action") for x in ([], [[], []])],
         ([[0, float("nan")], [1, 2]], r"finite numbers; .* \[0, 1\] is nan"),
         ([[0, 1], [float("inf"), 2]], r"\[1, 0\] is inf"),
         ([[0, None], [1, 2]], "finite numbers|nested list of numbers"),
@@ -128,13 +125,6 @@ def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
     with pytest.raises(ConfigError, match=message) as caught:
         MatrixVectorEnv("custom", payoff=payoff)
     assert str(caught.value).startswith("env_args.payoff:")
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match=r"env_args.map_name: .*'m_nee'.*'m_ne'"):
-        MatrixVectorEnv("m_nee")
-    with pytest.raises(ConfigError, match="give its payoff"):
-        MatrixVectorEnv("custom")
 
 
 # ------------------------------------------------------------------------------------- datasets
@@ -192,10 +182,16 @@ def test_generation_is_deterministic_and_the_seed_orders_the_rows(tmp_path):
     generate("matrix", "xor", "b", tmp_path / "one.h5")
 
 
-def test_data_that_nobody_makes_are_refused():
-    with pytest.raises(ConfigError, match=r"quality: .*'balance'.*'balanced'"):
-        make_dataset("matrix", "m_ne", "balance")
-    with pytest.raises(ConfigError, match=r"quality: .*Known: a, b, c"):
-        make_dataset("matrix", "xor", "balanced")
-    with pytest.raises(ConfigError, match=r"map_name: .*'matrix/xorr'.*'matrix/xor'"):
-        make_dataset("matrix", "xorr", "a")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MatrixVectorEnv("m_nee"), r"env_args.map_name: .*'m_nee'.*'m_ne'"),
+        (lambda: MatrixVectorEnv("custom"), "give its payoff"),
+        (lambda: make_dataset("matrix", "m_ne", "balance"), r"quality: .*'balance'.*'balanced'"),
+        (lambda: make_dataset("matrix", "xor", "balanced"), r"quality: .*Known: a, b, c"),
+        (lambda: make_dataset("matrix", "xorr", "a"), r"map_name: .*'matrix/xorr'.*'matrix/xor'"),
+    ],
+)
+def test_names_of_nothing_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -3,35 +3,14 @@
 import copy
 import math
 
+import cases
 import pytest
 import torch as th
-from cases import (
-    descend_plainly,
-    inputs_loop,
-    log_softmax_loop,
-    make_args,
-    make_learner,
-    play_agent,
-    random_batch,
-    transitions_of,
-)
 
 from inspo.learners.omiga_learner import tangent_exp, value_loss
 
-LENGTHS = [4, 1, 6, 3]
 PARTS = ("agent", "q", "v", "mixer")
 TARGETS = ("target_q", "target_v", "target_mixer")
-
-
-def make_omiga(**overrides):
-    args = make_args("omiga", **{"grad_norm_clip": 1e9, "gamma": 0.9} | overrides)
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
-    with th.no_grad():  # the targets must differ from the networks, or a mix-up would not show
-        for name in TARGETS:
-            for p in learner.networks[name].parameters():
-                p.add_(0.3 * th.randn(p.shape))
-    return learner, logger, args
 
 
 def mixing_loop(mixer, state) -> tuple[list, th.Tensor]:
@@ -48,11 +27,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
     """The three losses in float64 from their definitions, over every transition and agent."""
     values = copy.copy(args)
     values.obs_last_action, values.obs_agent_id = False, True  # what Q and V see
-    n, c, cells = args.n_agents, args.weight_clip, transitions_of(batch)
-    if args.agent == "rnn":
-        outputs = [play_agent(nets["agent"], batch, args, i) for i in range(n)]
-    else:
-        outputs = [play_agent(nets["agent"].agents[i], batch, args, i) for i in range(n)]
+    n, c, cells = args.n_agents, args.weight_clip, cases.transitions_of(batch)
+    agents = getattr(nets["agent"], "agents", [nets["agent"]] * n)
+    outputs = [cases.play_agent(agents[i], batch, args, i) for i in range(n)]
     policy, q_loss, zs, wvs = 0.0, 0.0, [], []
     for e, t in cells:
         state = batch["state"][e].double()
@@ -62,8 +39,8 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
         q_tot, next_v = b, next_b
         for i in range(n):
             action = int(batch["actions"][e, t, i, 0])
-            seen = inputs_loop(batch, values, e, t, i).double()
-            seen_next = inputs_loop(batch, values, e, t + 1, i).double()
+            seen = cases.inputs_loop(batch, values, e, t, i).double()
+            seen_next = cases.inputs_loop(batch, values, e, t + 1, i).double()
             q_tot = q_tot + w[i] * nets["q"](seen)[action]
             next_v = next_v + next_w[i] * nets["target_v"](seen_next)[0]
             v = nets["v"](seen)[0]
@@ -71,7 +48,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
             z = scale * (nets["target_q"](seen)[action].detach() - v)
             zs.append(z)
             wvs.append(scale * v)
-            log_pi = log_softmax_loop(outputs[i][e, t], batch["avail_actions"][e, t, i])[action]
+            log_pi = cases.log_softmax_loop(outputs[i][e, t], batch["avail_actions"][e, t, i])[
+                action
+            ]
             policy = policy - math.exp(min(float(z.detach()), c)) * log_pi
         y = batch["reward"][e, t, 0].double()
         if not batch["terminated"][e, t, 0]:
@@ -98,9 +77,9 @@ def losses_by_loops(nets, batch, args) -> dict[str, th.Tensor]:
     ("agent", "alpha", "weight_clip"), [("rnn", 1.0, 10.0), ("mlp_ns", 0.1, 0.5)]
 )
 def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
-    learner, logger, args = make_omiga(agent=agent, alpha=alpha, weight_clip=weight_clip)
-    batch = random_batch(LENGTHS, args, pad=2)
-    descend_plainly(learner, 0.02)
+    learner, logger, args = cases.build("omiga", agent=agent, alpha=alpha, weight_clip=weight_clip)
+    batch = cases.random_batch(cases.LENGTHS, args, pad=2)
+    cases.descend_plainly(learner, 0.02)
     before = {name: copy.deepcopy(net).double() for name, net in learner.networks.items()}
     expected = losses_by_loops(before, batch, args)
     learner.train(batch, 0, 8)
@@ -109,23 +88,21 @@ def test_losses_and_steps_are_those_of_the_loops(agent, alpha, weight_clip):
         assert found == [pytest.approx(expected[name].item(), rel=1e-4)], name
     assert logger.stats["weight_clipped_share"] == [pytest.approx(expected["clipped"])]
     assert (expected["clipped"] > 0.05) == (weight_clip < 1)  # both branches are walked
-    total = expected["policy"] + expected["q"] + expected["v"]
-    for name in PARTS:
-        old = list(before[name].parameters())
-        gradients = th.autograd.grad(total, old, retain_graph=True)
-        for p, q, g in zip(learner.networks[name].parameters(), old, gradients, strict=True):
-            assert th.allclose(p.double(), q - 0.02 * g, atol=1e-5), name
+    parts, nets = (
+        th.nn.ModuleList(of[name] for name in PARTS) for of in (learner.networks, before)
+    )
+    cases.descend(nets.parameters(), expected["policy"] + expected["q"] + expected["v"], 0.02)
+    cases.assert_close_weights(parts, nets)
     for name in TARGETS:
-        online = learner.networks[name.removeprefix("target_")]
-        pairs = zip(learner.networks[name].parameters(), online.parameters(), strict=True)
-        for (p, new), old in zip(pairs, before[name].parameters(), strict=True):
-            expected_p = (1 - args.target_tau) * old + args.target_tau * new.double()
-            assert th.allclose(p.double(), expected_p, atol=1e-6)
+        new = learner.networks[name.removeprefix("target_")].state_dict()
+        for key, old in before[name].state_dict().items():
+            found = learner.networks[name].state_dict()[key].double()
+            target = (1 - args.target_tau) * old + args.target_tau * new[key].double()
+            assert th.allclose(found, target, atol=1e-6)
 
 
 def test_totals_rise_with_every_agents_value():
-    learner, _, args = make_omiga()
-    th.manual_seed(1)
+    learner, _, args = cases.build("omiga")
     values, states = 3 * th.randn(50, 3), th.randn(50, args.state_shape)
     base = learner.mixer(values, states)
     for i in range(3):
@@ -158,24 +135,15 @@ def test_the_scale_of_the_value_loss_stays_in_range():
     assert value_loss(z, wv, 10.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-def one_state(args, actions, payoff) -> object:
-    """Episodes of one step in one state: actions `[B][n]` and their rewards."""
-    batch = random_batch([1] * len(actions), args, terminated=[True] * len(actions))
-    batch["obs"][:], batch["state"][:], batch["avail_actions"][:] = 1.0, 1.0, 1
-    batch["actions"][:, 0, :, 0] = th.tensor(actions)
-    batch["reward"][:, 0, 0] = th.tensor([float(payoff[a][b]) for a, b in actions])
-    return batch
-
-
 @pytest.mark.parametrize("alpha", [0.02, 1.0])  # at 0.02 z starts above the bound
 def test_the_value_settles_at_its_stationary_point(alpha):
     """V_i = (alpha / w) log E_mu exp(w Q_i / alpha), Q and w held still."""
-    args = make_args("omiga", n_agents=2, n_actions=2, alpha=alpha, lr=0.03, target_tau=0.0)
-    th.manual_seed(0)
-    learner, logger = make_learner(args)
     actions = [(0, 1), (1, 0), (0, 0), (1, 0)]
-    batch = one_state(args, actions, [[0, 0], [0, 0]])
-    seen = th.cat([th.ones(2, 4), th.eye(2)], dim=1)
+    batch = cases.game_batch(th.tensor(actions), th.zeros(2, 2))
+    learner, logger = cases.game_learner(
+        "omiga", 2, alpha=alpha, gamma=0.9, lr=0.03, target_tau=0.0, log_interval=1
+    )
+    seen = th.cat([th.ones(2, 1), th.eye(2)], dim=1)
     with th.no_grad():
         learner.target_q[-1].bias.copy_(th.tensor([0.3, 1.5]))
         w = learner.target_mixer.weights(batch["state"][:1, 0]).w[0].double()
@@ -191,10 +159,6 @@ def test_the_value_settles_at_its_stationary_point(alpha):
     assert (logger.stats["weight_clipped_share"][0] > 0) == (alpha == 0.02)
 
 
-XOR = [[0, 1], [1, -2]]
-XOR_B = [(0, 0), (0, 1), (1, 0)] * 4
-
-
 @pytest.mark.parametrize("alpha", [0.2, 1e6])
 def test_policies_on_xor_b(alpha):
     """Q_tot = a linear fit, exact on (b): Q_i(B) is worth 1 more than Q_i(A).
@@ -202,54 +166,19 @@ def test_policies_on_xor_b(alpha):
     So pi_i(B) = e^(1/alpha) / 3 / (2 / 3 + e^(1/alpha) / 3): (B, B), worth -2, as alpha falls, and
     behaviour cloning as it rises.
     """
-    args = make_args(
-        "omiga", agent="mlp_ns", n_agents=2, n_actions=2, obs_last_action=False,
-        obs_agent_id=False, alpha=alpha, lr=0.03, target_tau=0.2, hidden_dim=16,
+    joint, payoff = cases.game_data("xor", "b")
+    batch = cases.game_batch(joint, payoff)
+    learner, _ = cases.game_learner(
+        "omiga", 2, agent="mlp_ns", obs_agent_id=False, alpha=alpha, lr=0.03, target_tau=0.2,
+        hidden_dim=16,
     )  # fmt: skip
-    th.manual_seed(0)
-    learner, _ = make_learner(args)
-    batch = one_state(args, XOR_B, XOR)
     for k in range(200):
         if k == 160:
             for optimiser in learner.optimisers.values():
                 optimiser.param_groups[0]["lr"] = 0.002
         learner.train(batch, k, 8)
-    learner.mac.init_hidden(len(XOR_B))
+    learner.mac.init_hidden(len(joint))
     probabilities = learner.mac.forward(batch, 0)[0]
     tilt = math.exp(1 / alpha)
     for pi in probabilities:
         assert pi[1].item() == pytest.approx(tilt / (2 + tilt), abs=0.02)
-
-
-def test_unavailable_actions_do_not_matter():
-    """The logits of actions that nobody could take are moved: the losses stay what they were."""
-    losses = []
-    for rise in (0.0, 5.0):
-        args = make_args("omiga", agent="mlp_ns")
-        batch = random_batch(LENGTHS, args)
-        batch["avail_actions"][..., 2] = 0
-        batch["actions"][batch["actions"] == 2] = 1
-        batch["avail_actions"].scatter_(-1, batch["actions"], 1)
-        th.manual_seed(0)
-        learner, logger = make_learner(args)
-        with th.no_grad():
-            for agent in learner.mac.agent.agents:
-                agent.net[-1].bias[2] += rise
-        learner.train(batch, 0, 8)
-        losses.append({key: logger.stats[key] for key in logger.stats if key.endswith("loss")})
-    assert losses[0] == losses[1]
-    assert "policy_loss" in losses[0]
-
-
-def test_state_is_saved_whole(tmp_path):
-    learner, _, args = make_omiga()
-    batch = random_batch(LENGTHS, args)
-    learner.train(batch, 0, 8)
-    learner.save_models(tmp_path)
-    twin, _, _ = make_omiga()
-    twin.load_models(tmp_path)
-    for part in (learner, twin):
-        part.train(batch, 0, 16)
-    for name, network in learner.networks.items():
-        other = twin.networks[name].state_dict()
-        assert all(th.equal(v, other[k]) for k, v in network.state_dict().items())

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,11 +105,6 @@ def steps_for(environment) -> str:
     return "t_max=160" if environment.startswith("matrix") else "t_max=400"
 
 
-def test_there_is_something_to_drive():
-    assert {"inspo", "bc", "qmix", "mappo"} <= set(names("algs"))
-    assert len(PAIRS) >= 8
-
-
 @pytest.mark.parametrize(("algorithm", "environment"), PAIRS)
 def test_smoke(start, tmp_path, algorithm, environment):
     assert start(algorithm, environment, steps_for(environment)) == 0
@@ -126,46 +120,33 @@ def test_smoke(start, tmp_path, algorithm, environment):
     assert {p.name for p in step.iterdir()} >= {"agent.th", "learner.th", "run.th"}
 
 
-@pytest.mark.parametrize("algorithm", [a for a in names("algs") if not learns_online(a)])
-def test_an_offline_learner_in_an_online_environment_is_one_clear_error(start, capsys, algorithm):
-    assert start(algorithm, "matrix", "t_max=100") == 2
-    error = capsys.readouterr().err
-    assert "matrix_offline" in error
-    assert "Traceback" not in error
+def test_an_offline_learner_in_an_online_environment_is_one_clear_error(start, capsys):
+    for algorithm in (a for a in names("algs") if not learns_online(a)):
+        assert start(algorithm, "matrix", "t_max=100") == 2
+        error = capsys.readouterr().err
+        assert "matrix_offline" in error and "Traceback" not in error
 
 
 def test_semi_greedy_and_drawing_run_too(start, tmp_path):
-    words = [
-        "t_max=160",
-        "agent_order=semi_greedy",
-        "resample=draw",
-        "tune_alpha=True",
-        "quality=b",
-    ]
-    assert start("inspo", "matrix_offline", *words) == 0
+    words = ["agent_order=semi_greedy", "resample=draw", "tune_alpha=True", "quality=b"]
+    assert start("inspo", "matrix_offline", "t_max=160", *words) == 0
     assert record(tmp_path)["result"]["final"]["test_expected_return"] <= 1
 
 
 # Exact resume
 
 
+def leaves(value, path="") -> dict:
+    """path -> number or list of numbers of nested dictionaries and lists."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, item in items for k, v in leaves(item, f"{path}/{key}").items()}
+    return {path: value.tolist() if isinstance(value, th.Tensor) else value}
+
+
 def final_weights(folder: Path) -> dict:
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-    state = th.load(folder / str(steps[-1]) / "learner.th", weights_only=True)
-    flat = {}
-
-    def walk(prefix, value):
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}/{key}", item)
-        elif isinstance(value, list):
-            for key, item in enumerate(value):
-                walk(f"{prefix}/{key}", item)
-        else:
-            flat[prefix] = value
-
-    walk("", state)
-    return flat
+    last = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    return leaves(th.load(last / "learner.th", weights_only=True))
 
 
 def assert_same_end(tmp_path, whole, resumed):
@@ -173,10 +154,7 @@ def assert_same_end(tmp_path, whole, resumed):
     assert first.keys() == second.keys()
     assert len(first) > 10
     for key, value in first.items():
-        same = (
-            th.equal(value, second[key]) if isinstance(value, th.Tensor) else value == second[key]
-        )
-        assert same, key
+        assert value == second[key], key
     a = record(tmp_path, whole)["result"]
     b = record(tmp_path, resumed, run="2")["result"]
     for key in ("t_env", "updates", "final", "tests", "returns", "lengths"):
@@ -256,31 +234,6 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(
     resume = f"resume={models(tmp_path, 'cut')}"
     assert start(algorithm, environment, *words, resume, results="cut") == 0
     assert_same_end(tmp_path, "whole", "cut")
-
-
-def test_a_process_that_gets_sigterm_saves_and_says_how_to_go_on(tmp_path, datasets):
-    words = [*COMMON, *TINY["bc"], "t_max=100000000", "test_nepisode=0"]
-    words += [f"datasets_dir={datasets}", f"local_results_path={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "src/main.py"), "--config=bc", "--env-config=matrix_offline",
-         "with", *words],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=ENVIRONMENT,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while not any("Recent" in p.read_text() for p in tmp_path.glob("sacred/*/*/1/cout.txt")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 143
-    assert "go on with resume=" in error
-    (folder,) = (tmp_path / "models").iterdir()
-    assert any(p.name.isdigit() for p in folder.iterdir())
 
 
 def test_an_environment_that_keeps_failing_saves_the_run(start, tmp_path, monkeypatch, capsys):

@@ -98,37 +98,41 @@ def number_of(batch, e):
     return int(batch["state"][e, 0, 0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_what_the_environment_says(make_runner, tmp_path, kind):
-    runner = make_runner(kind)
-    batches = [runner.run() for _ in range(10)]
-    stats, log = runner.train_stats, records(tmp_path)
+def assert_told(runner, batches, log):
+    """Every episode of `log` is in the batches and in the statistics, once and in order."""
+    stats = runner.train_stats
     episodes = [(batch, e) for batch in batches for e in range(batch.batch_size)]
     assert len(log) == len(episodes) == len(stats)
     for k, (batch, e) in enumerate(episodes):
         record = log[number_of(batch, e)]
-        assert batch.max_seq_length == 5
         assert_equal_to_record(batch, e, record)
         assert stats.returns[k] == pytest.approx(sum(record["reward"]), abs=1e-5)
         assert stats.lengths[k] == len(record["reward"])
         assert stats.infos["battle_won"][k] == float(record["reward"][-1] > 0)
-    assert runner.t_env == sum(len(record["reward"]) for record in log.values())
+    assert runner.t_env == sum(stats.lengths)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_are_what_the_environment_says(make_runner, tmp_path, kind):
+    runner = make_runner(kind)
+    batches, log = [runner.run() for _ in range(10)], records(tmp_path)
+    assert all(batch.max_seq_length == 5 for batch in batches)
+    assert_told(runner, batches, log)
     ends = [(record["terminated"], record["truncated"]) for record in log.values()]
     assert {(True, False), (False, True)} <= set(ends)  # both kinds of end have been seen
 
 
 def test_an_end_at_the_limit_that_is_a_true_end_is_a_true_end(make_runner, tmp_path):
     runner = make_runner("vector", n=8)
-    both = []
-    for _ in range(6):
-        batch = runner.run()
-        log = records(tmp_path)
-        for e in range(8):
-            record = log[number_of(batch, e)]
-            if record["terminated"] and record["truncated"]:
-                both.append(int(batch["terminated"][e, 3, 0]))
-    assert both
-    assert all(both)
+    batches = [runner.run() for _ in range(6)]
+    log = records(tmp_path)
+    ends = [
+        int(batch["terminated"][e, 3, 0])
+        for batch in batches
+        for e in range(8)
+        if all(log[number_of(batch, e)][key] for key in ("terminated", "truncated"))
+    ]
+    assert ends and all(ends)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,14 +198,6 @@ def test_a_restored_runner_goes_on_the_same_way(make_runner, tmp_path, kind):
     assert rest == other
 
 
-def test_the_workers_are_processes(make_runner, tmp_path):
-    runner = make_runner("parallel")
-    runner.run()
-    pids = {record["pid"] for record in records(tmp_path).values()}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
-
-
 # Environments that fail
 
 
@@ -261,18 +257,8 @@ def test_a_hanging_environment_is_killed_with_what_it_started(make_runner, tmp_p
 def test_lost_episodes_are_played_anew(make_runner, tmp_path):
     """Each process dies in its 7th step; whole batches, exact counts, nothing of the lost ones."""
     runner = make_runner("parallel", failures=2, crash="exit", crash_at=7)
-    batches = [runner.run() for _ in range(4)]
-    log, stats = records(tmp_path), runner.train_stats
-    episodes = [(batch, e) for batch in batches for e in range(batch.batch_size)]
-    assert len(episodes) == len(stats) == 8
-    for k, (batch, e) in enumerate(episodes):
-        record = log.pop(number_of(batch, e))
-        assert_equal_to_record(batch, e, record)
-        assert stats.returns[k] == pytest.approx(sum(record["reward"]), abs=1e-5)
-        assert stats.lengths[k] == len(record["reward"])
-        assert stats.infos["battle_won"][k] == float(record["reward"][-1] > 0)
-    assert not log  # every finished episode was counted
-    assert runner.t_env == sum(stats.lengths)
+    batches, stats = [runner.run() for _ in range(4)], runner.train_stats
+    assert_told(runner, batches, records(tmp_path))
     assert stats.summary()["episodes_lost"] == stats.n_lost > 0
     tested = runner.test(3)
     assert (len(tested), len(tested.lengths)) == (3, 3)
@@ -283,6 +269,7 @@ def test_workers_killed_between_two_episodes_lose_none(make_runner, tmp_path):
     runner = make_runner("parallel", failures=2, child=True)
     runner.run()
     pids = pids_in(tmp_path)
+    assert len(set(pids)) == 4 and os.getpid() not in pids
     terminated, killed = (worker.process.pid for worker in runner.env._workers)
     os.kill(terminated, signal.SIGTERM)  # takes what it started with it
     os.kill(killed, signal.SIGKILL)
@@ -292,18 +279,6 @@ def test_workers_killed_between_two_episodes_lose_none(make_runner, tmp_path):
     runner.run()
     assert gone(pids)
     assert (len(runner.train_stats), runner.train_stats.n_lost) == (4, 0)
-
-
-def test_a_worker_that_ends_by_itself_takes_along_what_it_started(make_runner, tmp_path):
-    runner = make_runner("parallel", child=True)
-    runner.run()
-    first, second = ([int(x) for x in p.read_text().split()] for p in tmp_path.glob("*.pids"))
-    workers = {worker.process.pid: worker for worker in runner.env._workers}
-    workers[first[0]].pipe.close()  # nobody will ask it for anything again
-    assert gone(first)
-    assert not gone(second, patience=0.0)
-    runner.close_env()
-    assert gone(second)
 
 
 PARENT = """

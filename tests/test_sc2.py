@@ -13,17 +13,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import make_args
 from test_offline_buffer import make_dataset
 
-from inspo import envs
 from inspo import main as program
-from inspo.components.episode_batch import build_scheme
-from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.envs.process_vector import SerialVectorEnv
 from inspo.envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
 from inspo.offline import OfflineDataset, write_dataset
-from inspo.runners.vector_runner import VectorRunner
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 
@@ -193,33 +187,6 @@ def test_shapes_seeds_and_the_rest_of_the_interface(game):
     assert fixed._game.launches == [("first", 5)]
 
 
-class SerialRunner(VectorRunner):
-    def make_env(self):
-        make = lambda: envs.REGISTRY["sc2"](**self.args.env_args)  # noqa: E731
-        return SerialVectorEnv([make, make])
-
-
-def test_batches_bootstrap_from_a_timeout(game):
-    args = make_args("bc", "matrix", agent="mlp")
-    args.env, args.env_args, args.batch_size_run = "sc2", {"map_name": "5m_vs_6m"}, 2
-    runner = SerialRunner(args, None)
-    vars(args).update(runner.get_env_info())
-    scheme = build_scheme(runner.get_env_info())
-    runner.setup(
-        scheme, {"agents": 2}, None, mac_REGISTRY["basic_mac"](scheme, {"agents": 2}, args)
-    )
-    for length, end in StandIn.plan[:3]:
-        batch = runner.run()
-        assert batch["filled"][:, :, 0].sum(1).tolist() == [length + 1] * 2
-        ends = batch["terminated"][:, :, 0].sum(1).tolist()
-        assert ends == ([0, 0] if end == "timeout" else [1, 1])
-    assert runner.train_stats.infos["timeout"] == [0, 0, 0, 0, 1, 1]
-    assert runner.train_stats.infos["battle_won"] == [1, 1, 0, 0, 0, 0]
-    seeds = [env._game._seed for env in runner.env._envs]
-    assert len(set(seeds)) == 2
-    assert runner.env.simulator == "StarCraft II build 75689, SMAC"
-
-
 # Shapes without the game
 
 
@@ -241,7 +208,7 @@ def test_the_yaml_file_has_all_the_maps():
 
 
 @pytest.mark.skipif(not SMAC, reason="the package smac is not installed")
-def test_shapes_are_those_of_the_real_package():
+def test_shapes_and_defaults_are_those_of_the_real_package():
     from smac.env import StarCraft2Env
 
     drawn = random.Random(0)
@@ -251,15 +218,8 @@ def test_shapes_are_those_of_the_real_package():
         for flags in [plain, *({k: drawn.random() < 0.5 for k in SHAPING} for _ in range(30))]:
             real = StarCraft2Env(map_name=name, **flags).get_env_info()
             assert env_info(name, **flags) == {key: real[key] for key in keys}, (name, flags)
-
-
-@pytest.mark.skipif(not SMAC, reason="the package smac is not installed")
-def test_the_defaults_are_those_of_the_real_package():
-    from smac.env import StarCraft2Env
-
     real = {k: p.default for k, p in inspect.signature(StarCraft2Env).parameters.items()}
-    ours = env_args()
-    assert {**ours, "map_name": None} == {**real, "map_name": None}
+    assert {**env_args(), "map_name": None} == {**real, "map_name": None}
 
 
 def test_the_setting_that_fits_is_named():
@@ -275,8 +235,16 @@ def test_the_setting_that_fits_is_named():
     assert both == "To use these data: with map_name=6h_vs_8z env_args.obs_last_action=True"
     omiga = {**env_info(**env_args("map_name=6h_vs_8z")), "obs_shape": 172}
     words = fitting(omiga, env_args("map_name=6h_vs_8z"))
-    assert "OMIGA" in words
-    assert "download cfcql/6h_vs_8z" in words
+    assert "OMIGA" in words and "download cfcql/6h_vs_8z" in words
+
+
+# Errors
+
+
+def error_of(**kwargs) -> str:
+    with pytest.raises(ConfigError) as caught:
+        SC2Env("5m_vs_6m", **kwargs)
+    return str(caught.value)
 
 
 # Errors
@@ -299,37 +267,20 @@ def test_what_is_missing_is_named_with_the_ways_on(game, monkeypatch, missing):
         (game / "Maps/SMAC_Maps/5m_vs_6m.SC2Map").unlink()
     else:
         monkeypatch.setitem(sys.modules, "smac.env", None)
-    with pytest.raises(ConfigError) as caught:
-        SC2Env("5m_vs_6m")
-    for word in [*named, "docker/run.sh", "test_nepisode=0", "smax_offline"]:
-        assert word in str(caught.value)
+    message = error_of()
+    assert all(w in message for w in [*named, "docker/run.sh", "test_nepisode=0", "smax_offline"])
 
 
-def test_an_unknown_argument_is_one_clear_error(game):
-    with pytest.raises(ConfigError, match="no argument unheard_of"):
-        SC2Env("5m_vs_6m", unheard_of=1)
-
-
-def test_a_version_that_is_not_installed_is_one_clear_error(game, monkeypatch):
+def test_an_argument_that_does_not_fit_is_one_clear_error(game, monkeypatch):
     def get(version):
         raise ValueError(f"Unknown game version: {version}")
 
     pysc2 = types.ModuleType("pysc2")
     pysc2.run_configs = SimpleNamespace(get=get)
     monkeypatch.setitem(sys.modules, "pysc2", pysc2)
-    with pytest.raises(ConfigError, match=r"env_args.game_version: 1.2: Unknown game version"):
-        SC2Env("5m_vs_6m", game_version="1.2")
-    with pytest.raises(ConfigError, match=r"belong into env_args.replay_dir"):
-        SC2Env("5m_vs_6m", replay_prefix="a/b")
-
-
-def test_a_game_that_is_not_there_stops_the_online_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
-    args = ["--config=qmix", "--env-config=sc2", "with", "batch_size_run=1", "use_cuda=False"]
-    assert program.main([*args, f"local_results_path={tmp_path}"]) == 2
-    error = capsys.readouterr().err
-    assert "docker/run.sh" in error
-    assert "Traceback" not in error
+    assert "env_args.game_version: 1.2: Unknown game version" in error_of(game_version="1.2")
+    assert "belong into env_args.replay_dir" in error_of(replay_prefix="a/b")
+    assert "no argument unheard_of" in error_of(unheard_of=1)
 
 
 def offline(tmp_path, *words) -> int:
@@ -342,14 +293,13 @@ def offline(tmp_path, *words) -> int:
 def write_data(path, map_name, info):
     """Random episodes of one step with the numbers `info`."""
     source, _ = make_dataset()
-    n, rows = 12, 24
+    n, rows, agents = 12, 24, info["n_agents"]
     rng = np.random.default_rng(0)
-    avail = np.ones((rows, info["n_agents"], info["n_actions"]), dtype=np.int32)
     arrays = {
         "state": rng.normal(size=(rows, info["state_shape"])).astype(np.float32),
-        "obs": rng.normal(size=(rows, info["n_agents"], info["obs_shape"])).astype(np.float32),
-        "actions": rng.integers(info["n_actions"], size=(rows, info["n_agents"], 1)),
-        "avail_actions": avail,
+        "obs": rng.normal(size=(rows, agents, info["obs_shape"])).astype(np.float32),
+        "actions": rng.integers(info["n_actions"], size=(rows, agents, 1)),
+        "avail_actions": np.ones((rows, agents, info["n_actions"]), dtype=np.int32),
         "reward": np.ones((rows, 1), dtype=np.float32),
         "terminated": np.tile([[1], [0]], (n, 1)).astype(np.uint8),
     }
@@ -373,23 +323,23 @@ def test_training_at_the_default_place_without_the_game(tmp_path, monkeypatch, c
     assert "test_nepisode=0" in capsys.readouterr().err
 
 
-VARIANTS = {
+def info_of(*words):
+    return env_info(**env_args(*words))
+
+
+VARIANTS = {  # map and numbers of the data, and what the error names
     "other settings": (
-        "5m_vs_6m",
-        env_info(**env_args("map_name=5m_vs_6m", "env_args.state_last_action=False")),
+        "5m_vs_6m", info_of("map_name=5m_vs_6m", "env_args.state_last_action=False"),
         ["state_shape is 38 in the data and 98", "with env_args.state_last_action=False"],
     ),
     "other map": (
-        "2s3z",
-        env_info(**env_args("map_name=2s3z")),
+        "2s3z", info_of("map_name=2s3z"),
         ["'2s3z'", "n_actions is 11 in the data and 12", "with map_name=2s3z"],
     ),
     "other SMAC": (
-        "5m_vs_6m",
-        {**FITS, "obs_shape": 124},
-        ["obs_shape is 124 in the data and 55", "OMIGA"],
+        "5m_vs_6m", FITS | {"obs_shape": 124}, ["obs_shape is 124 in the data and 55", "OMIGA"],
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -74,15 +74,10 @@ def played() -> tuple[SMAXVectorEnv, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("map_name", SHAPES)
 def test_shapes(map_name):
     env = SMAXVectorEnv(map_name)
-    allies, enemies, actions, obs, state = SHAPES[map_name]
+    allies, enemies, *shapes = SHAPES[map_name]
     assert (env.n_agents, env.n_enemies) == (allies, enemies)
-    assert env.get_env_info() == {
-        "n_agents": allies,
-        "n_actions": actions,
-        "obs_shape": obs,
-        "state_shape": state,
-        "episode_limit": 101,
-    }
+    keys = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
+    assert env.get_env_info() == dict(zip(keys, (allies, *shapes, 101)))
     assert env.simulator.startswith("jaxmarl 0.2")
 
 
@@ -98,14 +93,10 @@ def test_observe_gives_fresh_writable_arrays_in_range():
     assert np.abs(env.observe()["obs"]).max() <= 1.0
 
 
-def test_values_are_scaled(played):
-    _, record = played
+def test_values_are_scaled_as_in_smac_and_a_win_is_read_from_the_state(played):
+    env, record = played
     assert record["state"].min() >= 0.0 and record["state"].max() <= 1.0
     assert np.abs(record["obs"]).max() <= 1.0 + 1e-6
-
-
-def test_reward_has_the_scale_of_smac_and_a_win_is_read_from_the_state(played):
-    env, record = played
     returns, won = record["reward"].sum(0), record["battle_won"].sum(0)
     assert 0 < won.sum() <= N
     np.testing.assert_allclose(returns[won == 1], 20.0, rtol=1e-4)
@@ -128,13 +119,9 @@ def test_each_battle_ends_once_and_is_silent_afterwards(played):
     assert not record["terminated"][over].any() and not record["truncated"][over].any()
     for name in ("reward", "battle_won", "dead_allies", "dead_enemies"):
         assert (record[name][over] == 0).all() and record[name].dtype == np.float32
-
-
-def test_a_finished_battle_is_frozen(played):
-    _, record = played
-    env = int(record["length"].argmin())
-    for name in ("state", "obs", "avail_actions"):
-        terminal = record[name][record["length"][env] :, env]
+    first = int(record["length"].argmin())
+    for name in ("state", "obs", "avail_actions"):  # frozen
+        terminal = record[name][record["length"][first] :, first]
         assert len(terminal) > 1 and (terminal == terminal[0]).all()
 
 
@@ -188,15 +175,8 @@ def test_same_seed_same_episodes_and_the_stream_can_be_carried_over():
         np.testing.assert_array_equal(second[name], resumed[name])
     assert not np.array_equal(first["state"][0], second["state"][0])
     assert all(isinstance(word, int) for word in rng)
-
-
-def test_streams_differ_between_environments_and_seeds():
-    starts = []
-    for seed in (0, 1):
-        env = make(seed=seed)
-        env.reset()
-        starts.extend(env.observe()["state"])
-    assert len(np.unique(np.stack(starts), axis=0)) == 2 * N
+    starts = np.concatenate([play["state"][0] for play in (first, play_random(make(seed=4)))])
+    assert len(np.unique(starts, axis=0)) == 2 * N  # each environment and seed has its own
 
 
 def test_step_compiles_once():
