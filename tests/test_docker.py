@@ -126,7 +126,6 @@ def test_build_asks_for_what_was_said(machine):
     [
         ("run.sh", ["--"], "docker/run.sh -- bash"),
         ("run.sh", [], "docker/run.sh ARGS"),
-        ("run.sh", ["x"], "docker/build.sh"),  # without an image
         ("build.sh", ["--sc2", "4.10"], "--accept-licence"),
         ("build.sh", ["--accept-licence", "--sc2", "5.0"], "--sc2 5.0"),
         ("build.sh", ["--accept-licence", "--sc2"], "--sc2 needs a value"),
@@ -135,8 +134,13 @@ def test_build_asks_for_what_was_said(machine):
     ],
 )
 def test_wrong_arguments_are_refused(machine, script, args, message):
-    done, asked = machine(script, *args, INSPO_IMAGE="absent")
+    done, asked = machine(script, *args)
     assert done.returncode == 2 and asked is None and message in done.stderr
+
+
+def test_run_without_an_image_says_how_to_get_one(machine):
+    done, asked = machine("run.sh", "x", INSPO_IMAGE="absent")
+    assert done.returncode == 2 and asked is None and "docker/build.sh" in done.stderr
 
 
 # --- The installers -------------------------------------------------------------------------------
