@@ -275,8 +275,7 @@ def run_all(checkout: Checkout, cases: list[Case], options: argparse.Namespace) 
         start = time.monotonic()
         run_case(checkout, case, options.python, environment)
         count, now = sum(job.done() for job in jobs.values()) + 1, time.monotonic()
-        took = f"{now - start:.0f} s ({now - begin:.0f} s in all)"
-        print(f"[{count}/{len(missing)}] {case.name}: {took}", flush=True)
+        print(f"{now - begin:.0f} s [{count}/{len(missing)}] {case.name}: {now - start:.0f} s")
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for case in missing:
