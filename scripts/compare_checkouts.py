@@ -31,6 +31,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
+import torch
+
 # Differences that are wanted: (case, file, key, why); the first three are patterns of fnmatch.
 EXPECTED: list[tuple[str, str, str, str]] = []
 
@@ -275,8 +278,7 @@ def run_all(checkout: Checkout, cases: list[Case], options: argparse.Namespace) 
         start = time.monotonic()
         run_case(checkout, case, options.python, environment)
         count, now = sum(job.done() for job in jobs.values()) + 1, time.monotonic()
-        took = f"{now - start:.0f} s ({now - begin:.0f} s in all)"
-        print(f"[{count}/{len(missing)}] {case.name}: {took}", flush=True)
+        print(f"{now - begin:.0f} s [{count}/{len(missing)}] {case.name}: {now - start:.0f} s")
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for case in missing:
@@ -340,14 +342,11 @@ def last_of(results: Path, mask) -> dict[str, Any]:
 def content(path: Path, mask) -> Iterator[tuple[str, Any]]:
     """(key, value) of what is in a file."""
     if path.suffix == ".th":
-        import torch
-
         yield from flat(torch.load(path, map_location="cpu", weights_only=True))
     elif path.suffix == ".h5":
-        import h5py
-
         with h5py.File(path) as file:
-            yield from flat({"attributes": dict(file.attrs), **{k: file[k][()] for k in file}})
+            found = {"attributes": dict(file.attrs), **{k: file[k][()] for k in file}}
+            yield from ((key, mask(value)) for key, value in flat(found))
     elif path.suffix == ".json" and path.stat().st_size:
         found = json.loads(mask(path.read_text()))
         if path.name == "run.json":
