@@ -35,7 +35,18 @@ import h5py
 import torch
 
 # Differences that are wanted: (case, file, key, why); the first three are patterns of fnmatch.
-EXPECTED: list[tuple[str, str, str, str]] = []
+KEYS = "new keys: record (a GIF of an evaluation), use_wandb and its three"
+PLUGIN = "the plugin is an installed package: other files, other words"
+EXPECTED: list[tuple[str, str, str, str]] = [
+    *[("*", "*.json", f"*{key}", KEYS) for key in ("record", "use_wandb", "wandb_*")],
+    ("print_config_*", "*", "text", KEYS),
+    ("*", "*.lock", "exists", "a lock file goes with its last holder"),
+    ("rebuild_smax", "*.json", "*.raw.returns", "20.0 stays 20.0, as it is committed"),
+    ("*", "*.json", "*tests", "every test point of a run is kept in the raw files"),
+    ("train_inspo_*", "*", "text", "the fit of the others' policy tells how far it is"),
+    ("help", "*", "text", f"{PLUGIN}; --force replaces datasets of ours alone"),
+    ("errors_tools", "18.err", "text", PLUGIN),
+]
 
 # --------------------------------------------------------------------------------------------------
 # What is run: `NAME FLAG ... :: COMMAND`, further commands below. {case} is the case's folder,
