@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from inspo.experiments.cells import Cell, check_cells, command_of, finished_run_of
 from inspo.experiments.pool import LOG, CellIsBusy, Pool, check_free
-from inspo.experiments.records import Run, comparable_settings, newest_checkpoint, progress_of
+from inspo.experiments.records import Run, newest_checkpoint, progress_of
 from inspo.utils.errors import CheckpointError, UserError
 from inspo.utils.interrupts import GracefulExit
-from inspo.utils.keys import may_differ_resumed
+from inspo.utils.keys import resume_differences
 
 TAIL_LINES = 12  # of a failed cell's log, in its report
 POLL_SECONDS = 0.1
@@ -252,11 +252,11 @@ def resumable(home: Path, requested: Mapping[str, Any]) -> tuple[Path | None, in
         manifest = checkpoints.read_manifest(checkpoints.find_checkpoint(model))
     except CheckpointError as error:
         return None, 0, str(error)
-    configs = manifest.get("config") or {}, json.loads(json.dumps(dict(requested)))
-    before, now = (comparable_settings(config, may_differ_resumed) for config in configs)
-    differing = ", ".join(key for key, value in now.items() if before.get(key) != value)
-    if differing:
-        return None, 0, f"{model} is of another configuration ({differing})"
+    now = json.loads(json.dumps(dict(requested)))
+    differences = resume_differences(manifest.get("config") or {}, now)
+    if differences:
+        keys = ", ".join(key for key, _, _ in differences)
+        return None, 0, f"{model} is of another configuration ({keys})"
     return model, manifest["step"], ""
 
 

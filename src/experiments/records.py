@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -311,11 +311,9 @@ def progress_of(home: Path, since: float, t_max: int) -> float:
         return 0.0
 
 
-def comparable_settings(
-    config: Mapping[str, Any], may_differ: Callable[[str], bool] = may_differ_compared
-) -> dict[str, Any]:
+def comparable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value of all that decides about numbers; of a dataset's file its name."""
-    settings = {key: value for key, value in flatten(config) if not may_differ(key)}
+    settings = {key: value for key, value in flatten(config) if not may_differ_compared(key)}
     if settings.get("dataset.path"):
         settings["dataset.path"] = Path(str(settings["dataset.path"])).name
     return settings

@@ -21,12 +21,14 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.nested import flatten
 from inspo.utils.paths import CONFIG_DIR
 from inspo.utils.yaml_files import read_comments
 
@@ -164,6 +166,18 @@ def may_differ_compared(key: str) -> bool:
 def may_differ_resumed(key: str) -> bool:
     """Whether a run may be resumed with another value of this dotted key."""
     return MAY_DIFFER in _flags(CONFIG_DIR / "default.yaml").get(key, ())
+
+
+def resume_differences(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of all that keeps a run from being resumed with `now`."""
+    old = dict(flatten(before))
+    return [
+        (key, old.get(key), value)
+        for key, value in flatten(now)
+        if not may_differ_resumed(key) and old.get(key) != value
+    ]
 
 
 @cache

@@ -19,7 +19,7 @@ from inspo.utils.checkpoints import (
 )
 from inspo.utils.errors import CheckpointError, EnvironmentFailure
 from inspo.utils.interrupts import GracefulExit
-from inspo.utils.keys import may_differ_resumed
+from inspo.utils.keys import resume_differences
 from inspo.utils.logging import Logger
 from inspo.utils.settings import Settings
 
@@ -165,11 +165,9 @@ class Saver:
         self.logger.info(f"resumed {self.folder} at step {saved.step}")
 
     def _check_config(self, saved: Checkpoint) -> None:
-        before = saved.text["config"]
         differing = [
-            f"{key} was {before.get(key)!r} and is {value!r}"
-            for key, value in self.config.items()
-            if not may_differ_resumed(key) and before.get(key) != value
+            f"{key} was {old!r} and is {new!r}"
+            for key, old, new in resume_differences(saved.text["config"], self.config)
         ]
         if differing:
             raise CheckpointError(
