@@ -123,7 +123,7 @@ def check_script(name: str, words: list[str], config_dir: Path) -> None:
         return
     parsed = importlib.import_module(f"inspo.{name}").parse(words)
     if name == "reproduce":
-        for algorithm in parsed[1].algorithms or ():
+        for algorithm in parsed.algorithms or ():
             assert (config_dir / f"algs/{algorithm}.yaml").exists() or algorithm == "control"
 
 
