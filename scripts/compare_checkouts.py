@@ -42,8 +42,8 @@ EXPECTED: list[tuple[str, str, str, str]] = [
     ("print_config_*", "*", "text", KEYS),
     ("*", "*.lock", "exists", "a lock file goes with its last holder"),
     ("rebuild_smax", "*.json", "*.raw.returns", "20.0 stays 20.0, as it is committed"),
-    ("*", "*.json", "*tests", "every test point of a run is kept in the raw files"),
-    ("train_inspo_*", "*", "text", "the fit of the others' policy tells how far it is"),
+    ("*", "*.json", "*.tests*", "every test point of a run is kept in the raw files"),
+    ("*_inspo*", "*", "text", "the fit of the others' policy tells how far it is"),
     ("help", "*", "text", f"{PLUGIN}; --force replaces datasets of ours alone"),
     ("errors_tools", "18.err", "text", PLUGIN),
 ]
