@@ -19,18 +19,18 @@ def test_a_lock_lets_one_in_at_a_time_and_leaves_no_file(tmp_path):
     inside, most, waited = [], [], []
 
     def work():
-        for _ in range(20):
+        for _ in range(200):
             with files.locked(tmp_path / "deep" / "x", lambda: waited.append(1)):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 80
+    assert most == [1] * 1600
     assert os.listdir(tmp_path / "deep") == []
 
 

@@ -72,8 +72,10 @@ def _lock(lock: Path, waiting: Callable[[], None]) -> int:
                 waiting()
                 _flock(handle, fcntl.LOCK_EX)
             # Whoever had it has removed the file: another process may hold a new one by now.
-            if lock.exists() and os.path.samestat(os.fstat(handle), os.lstat(lock)):
-                return handle
+            # One look, not two: the file may go between "is it there" and "which one is it".
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.lstat(lock)):
+                    return handle
         except BaseException:
             os.close(handle)
             raise
