@@ -5,7 +5,6 @@ The closed form is `tabular.in_sample`, which knows what the networks know: the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,24 +45,10 @@ def closed_form(
     if start == "tilted":
         policies[0][:, 0] += TILT
         policies[0][:, 1] -= TILT
-    if step is None:
-        return in_sample.iterate(
-            data, alpha, lambda k: beta(k / SWEEPS), sweeps=SWEEPS, initial=policies, order=[0, 1]
-        ).history
-    history = [policies]
-    for k in range(SWEEPS):
-        responses = in_sample.simultaneous(data, policies, mu, alpha, beta(k / SWEEPS))
-        policies = [_towards(old, new, step) for old, new in zip(policies, responses)]
-        history.append(policies)
-    return history
-
-
-def _towards(old: np.ndarray, new: np.ndarray, step: float) -> np.ndarray:
-    """The normalised geometric mean old^(1 - step) new^step."""
-    floor = math.exp(in_sample.LOG_FLOOR)
-    logits = (1 - step) * np.log(np.maximum(old, floor)) + step * np.log(np.maximum(new, floor))
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
+    return in_sample.iterate(
+        data, alpha, lambda k: beta(k / SWEEPS), sweeps=SWEEPS, initial=policies, order=[0, 1],
+        blocks=1 if step else None, step=step or 1.0,
+    ).history  # fmt: skip
 
 
 @dataclass(frozen=True)

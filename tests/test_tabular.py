@@ -235,8 +235,8 @@ def test_residual_goes_to_zero(problem, seed):
 @given(problems())
 def test_support_stays_inside_mu(problem):
     g, mu, alpha, beta, _ = problem
-    for update in ("sequential", "reevaluated", "simultaneous"):
-        trace = inspo.iterate(g, mu, alpha, beta, sweeps=4, update=update)
+    for way in ({}, {"reevaluate": True}, {"blocks": 1}):
+        trace = inspo.iterate(g, mu, alpha, beta, sweeps=4, **way)
         for policies in trace.history:
             for policy, behaviour in zip(policies, mu):
                 assert (policy[behaviour == 0] == 0).all()
@@ -718,7 +718,7 @@ def test_paper_eq_14_evaluates_the_new_team_and_eq_13_the_old_one():
 
 def test_paper_simultaneous_updates_lower_the_value():
     g, mu = game("xor"), dataset("xor", "b").behaviour()
-    trace = inspo.iterate(g, mu, 0.1, update="simultaneous", sweeps=2)
+    trace = inspo.iterate(g, mu, 0.1, blocks=1, sweeps=2)
     assert np.diff([v[0] for v in trace.values]).min() < -0.1
 
 
@@ -765,12 +765,12 @@ def test_paper_fig_5b_is_a_cycle_or_the_same_limit_as_sequential():
     """A limit of the simultaneous update is a fixed point of the sequential one."""
     data = dataset("xor", "b")
     for alpha in (0.1, 0.3):
-        trace = in_sample.iterate(data, alpha, sweeps=300, sequential=False)
+        trace = in_sample.iterate(data, alpha, sweeps=300, blocks=1)
         assert trace.residuals[-1] > 0.8
     for alpha in (0.5, 1.0, 5.0):
         ends = [
-            joint_policy(in_sample.iterate(data, alpha, sweeps=300, sequential=way).policies)
-            for way in (True, False)
+            joint_policy(in_sample.iterate(data, alpha, sweeps=300, blocks=way).policies)
+            for way in (2, 1)
         ]
         np.testing.assert_allclose(ends[0], ends[1], atol=1e-9)
 
@@ -823,7 +823,7 @@ UNIFORM = [np.full((1, 2), 0.5)] * 2
         (lambda: inspo.iterate(game("xor"), UNIFORM, 0.0, lambda k: 1.0 - k), "beta is 0.0"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order=[0, 0]), "no permutation"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order="best"), "order is 'best'"),
-        (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, update="all"), "update is 'all'"),
+        (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, blocks=3), "blocks is 3; 2 agents"),
         (lambda: game("nor"), "no game 'nor'.*Did you mean 'xor'"),
         (lambda: dataset("xor", "d"), "no dataset xor d"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 1.0, gamma=1.0), "gamma is 1.0"),

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.optimize import brentq
 
 from inspo.tabular.game import (
     Policies,
@@ -28,6 +29,7 @@ from inspo.tabular.game import (
     probabilities,
 )
 from inspo.tabular.inspo import (
+    TINY,
     Order,
     Response,
     Schedule,
@@ -37,11 +39,10 @@ from inspo.tabular.inspo import (
     quantal_response,
     regulariser,
     repeat,
+    split,
+    towards,
 )
 from inspo.utils.errors import DatasetError
-
-# exp(-700) is still a double: the log of a probability that vanished is held here.
-LOG_FLOOR = -700.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,10 @@ class Dataset:
 class Variant:
     """Where the paper leaves a choice or contradicts itself. The defaults are what it prints.
 
-    exponent: of the ratio; None is 1 / (N - 1), Eq. 23, and 1.0 is Eq. 14.
+    exponent: of the ratio; None is 1 / (N - 1), Eq. 23, 1.0 is Eq. 14, and 0.0 is no ratio.
+    share: a deviation from the paper. The exponent is the largest one up to `exponent` with which
+        the effective sample of D_rho is at least this share of the data.
+    td_lambda: the target is the TD(lambda) return of Markov data (0: one step, Eq. 24).
     conditional: the ratio's denominator is mu(a^{-i} | s, a_i), Eq. 22; False takes the product
         of the mu_j, which is what Eq. 14 prints if mu factorises.
     own_regulariser: a local critic is charged for its own agent alone, Eqs. 14 and 24; False
@@ -171,6 +175,8 @@ class Variant:
     """
 
     exponent: float | None = None
+    share: float = 0.0
+    td_lambda: float = 0.0
     conditional: bool = True
     own_regulariser: bool = True
     resampled_policy: bool = True
@@ -179,6 +185,16 @@ class Variant:
 
 
 PAPER = Variant()
+
+
+def effective_share(data: Dataset, log_rho: np.ndarray) -> float:
+    """The effective sample of D_rho as a share of the data, (sum w rho)^2 / (sum w sum w rho^2).
+
+    log_rho `[M]`; w are the rows' weights.
+    """
+    rho = np.exp(log_rho - log_rho.max())
+    first, second = data.weight @ rho, data.weight @ rho**2
+    return float(first**2 / (second * data.weight.sum()))
 
 
 def log_ratio(
@@ -192,42 +208,52 @@ def log_ratio(
     def log_taken(joint: Policies) -> np.ndarray:
         """log prod_j pi_j(a_j | s) of the others' actions in the rows, each factor floored."""
         taken = [joint[j].reshape(-1)[data.own(j)] for j in others]
-        return np.log(np.maximum(taken, np.exp(LOG_FLOOR))).sum(0)
+        return np.log(np.maximum(taken, TINY)).sum(0)
 
     if variant.conditional:
         denominator = data.log_conditional(agent)
     else:
         denominator = log_taken(data.behaviour())
     exponent = 1 / len(others) if variant.exponent is None else variant.exponent
-    return exponent * (log_taken(policies) - denominator)
+    full = log_taken(policies) - denominator
+    if effective_share(data, exponent * full) >= variant.share:
+        return exponent * full
+    # The effective sample falls with the exponent (its logarithm is 2 K(p) - K(2p), K convex).
+    root = brentq(lambda p: effective_share(data, p * full) - variant.share, 0.0, exponent)
+    return float(root) * full
 
 
 def local_q(
     data: Dataset, policies: Policies, mu: Policies, agent: int,
     alpha: float, beta: float, gamma: float = 0.0, variant: Variant = PAPER,
 ) -> np.ndarray:  # fmt: skip
-    """The fixed point of Eq. 24 (no CQL term), `[S, A_i]`, by one linear solve for V_i.
+    """The fixed point of Eq. 24 (no CQL term), `[S, A_i]`, by one linear solve.
 
-    0 for an action that the data lack in a state: the policy cannot take it, nothing reads it.
+    Row m has the target y_m = r_m + gamma (C y - regulariser)(s'_m). In state s, C y is
+    E_{pi_i} Q_i = P y for lambda = 0, the mean of y over the data B y for lambda = 1, and in
+    between (1 - lambda) P y + lambda B y: the TD(lambda) return, on whose trace the regulariser is
+    paid at every step. 0 for an action that the data lack in a state: the policy cannot take it,
+    nothing reads it.
     """
-    n_states = data.n_states
+    states, own = data.n_states, data.own(agent)
     # The share of a row among the rows of its (s, a_i) in D_rho: each (s, a_i) sums to 1.
     mass = data.weight * _shifted_ratio(data, policies, agent, variant)[0]
-    share = mass / data.total(agent, mass).reshape(-1)[data.own(agent)]
-    # Rows -> (s, a_i): what one step pays; rows -> (s, s'): where pi_i and D_rho lead.
-    reward = data.total(agent, share * data.reward)
+    share = mass / data.total(agent, mass).reshape(-1)[own]
+    reward, going_on = data.reward, gamma * ~data.done
     if variant.joint_kl:
-        reward = reward - variant.joint_kl * alpha * _others_kl(data, policies, agent, variant)
-    flow = share * gamma * ~data.done
-    taken = policies[agent].reshape(-1)[data.own(agent)]
-    kernel = np.bincount(
-        data.state * n_states + data.next_state, taken * flow, n_states * n_states
-    ).reshape(n_states, n_states)
+        charge = variant.joint_kl * alpha * _others_kl(data, policies, agent, variant)
+        reward = reward - charge.reshape(-1)[own]
     charged = [agent] if variant.own_regulariser else None
-    paid = (policies[agent] * reward).sum(-1) - regulariser(policies, mu, alpha, beta, charged)
-    v = np.linalg.solve(np.eye(n_states) - kernel, paid)
-    q = reward + data.total(agent, flow * v[data.next_state])
-    return np.where(mu[agent] > 0, q, 0.0)
+    reward = reward - going_on * regulariser(policies, mu, alpha, beta, charged)[data.next_state]
+    # Rows -> states: the operator C, and what C y of the next state adds to it.
+    of_state = np.bincount(data.state, data.weight, states)[data.state]
+    c = (1 - variant.td_lambda) * policies[agent].reshape(-1)[own] * share
+    c = c + variant.td_lambda * data.weight / of_state
+    kernel = np.bincount(
+        data.state * states + data.next_state, c * going_on, states * states
+    ).reshape(states, states)
+    x = np.linalg.solve(np.eye(states) - kernel, np.bincount(data.state, c * reward, states))
+    return data.total(agent, share * (reward + going_on * x[data.next_state]))
 
 
 def update(
@@ -251,18 +277,15 @@ def update(
 
 def sweep(
     data: Dataset, policies: Policies, mu: Policies, alpha: float, beta: float,
-    order: Sequence[int], gamma: float = 0.0, variant: Variant = PAPER,
+    order: Sequence[int], gamma: float = 0.0, variant: Variant = PAPER, blocks: int | None = None,
 ) -> Policies:  # fmt: skip
-    """One agent after the other, each with a critic fitted to the policies of its turn."""
-    return in_turn(_response(data, mu, alpha, beta, gamma, variant), policies, order)
+    """One block of agents after the other, with critics fitted to the policies of its turn.
 
-
-def simultaneous(
-    data: Dataset, policies: Policies, mu: Policies, alpha: float, beta: float,
-    gamma: float = 0.0, variant: Variant = PAPER,
-) -> Policies:  # fmt: skip
-    """All agents at once, each against the old policies of the others ("w/o SPO", Fig. 5b)."""
-    return at_once(_response(data, mu, alpha, beta, gamma, variant), policies)
+    blocks: None is a block an agent (Algorithm 1); 1 is all agents at once, each against the old
+    policies of the others ("w/o SPO", Fig. 5b).
+    """
+    response = _response(data, mu, alpha, beta, gamma, variant)
+    return in_turn(response, policies, split(order, blocks))
 
 
 def _response(
@@ -273,21 +296,31 @@ def _response(
 
 def iterate(
     data: Dataset, alpha: float, beta: Schedule = 0.0, *, gamma: float = 0.0, sweeps: int = 100,
-    order: Order = "random", initial: Sequence[np.ndarray] | None = None, sequential: bool = True,
-    variant: Variant = PAPER, tol: float | None = None, seed: int = 0,
+    order: Order = "random", initial: Sequence[np.ndarray] | None = None,
+    blocks: int | None = None, step: float = 1.0, variant: Variant = PAPER,
+    tol: float | None = None, seed: int = 0,
 ) -> Trace:  # fmt: skip
     """The practical algorithm in closed form, from pi^0 = mu unless `initial` says otherwise.
 
-    The arguments are those of `inspo.iterate`. The trace's values stay empty: a dataset that does
-    not cover the game does not know V.
+    blocks: see `sweep`. step: in (0, 1], how far an agent goes in its turn from its policy to its
+    response, in log-probabilities; 1 is the paper's update, a small one is that of networks which
+    take one small step a turn. The other arguments are those of `inspo.iterate`. The trace's values
+    stay empty: a dataset that does not cover the game does not know V.
     """
     check_discount(gamma)
     mu = data.behaviour()
     policies = mu if initial is None else check_policies(data, initial, "initial", mu)
+
+    def respond(beta: float) -> Response:
+        response = _response(data, mu, alpha, beta, gamma, variant)
+        if step == 1:
+            return response
+        return lambda policies, i: towards(policies[i], response(policies, i), step)
+
     return repeat(
         policies,
-        lambda p, b: simultaneous(data, p, mu, alpha, b, gamma, variant),
-        (lambda p, b, o: sweep(data, p, mu, alpha, b, o, gamma, variant)) if sequential else None,
+        lambda p, b: at_once(_response(data, mu, alpha, b, gamma, variant), p),
+        lambda p, b, o: in_turn(respond(b), p, split(o, blocks)),
         alpha, beta, sweeps, order, tol, seed,
     )  # fmt: skip
 

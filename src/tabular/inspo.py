@@ -11,6 +11,7 @@ response and the loop over sweeps. Shapes as in `tabular.game`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from inspo.utils.errors import ConfigError
 Schedule = float | Callable[[int], float]
 Order = str | Sequence[int] | Callable[[int], Sequence[int]]
 Response = Callable[[Policies, int], np.ndarray]  # of one agent to a joint policy, `[S, A_i]`
+TINY = math.exp(-700)  # still a double: a probability that vanished is held here
 
 
 class Values(NamedTuple):
@@ -86,17 +88,38 @@ def quantal_response(
     return weights / weights.sum(-1, keepdims=True)
 
 
-def in_turn(response: Response, policies: Policies, order: Sequence[int]) -> Policies:
-    """One agent after the other responds to the newest policies of the others (Eq. 13)."""
+def split(order: Sequence[int], blocks: int | None) -> list[Sequence[int]]:
+    """The agents of `order` in that many blocks, as equal as can be; None: a block an agent."""
+    n = len(order)
+    if blocks is None:
+        blocks = n
+    if not 1 <= blocks <= n:
+        raise ConfigError(f"blocks is {blocks}; {n} agents can be in 1 to {n} blocks")
+    return [order[k * n // blocks : (k + 1) * n // blocks] for k in range(blocks)]
+
+
+def in_turn(response: Response, policies: Policies, blocks: Sequence[Sequence[int]]) -> Policies:
+    """One block of agents after the other responds to the newest policies (Eq. 13, App. C.6).
+
+    The agents of a block respond to the same policies.
+    """
     new = list(policies)
-    for i in order:
-        new[i] = response(new, i)
+    for block in blocks:
+        for i, policy in [(i, response(new, i)) for i in block]:
+            new[i] = policy
     return new
 
 
 def at_once(response: Response, policies: Policies) -> Policies:
     """All agents respond to the old policies of the others: no part of InSPO, its ablation."""
-    return [response(policies, i) for i in range(len(policies))]
+    return in_turn(response, policies, [range(len(policies))])
+
+
+def towards(old: np.ndarray, new: np.ndarray, step: float) -> np.ndarray:
+    """The normalised geometric mean old^(1 - step) new^step of policies `[S, A_i]`."""
+    logits = (1 - step) * np.log(np.maximum(old, TINY)) + step * np.log(np.maximum(new, TINY))
+    weights = np.where(old > 0, np.exp(logits - logits.max(-1, keepdims=True)), 0.0)
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def _response(
@@ -114,15 +137,15 @@ def _response(
 
 def sweep(
     game: Game, policies: Policies, mu: Policies, alpha: float, beta: float,
-    order: Sequence[int], reevaluate: bool = False,
+    order: Sequence[int], reevaluate: bool = False, blocks: int | None = None,
 ) -> Policies:  # fmt: skip
     """Lines 3 to 7 of Algorithm 1: evaluate, then update the agents one after the other (Eq. 13).
 
     Algorithm 1 evaluates once a sweep; `reevaluate` does it before every agent, which is what the
-    local critics of Eq. 14 do (see docs/theory.md).
+    local critics of Eq. 14 do (see docs/theory.md). blocks: see `split`.
     """
     start = None if reevaluate else policies
-    return in_turn(_response(game, start, mu, alpha, beta), policies, order)
+    return in_turn(_response(game, start, mu, alpha, beta), policies, split(order, blocks))
 
 
 def simultaneous(
@@ -155,13 +178,14 @@ class Trace:
 
 
 def repeat(
-    policies: Policies, all_at_once: Callable[[Policies, float], Policies],
-    sequential: Callable[[Policies, float, Sequence[int]], Policies] | None,
+    policies: Policies, respond: Callable[[Policies, float], Policies],
+    one_sweep: Callable[[Policies, float, Sequence[int]], Policies],
     alpha: float, beta: Schedule, sweeps: int, order: Order, tol: float | None, seed: int,
 ) -> Trace:  # fmt: skip
-    """`sweeps` sweeps from `policies`, measured; without `sequential` all agents move at once.
+    """`sweeps` sweeps from `policies`, measured.
 
-    all_at_once: (policies, beta) -> policies. sequential: (policies, beta, order) -> policies.
+    respond: (policies, beta) -> what every agent would answer (`at_once`).
+    one_sweep: (policies, beta, order) -> policies.
     """
     orders = draw_orders(order, len(policies), seed)
     trace = Trace()
@@ -173,42 +197,35 @@ def repeat(
                 f"alpha is {alpha} and beta is {beta_k}; both must be finite and at least 0, and "
                 "their sum, by which Eq. 12 divides, must be positive"
             )
-        answers = all_at_once(policies, beta_k)
         trace.history.append(policies)
         trace.betas.append(beta_k)
-        trace.residuals.append(_distance(answers, policies))
+        trace.residuals.append(_distance(respond(policies, beta_k), policies))
         if k == sweeps or (tol is not None and trace.residuals[-1] <= tol):
             return trace
-        policies = sequential(policies, beta_k, orders(k)) if sequential else answers
+        policies = one_sweep(policies, beta_k, orders(k))
 
 
 def iterate(
     game: Game, mu: Sequence[np.ndarray], alpha: float, beta: Schedule = 0.0, *,
     sweeps: int = 100, order: Order = "random", initial: Sequence[np.ndarray] | None = None,
-    update: str = "sequential", tol: float | None = None, seed: int = 0,
+    blocks: int | None = None, reevaluate: bool = False, tol: float | None = None, seed: int = 0,
 ) -> Trace:  # fmt: skip
     """Algorithm 1 with exact evaluation, measured at every sweep.
 
     beta: a number, or a function of the sweep k.
     order: "random" (a permutation a sweep), one fixed order, or a function of the sweep.
     initial: pi^0; the behaviour policy where it is not given.
-    update: "sequential", "reevaluated" (evaluation before every agent), or "simultaneous".
+    blocks: how many blocks of agents move one after the other; None: a block an agent.
+    reevaluate: evaluation before every agent.
     tol: stop early once the QRE residual is no more than this.
     """
     mu = check_policies(game, mu, "mu")
     policies = mu if initial is None else check_policies(game, initial, "initial", mu)
-    if update not in ("sequential", "reevaluated", "simultaneous"):
-        raise ConfigError(
-            f"update is {update!r}; expected one of sequential, reevaluated, simultaneous"
-        )
-
-    def one_by_one(policies: Policies, beta: float, order: Sequence[int]) -> Policies:
-        return sweep(game, policies, mu, alpha, beta, order, update == "reevaluated")
 
     trace = repeat(
         policies,
         lambda p, b: simultaneous(game, p, mu, alpha, b),
-        None if update == "simultaneous" else one_by_one,
+        lambda p, b, o: sweep(game, p, mu, alpha, b, o, reevaluate, blocks),
         alpha, beta, sweeps, order, tol, seed,
     )  # fmt: skip
     pairs = zip(trace.history, trace.betas)
