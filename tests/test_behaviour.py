@@ -11,7 +11,7 @@ from cases import log_softmax_loop, play_agent
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.learners.inspo_learner import others_ratio
+from inspo.learners.inspo_learner import others_log_ratio
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import DatasetMetadata, OfflineDataset, behaviour
 from inspo.offline.buffer import OfflineBuffer
@@ -118,7 +118,7 @@ def test_ratio_is_one_at_mu_where_agents_are_independent(known):
     actions = th.from_numpy(dataset.arrays["actions"])
     log_mu = fitted.log_probs.gather(-1, actions).squeeze(-1)[now]
     for i in range(2):
-        rho, _ = others_ratio(log_mu, fitted.log_prob_others[now, i], i, 1.0)
+        rho = others_log_ratio(log_mu, fitted.log_prob_others[now, i], i).exp()
         assert rho.mean().item() == pytest.approx(1.0, abs=0.03)
         assert rho.std().item() < 0.15
 
@@ -139,12 +139,12 @@ def test_correlated_data_are_learnt_exactly_and_the_product_cannot(tmp_path):
     # E_D[rho] at pi = mu is the mass of the product that the data cover: 1 - 1/3 * 1/3
     log_mu = fitted.log_probs[::2].gather(-1, th.from_numpy(played)[..., None]).squeeze(-1)
     for i in range(2):
-        rho, _ = others_ratio(log_mu, fitted.log_prob_others[::2][:, i], i, 1.0)
+        rho = others_log_ratio(log_mu, fitted.log_prob_others[::2][:, i], i).exp()
         assert rho.mean().item() == pytest.approx(8 / 9, abs=0.02)
 
     product, *_ = fit(dataset, tmp_path, held_out=0.2, others="product")
     for i in range(2):
-        rho, _ = others_ratio(log_mu, product.log_prob_others[::2][:, i], i, 1.0)
+        rho = others_log_ratio(log_mu, product.log_prob_others[::2][:, i], i).exp()
         assert th.allclose(rho, th.ones_like(rho), atol=1e-5)
 
 

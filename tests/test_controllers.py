@@ -17,6 +17,7 @@ from cases import (
 from inspo.components.action_selectors import REGISTRY as selectors
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY as agents
+from inspo.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("last_action", [True, False])
@@ -142,8 +143,29 @@ def test_copies_and_files(tmp_path):
 # The sequential controller
 
 
-def sequential(order: str, n_agents: int = 3, agent: str = "rnn_ns"):
-    return make_mac(make_args("inspo", agent_order=order, n_agents=n_agents, agent=agent))
+def sequential(order: str, n_agents: int = 3, agent: str = "rnn_ns", blocks: int = 0):
+    return make_mac(
+        make_args("inspo", agent_order=order, n_agents=n_agents, agent=agent, blocks=blocks)
+    )
+
+
+def flat(blocks):
+    assert all(len(block) == 1 for block in blocks)
+    return [agent for block in blocks for agent in block]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [(0, [[0], [1], [2], [3], [4]]), (1, [[0, 1, 2, 3, 4]]), (2, [[0, 1], [2, 3, 4]]),
+     (3, [[0], [1, 2], [3, 4]]), (5, [[0], [1], [2], [3], [4]])],
+)  # fmt: skip
+def test_the_order_is_cut_into_blocks(blocks, expected):
+    assert sequential("fixed", n_agents=5, blocks=blocks).draw_order() == expected
+
+
+def test_more_blocks_than_agents_are_refused():
+    with pytest.raises(ConfigError, match=r"blocks: expected at most 3, .* found 4"):
+        sequential("random", blocks=4)
 
 
 def test_a_shared_network_is_refused():
@@ -154,8 +176,8 @@ def test_a_shared_network_is_refused():
 def test_random_and_fixed_orders():
     th.manual_seed(0)
     fixed, random = sequential("fixed"), sequential("random")
-    assert all(fixed.draw_order() == [0, 1, 2] for _ in range(5))
-    drawn = [tuple(random.draw_order()) for _ in range(1200)]
+    assert all(flat(fixed.draw_order()) == [0, 1, 2] for _ in range(5))
+    drawn = [tuple(flat(random.draw_order())) for _ in range(1200)]
     assert len(set(drawn)) == 6
     assert all(sorted(order) == [0, 1, 2] for order in drawn)
     assert all(drawn.count(order) > 140 for order in set(drawn))  # 200 expected, s.d. 13
@@ -167,11 +189,11 @@ def test_semi_greedy_gives_every_second_place_to_the_largest_advantage(monkeypat
     monkeypatch.setattr(th, "randperm", lambda n: th.tensor([2, 0, 4, 1, 3]))
     # place 0: drawn (2). place 1: the best of {0, 4, 1, 3} is 3. place 2: the next drawn, 0.
     # place 3: the best of {4, 1} is 1. place 4: what is left, 4.
-    assert mac.draw_order(score) == [2, 3, 0, 1, 4]
+    assert flat(mac.draw_order(score)) == [2, 3, 0, 1, 4]
     monkeypatch.setattr(th, "randperm", lambda n: th.tensor([3, 1, 0, 2, 4]))
-    assert mac.draw_order(score) == [3, 1, 0, 2, 4]
+    assert flat(mac.draw_order(score)) == [3, 1, 0, 2, 4]
     monkeypatch.undo()
-    assert all(sorted(mac.draw_order(score)) == list(range(5)) for _ in range(20))
+    assert all(sorted(flat(mac.draw_order(score))) == list(range(5)) for _ in range(20))
 
 
 @pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])

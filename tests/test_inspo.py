@@ -9,7 +9,13 @@ import pytest
 import torch as th
 
 from inspo.learners import inspo_learner
-from inspo.learners.inspo_learner import advantage_weights, others_ratio, resample
+from inspo.learners.inspo_learner import (
+    advantage_weights,
+    effective_share,
+    others_log_ratio,
+    ratio_exponent,
+    resample,
+)
 from inspo.offline.behaviour import Behaviour
 
 
@@ -33,22 +39,42 @@ def make_inspo(**overrides):
 def test_ratio_by_hand_and_by_loop():
     log_pi = th.log(th.tensor([[0.5, 0.2, 0.4]]))
     log_mu_others = th.log(th.tensor([0.1]))
-    rho, log_ratio = others_ratio(log_pi, log_mu_others, 1, 0.5)
-    assert rho.item() == pytest.approx(math.sqrt(0.5 * 0.4 / 0.1))
-    assert log_ratio.item() == pytest.approx(math.log(2))
+    assert others_log_ratio(log_pi, log_mu_others, 1).item() == pytest.approx(math.log(2))
     log_pi, others = -3 * th.rand(50, 4), -5 * th.rand(50)
     for i in range(4):
-        rho, _ = others_ratio(log_pi, others, i, 1 / 3)
+        ratio = others_log_ratio(log_pi, others, i).exp()
         for m in range(50):
             product = math.prod(math.exp(log_pi[m, j]) for j in range(4) if j != i)
-            expected = (product / math.exp(others[m])) ** (1 / 3)
-            assert rho[m].item() == pytest.approx(expected, rel=1e-4)
+            assert ratio[m].item() == pytest.approx(product / math.exp(others[m]), rel=1e-4)
 
 
-def test_ratio_bounds_and_one_agent():
-    rho, _ = others_ratio(th.tensor([[0.0, -1e10], [0.0, 0.0]]), th.tensor([-0.1, -50.0]), 0, 1.0)
-    assert rho.tolist() == pytest.approx([1e-8, 100.0])
-    assert others_ratio(th.tensor([[-0.7]]), th.zeros(1), 0, 1.0)[0].item() == 1
+def test_ratio_floors_and_one_agent():
+    log_pi = th.tensor([[0.0, -1e10], [0.0, 0.0]])
+    assert others_log_ratio(log_pi, th.tensor([-0.1, -99.0]), 0).tolist() == pytest.approx(
+        [-22.9, 46.0]
+    )
+    assert others_log_ratio(th.tensor([[-0.7]]), th.zeros(1), 0).item() == 0
+
+
+@pytest.mark.parametrize("n_agents", [1, 2, 4])
+def test_the_exponents_of_the_paper(n_agents):
+    log_ratio = th.linspace(-3, 1, 7)
+    found = [ratio_exponent(log_ratio, how, n_agents, 0.5) for how in ("geometric", "full", "none")]
+    assert found == [pytest.approx(1 / max(n_agents - 1, 1)), 1, 0]
+
+
+def test_the_adaptive_exponent_is_the_largest_that_keeps_the_share():
+    log_ratio = 5 * th.randn(400, generator=th.Generator().manual_seed(0))
+    shares = [effective_share(p * log_ratio).item() for p in th.linspace(0, 1, 101)]
+    assert shares[0] == pytest.approx(1) and all(a > b for a, b in pairwise(shares))
+    for share in (0.9, 0.3, 0.05):
+        p = ratio_exponent(log_ratio, "adaptive", 5, share)
+        assert 0 < p < 1
+        rho = (p * log_ratio).double().exp()
+        assert rho.sum() ** 2 / (rho**2).sum() / 400 == pytest.approx(share, rel=1e-3)
+    assert ratio_exponent(log_ratio, "adaptive", 5, 0.0) == 1  # nothing to keep: Eq. 14
+    assert ratio_exponent(0.1 * log_ratio, "adaptive", 5, 0.3) == 1  # tame enough: Eq. 14
+    assert ratio_exponent(log_ratio, "adaptive", 5, 1.0) == pytest.approx(0, abs=1e-3)
 
 
 def test_drawing_counts_in_proportion_to_the_ratio():
@@ -56,12 +82,12 @@ def test_drawing_counts_in_proportion_to_the_ratio():
     ratio = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001])
     counts = th.zeros(5)
     for _ in range(4000):
-        index, weight = resample(ratio, "draw")
+        index, weight = resample(ratio.log(), "draw")
         assert (len(index), weight.tolist()) == (5, [1] * 5)
         counts += th.bincount(index, minlength=5)
     expected = 5 * ratio / ratio.sum()
     assert th.allclose(counts / 4000, expected, atol=0.05)
-    index, weight = resample(ratio, "weight")
+    index, weight = resample(ratio.log(), "weight")
     assert sorted(index.tolist()) == [0, 1, 2, 3, 4]
     assert th.allclose(weight, expected[index])
     assert weight.mean().item() == pytest.approx(1)
@@ -117,23 +143,50 @@ class Literal:
             for j in range(self.args.n_agents):
                 if j != i:
                     log_ratio = log_ratio + taken[j][e, t]
-            exponent = 1 / (self.args.n_agents - 1) if self.args.geometric_mean else 1.0
-            rho[e, t] = min(max(math.exp(exponent * log_ratio), 1e-8), 100.0)
+            rho[e, t] = math.exp(log_ratio)
+
+        def share(p):
+            total = sum(value**p for value in rho.values())
+            return total**2 / sum(value ** (2 * p) for value in rho.values()) / len(rho)
+
+        exponent = {"geometric": 1 / (self.args.n_agents - 1), "full": 1.0, "none": 0.0}.get(
+            self.args.ratio
+        )
+        if exponent is None:
+            tried = [k / 20000 for k in range(20001)]
+            exponent = max(p for p in tried if share(p) >= self.args.ratio_share)
+        rho = {cell: value**exponent for cell, value in rho.items()}
         total = sum(rho.values())
         return {cell: len(rho) * value / total for cell, value in rho.items()}
 
-    def critic_loss(self, i, log_pi, weight, beta):
+    def lambda_returns(self, value, paid):
+        """y = sum of lambda-weighted n-step returns; every step to a state s' pays `paid`."""
+        gamma, lam = self.args.gamma, self.args.td_lambda
+        y = {}
+        for e, t in self.cells:
+            last = max(u for f, u in self.cells if f == e)
+            so_far, total = 0.0, 0.0
+            for n, u in enumerate(range(t, last + 1)):
+                going_on = 1 - float(self.batch["terminated"][e, u])
+                so_far += gamma**n * float(self.batch["reward"][e, u])
+                so_far -= gamma ** (n + 1) * going_on * paid[e, u]
+                n_step = so_far + gamma ** (n + 1) * going_on * value[e, u]
+                total += lam**n * n_step * (1 if u == last else 1 - lam)
+            y[e, t] = total
+        return y
+
+    def critic_loss(self, i, log_pi, weight, beta, target):
         """Eq. 24."""
         log_mu = self.batch["behaviour_log_probs"].double()
-        next_value = {}
+        value, paid = {}, {}  # of the state that a transition leads to
         for e, t in self.cells:
-            q = self.targets[i](self.critic_input(e, t + 1, i))
-            value = 0.0
+            q = target(self.critic_input(e, t + 1, i)).detach()
+            value[e, t] = paid[e, t] = 0.0
             for a in self.available(e, t + 1, i):
                 lp, lm = log_pi[e, t + 1][a], log_mu[e, t + 1, i, a]
-                value = value + lp.exp() * (q[a] - self.alpha * (lp - lm) - beta * lp)
-            next_value[e, t] = value.detach()
-        y = cases.td_lambda_loop(self.batch, next_value, self.args.gamma, self.args.td_lambda)
+                value[e, t] += lp.exp() * q[a]
+                paid[e, t] += lp.exp() * (self.alpha * (lp - lm) + beta * lp)
+        y = self.lambda_returns(value, paid)
         td, cql = 0.0, 0.0
         for e, t in self.cells:
             q = self.critics[i](self.critic_input(e, t, i))
@@ -144,64 +197,92 @@ class Literal:
             cql = cql + weight[e, t] * (lse - expected)
         return td / len(self.cells), cql / len(self.cells)
 
-    def policy_loss(self, i, log_pi, weight, beta):
-        """Eq. 20; the advantage is a constant."""
-        total = 0.0
+    def constants(self, i, log_pi, weight, beta, critic):
+        """What stands before -log pi_i(a_i) in Eq. 20, of every cell."""
+        constants = {}
         for e, t in self.cells:
-            q = self.targets[i](self.critic_input(e, t, i)).detach()
+            q = critic(self.critic_input(e, t, i)).detach()
             a = self.action(e, t, i)
-            baseline = sum(log_pi[e, t][b].exp() * q[b] for b in self.available(e, t, i)).detach()
+            baseline = sum(log_pi[e, t][b].detach().exp() * q[b] for b in self.available(e, t, i))
             log_mu = max(float(self.batch["behaviour_log_probs"][e, t, i, a]), -10.0)
-            z = (q[a] - baseline - beta * log_mu) / (self.alpha + beta)
+            z = float(q[a] - baseline - beta * log_mu) / (self.alpha + beta)
             w = math.exp(min(z, self.args.weight_clip)) if self.args.advantage_weighting else 1.0
-            total = total - weight[e, t] * w * log_pi[e, t][a]
-        return total / len(self.cells)
+            constants[e, t] = float(weight[e, t]) * w
+        return constants
 
-    def train(self, order, beta, lr):
-        log_pi = [self.policies(i) for i in range(self.args.n_agents)]
+    def policy_loss(self, i, constants):
+        """Eq. 20 of the weights that the agent has now."""
+        log_pi = self.policies(i)
+        rows = [-constants[c] * log_pi[c][self.action(*c, i)] for c in self.cells]
+        return sum(rows) / len(rows)
 
-        def taken(i, policy):
-            return {c: policy[c][self.action(*c, i)].detach() for c in self.cells}
-
-        old = [taken(i, log_pi[i]) for i in range(self.args.n_agents)]
-        present = list(old)
-        for i in order:
-            joint = present if self.args.update == "sequential" else old
-            weight = self.weights(i, joint)
-            frozen = {cell: value.detach() for cell, value in log_pi[i].items()}
-            td, cql = self.critic_loss(i, frozen, weight, beta)
-            self.losses["critic"][i], self.losses["cql"][i] = td.item(), cql.item()
-            # A is read from the target critic as it is when the agent's turn begins.
-            loss = self.policy_loss(i, log_pi[i], weight, beta)
-            cases.descend(self.critics[i].parameters(), td + self.args.cql_alpha * cql, lr)
-            tau = self.args.target_tau
+    def turn(self, i, taken, beta, lr):
+        args, log_pi = self.args, {c: p.detach() for c, p in self.policies(i).items()}
+        weight, target = self.weights(i, taken), copy.deepcopy(self.targets[i])
+        self.losses["critic"][i], self.losses["cql"][i], self.losses["policy"][i] = [], [], []
+        for _ in range(args.turn_steps):
+            # y is that of the target critic as it is when the turn begins
+            td, cql = self.critic_loss(i, log_pi, weight, beta, target)
+            cases.descend(self.critics[i].parameters(), td + args.cql_alpha * cql, lr)
             with th.no_grad():
                 pairs = zip(self.targets[i].parameters(), self.critics[i].parameters())
-                for target, online in pairs:
-                    target.copy_((1 - tau) * target + tau * online)
-            self.losses["policy"][i] = loss.item()
+                for slow, online in pairs:
+                    slow.copy_((1 - args.target_tau) * slow + args.target_tau * online)
+            self.losses["critic"][i].append(td.item())
+            self.losses["cql"][i].append(cql.item())
+        critic = target if args.advantage_critic == "target" else self.critics[i]
+        constants = self.constants(i, log_pi, weight, beta, critic)
+        for _ in range(args.turn_steps):
+            loss = self.policy_loss(i, constants)
             cases.descend(self.agents[i].parameters(), loss, lr)
-            present[i] = taken(i, self.policies(i))
+            self.losses["policy"][i].append(loss.item())
+
+    def taken(self, i):
+        """(e, t) -> log pi_i of the action in the data, as the policy is now."""
+        return {
+            c: p[self.action(*c, i)].detach()
+            for c, p in self.policies(i).items()
+            if c in self.cells
+        }
+
+    def train(self, blocks, beta, lr):
+        present = [self.taken(i) for i in range(self.args.n_agents)]
+        for block in blocks:
+            for i in block:
+                self.turn(i, present, beta, lr)
+            for i in block:
+                present[i] = self.taken(i)
+
+    def mean_loss(self, key):
+        rows = [value for values in self.losses[key].values() for value in values]
+        return sum(rows) / len(rows)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("blocks", "changes"),
     [
-        {},
-        {"td_lambda": 0.8},
-        {"agent": "mlp_ns", "update": "simultaneous"},
-        {"beta": 0.0, "geometric_mean": False, "td_lambda": 1.0, "agent": "mlp_ns"},
-        {"weight_clip": 0.1, "cql_alpha": 0.0, "obs_agent_id": True, "obs_last_action": False},
-        {"advantage_weighting": False, "agent": "mlp_ns"},
+        ([[2], [0], [1]], {}),
+        ([[2], [0], [1]], {"td_lambda": 0.8}),
+        ([[2, 0, 1]], {"agent": "mlp_ns"}),
+        ([[2, 0], [1]], {"agent": "mlp_ns", "turn_steps": 3}),
+        ([[2], [0], [1]], {"turn_steps": 2, "advantage_critic": "current", "td_lambda": 0.5}),
+        ([[2], [0], [1]], {"beta": 0.0, "ratio": "full", "td_lambda": 1.0, "agent": "mlp_ns"}),
+        ([[2], [0], [1]], {"ratio": "adaptive", "ratio_share": 0.7, "agent": "mlp_ns"}),
+        ([[2], [0], [1]], {"ratio": "none", "agent": "mlp_ns"}),
+        (
+            [[2], [0], [1]],
+            {"weight_clip": 0.1, "cql_alpha": 0.0, "obs_agent_id": True, "obs_last_action": False},
+        ),
+        ([[2], [0], [1]], {"advantage_weighting": False, "agent": "mlp_ns"}),
     ],
-    ids=["printed", "td_lambda", "simultaneous", "plain", "clipped", "unweighted"],
+    ids=str,
 )
-def test_one_call_is_the_literal_algorithm(changes, monkeypatch):
+def test_one_call_is_the_literal_algorithm(blocks, changes, monkeypatch):
     learner, logger, args, batch = make_inspo(**changes)
     cases.descend_plainly(learner, 0.2)
-    monkeypatch.setattr(learner.mac, "draw_order", lambda *_: [2, 0, 1])
+    monkeypatch.setattr(learner.mac, "draw_order", lambda *_: blocks)
     literal = Literal(learner, batch)
-    literal.train([2, 0, 1], args.beta, 0.2)
+    literal.train(blocks, args.beta, 0.2)
     before = [p.clone() for p in learner.mac.parameters()]
     learner.train(batch, 50, 8)
 
@@ -211,15 +292,8 @@ def test_one_call_is_the_literal_algorithm(changes, monkeypatch):
     moved = max((p - q).abs().max() for p, q in zip(learner.mac.parameters(), before))
     assert moved > 1e-3
     for key, name in (("critic", "critic_loss"), ("cql", "cql_loss"), ("policy", "policy_loss")):
-        expected = sum(literal.losses[key].values()) / 3
+        expected = literal.mean_loss(key)
         assert logger.stats[name] == [pytest.approx(expected, rel=1e-4, abs=1e-5)]
-
-
-def loss_of(literal, i, constants):
-    """Eq. 20 as a function of the weights that `literal.agents[i]` has now."""
-    now = literal.policies(i)
-    rows = [constants[c] * now[c][literal.action(*c, i)].item() for c in literal.cells]
-    return sum(rows) / len(rows)
 
 
 def test_gradient_of_the_policy_loss_by_finite_differences(monkeypatch):
@@ -238,29 +312,18 @@ def test_gradient_of_the_policy_loss_by_finite_differences(monkeypatch):
     monkeypatch.setattr(inspo_learner, "optimise", record)
     args.target_tau = 0.0
     learner.train(batch, 50, 8)
-    log_pi = [literal.policies(i) for i in range(3)]
-    taken = [
-        {c: log_pi[i][c][literal.action(*c, i)].detach() for c in literal.cells} for i in range(3)
-    ]
+    taken = [literal.taken(i) for i in range(3)]
     rng = th.Generator().manual_seed(0)
     for i in (0, 2):
         weight = literal.weights(i, taken)
-        frozen = {cell: value.detach() for cell, value in log_pi[i].items()}
-        constants = {}  # of Eq. 20, from the undisturbed policy
-        for cell in literal.cells:
-            single = copy.copy(literal)
-            single.cells = [cell]
-            row = single.policy_loss(i, frozen, {cell: weight[cell]}, args.beta)
-            log_prob = float(frozen[cell][literal.action(*cell, i)])
-            constants[cell] = float(row) / log_prob if log_prob else 0.0  # 0: no choice
-
+        constants = literal.constants(i, literal.policies(i), weight, args.beta, literal.targets[i])
         for k, parameter in enumerate(literal.agents[i].parameters()):
             place = int(th.randint(parameter.numel(), (), generator=rng))
             flat, eps = parameter.data.view(-1), 1e-5
             flat[place] += eps
-            up = loss_of(literal, i, constants)
+            up = literal.policy_loss(i, constants).item()
             flat[place] -= 2 * eps
-            down = loss_of(literal, i, constants)
+            down = literal.policy_loss(i, constants).item()
             flat[place] += eps
             found = gradients[f"policy_{i}"][k].flatten()[place].item()
             assert found == pytest.approx((up - down) / (2 * eps), rel=1e-3, abs=1e-5)
@@ -389,7 +452,7 @@ def test_drawing_reweights_both_losses_alike(monkeypatch):
     literal = Literal(learner, batch)
     weight = {cell: float(count) for cell, count in zip(literal.cells, counts)}
     monkeypatch.setattr(literal, "weights", lambda i, taken: weight)
-    literal.train([0, 1, 2], args.beta, 0.2)
+    literal.train([[0], [1], [2]], args.beta, 0.2)
     learner.train(batch, 50, 8)
     cases.assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
     cases.assert_close_weights(learner.critics, literal.critics, 2e-5)

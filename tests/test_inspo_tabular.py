@@ -63,7 +63,7 @@ def start_at(agent, mu):
         agent.net[-1].bias.copy_(weights[-1])
 
 
-def learn(data: Dataset, alpha: float, beta: float = 0.0, gamma: float = 0.0, **changes):
+def learn(data: Dataset, alpha: float, beta=0.0, gamma=0.0, batch=None, **changes):
     """The learner's policies after CALLS calls, a list of `[S, A]` in double precision."""
     settings = {
         "agent": "mlp_ns", "obs_last_action": False, "hidden_dim": 16, "critic_hidden_dim": 16,
@@ -80,7 +80,7 @@ def learn(data: Dataset, alpha: float, beta: float = 0.0, gamma: float = 0.0, **
     scheme = build_scheme(sizes)
     mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
     learner = InSPOLearner(mac, scheme, MemoryLogger(), args)
-    mu, start, batch = data.behaviour(), beginning(data), as_batch(data)
+    mu, start, batch = data.behaviour(), beginning(data), batch or as_batch(data)
     for agent, policy in zip(mac.agent.agents, start):
         start_at(agent, policy)
     assert distance(policies_of(mac, mu), start) < 1e-4
@@ -109,19 +109,20 @@ def beginning(data):
     return [first / first.sum(-1, keepdims=True), *others]
 
 
-def closed_form(data, alpha, beta, gamma=0.0):
+def closed_form(data, alpha, beta, gamma=0.0, variant=in_sample.PAPER, blocks=None):
     return in_sample.iterate(
-        data, alpha, beta, gamma=gamma, sweeps=500, order=[0, 1], initial=beginning(data)
-    ).policies
+        data, alpha, beta, gamma=gamma, sweeps=500, order=list(range(data.n_agents)),
+        initial=beginning(data), variant=variant, blocks=blocks,
+    ).policies  # fmt: skip
 
 
 def distance(first, second):
     return max(np.abs(a - b).max() for a, b in zip(first, second))
 
 
-def residual(data, policies, alpha, beta, gamma=0.0):
+def residual(data, policies, alpha, beta, gamma=0.0, variant=in_sample.PAPER):
     updated = [
-        in_sample.update(data, policies, data.behaviour(), i, alpha, beta, gamma)
+        in_sample.update(data, policies, data.behaviour(), i, alpha, beta, gamma, variant)
         for i in range(data.n_agents)
     ]
     return distance(updated, policies)
@@ -171,6 +172,84 @@ def test_a_game_of_two_states(alpha, beta):
     assert distance(closed, data.behaviour()) > 0.1  # there is something to learn
     assert distance(found, closed) < 1e-4
     assert residual(data, found, alpha, beta, 0.8) < 1e-4
+
+
+VARIANTS = {
+    "geometric": {},
+    "full": {"exponent": 1.0},
+    "adaptive": {"exponent": 1.0, "share": 0.6},
+    "none": {"exponent": 0.0},
+}
+
+
+def random_game(n_agents: int) -> Dataset:
+    """A one-step game of two actions an agent, correlated data of all but some joint actions."""
+    rng = np.random.default_rng(n_agents)
+    action = rng.integers(2, size=(2**n_agents * 3, n_agents))
+    copied = rng.random(len(action)) < 0.3
+    action[copied, 1:] = action[copied, :1]
+    payoff = rng.normal(size=(2,) * n_agents)
+    zeros = np.zeros(len(action), dtype=int)
+    return Dataset(
+        state=zeros, action=action, reward=payoff[tuple(action.T)], next_state=zeros,
+        done=zeros == 0, n_actions=(2,) * n_agents, n_states=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_agents", "ratio", "changes"),
+    [
+        (3, "geometric", {"turn_steps": 4}),
+        (3, "full", {"advantage_critic": "current"}),
+        (4, "adaptive", {"turn_steps": 2, "blocks": 2}),
+        (5, "full", {"blocks": 1}),
+        (3, "none", {}),
+    ],
+)
+def test_more_agents_and_every_ratio(n_agents, ratio, changes):
+    data, variant = random_game(n_agents), in_sample.Variant(**VARIANTS[ratio])
+    found = learn(data, 0.7, ratio=ratio, ratio_share=0.6, **changes)
+    closed = closed_form(data, 0.7, 0.0, variant=variant)
+    assert distance(closed, data.behaviour()) > 0.1  # there is something to learn
+    assert distance(found, closed) < 1e-3
+    assert residual(data, found, 0.7, 0.0, variant=variant) < 1e-3
+    if ratio == "adaptive":  # it is at work: neither of the two others ends there
+        for other in ("geometric", "full"):
+            end = closed_form(data, 0.7, 0.0, variant=in_sample.Variant(**VARIANTS[other]))
+            assert distance(end, closed) > 0.01
+
+
+def two_step_episodes() -> tuple[Dataset, EpisodeBatch]:
+    """Every pair of joint actions once: from state 0 to state 1 or 2, and from there to the end."""
+    pairs = [(a, b) for a in np.ndindex(2, 2) for b in np.ndindex(2, 2)]
+    action = np.array(pairs)  # [16, 2, n]
+    middle = 1 + action[:, 0].sum(-1) % 2
+    payoff = np.random.default_rng(1).normal(size=(3, 2, 2))
+    state = np.stack([np.zeros_like(middle), middle], axis=1)  # [16, 2]
+    reward = payoff[state, action[..., 0], action[..., 1]]
+    data = Dataset(
+        state=state.ravel(), action=action.reshape(-1, 2), reward=reward.ravel(),
+        next_state=np.stack([middle, middle], axis=1).ravel(),
+        done=np.tile([False, True], 16), n_actions=(2, 2), n_states=3,
+    )  # fmt: skip
+    single = as_batch(data)
+    # rows 2e and 2e + 1 are the steps of episode e; the last step is seen once more at the end
+    steps = {
+        key: th.stack([value[0::2, 0], value[1::2, 0], value[1::2, 1]], dim=1)
+        for key, value in single.data.items()
+    }
+    return data, EpisodeBatch(steps)
+
+
+@pytest.mark.parametrize("td_lambda", [0.6, 1.0])
+def test_lambda_returns_pay_the_regularisers_at_every_step(td_lambda):
+    data, batch = two_step_episodes()
+    variant = in_sample.Variant(td_lambda=td_lambda)
+    found = learn(data, 0.7, 0.2, gamma=0.9, batch=batch, td_lambda=td_lambda)
+    closed = closed_form(data, 0.7, 0.2, 0.9, variant)
+    assert distance(found, closed) < 1e-3
+    assert distance(closed_form(data, 0.7, 0.2, 0.9), closed) > 0.005  # lambda does something
+    assert residual(data, found, 0.7, 0.2, 0.9, variant) < 1e-3
 
 
 def test_unweighted_policies_stay_at_the_resampled_data():

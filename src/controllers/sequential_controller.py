@@ -8,6 +8,7 @@ from inspo.components.episode_batch import Scheme
 from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.agents.non_shared import NonSharedAgents
+from inspo.utils.errors import ConfigError
 from inspo.utils.rl_utils import masked_log_softmax
 from inspo.utils.settings import Settings
 
@@ -25,6 +26,11 @@ class SequentialMAC(BasicMAC):
         super().__init__(scheme, groups, args)
         if not isinstance(self.agent, NonSharedAgents):
             raise ValueError(f"SequentialMAC needs per-agent networks (*_ns), not '{args.agent}'")
+        if args.blocks > self.n_agents:
+            raise ConfigError(
+                f"blocks: expected at most {self.n_agents}, as many as there are agents; found "
+                f"{args.blocks}. 0 is a block an agent."
+            )
 
     def log_policy(
         self, i: int, inputs: th.Tensor, avail: th.Tensor, packed: PackedEpisodes
@@ -39,8 +45,9 @@ class SequentialMAC(BasicMAC):
     def agent_parameters(self, i: int) -> list[th.nn.Parameter]:
         return list(self.agent.agent(i).parameters())
 
-    def draw_order(self, expected_advantage: th.Tensor | None = None) -> list[int]:
-        """The order of this sweep (`args.agent_order`; the three of the paper's Table 6).
+    def draw_order(self, expected_advantage: th.Tensor | None = None) -> list[list[int]]:
+        """The order of this sweep (`args.agent_order`; the three of the paper's Table 6), in
+        `args.blocks` blocks as equal as can be (0: a block an agent).
 
         random: a uniform permutation (Algorithm 1, line 4). fixed: 0, 1, ..., n - 1.
         semi_greedy: every second place goes to the agent of largest expected advantage among those
@@ -49,7 +56,12 @@ class SequentialMAC(BasicMAC):
         Args:
             expected_advantage: `[n]`, E|A_i| on the batch; only semi_greedy reads it.
         """
-        order = th.randperm(self.n_agents).tolist()
+        n, blocks = self.n_agents, self.args.blocks or self.n_agents
+        order = self._order(expected_advantage)
+        return [order[k * n // blocks : (k + 1) * n // blocks] for k in range(blocks)]
+
+    def _order(self, expected_advantage: th.Tensor | None) -> list[int]:
+        order: list[int] = th.randperm(self.n_agents).tolist()
         if self.args.agent_order == "fixed":
             return sorted(order)
         if self.args.agent_order == "semi_greedy":

@@ -28,37 +28,60 @@ from inspo.utils.rl_utils import (
 )
 from inspo.utils.settings import Settings
 
-RATIO_RANGE = (1e-8, 100.0)
 LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20
+Resampled = tuple[th.Tensor, th.Tensor]  # index, long `[M]`, and weight `[M]`, of D_rho
+BISECTIONS = 24  # of [0, 1]: to the last digit of a float
 
 
-def others_ratio(
-    log_pi: th.Tensor, log_mu_others: th.Tensor, i: int, exponent: float
-) -> tuple[th.Tensor, th.Tensor]:
-    """rho_i = (pi^{-i}(a^{-i} | s) / mu^{-i}(a^{-i} | s, a^i))^exponent, Eqs. 14 and 23.
+def others_log_ratio(log_pi: th.Tensor, log_mu_others: th.Tensor, i: int) -> th.Tensor:
+    """log pi^{-i}(a^{-i} | s) / mu^{-i}(a^{-i} | s, a^i), the ratio of Eq. 14. `[M]`.
 
-    Args:
-        log_pi: `[M, n]`, log pi_j(a_j) of the actions in the data under the present policies: new
-            ones of the agents already updated, old ones of the others.
-        log_mu_others: `[M]`, log mu^{-i}(a^{-i} | s, a^i).
-        exponent: 1 / (n - 1) for the geometric mean of Eq. 23.
-    Returns:
-        rho, clamped to [1e-8, 100], and the log-ratio before exponent and clamp, both `[M]`.
+    log_pi `[M, n]`: log pi_j(a_j) of the actions in the data under the present policies, new ones
+    of the agents already updated, old ones of the others. log_mu_others `[M]`: log mu^{-i} of
+    Eq. 22. Every logarithm is held at LOG_FLOOR an agent.
     """
     log_pi = log_pi.clamp(min=LOG_FLOOR)
-    log_ratio = log_pi.sum(-1) - log_pi[:, i] - log_mu_others.clamp(min=LOG_FLOOR * log_pi.shape[1])
-    return (exponent * log_ratio).exp().clamp(*RATIO_RANGE), log_ratio
+    return log_pi.sum(-1) - log_pi[:, i] - log_mu_others.clamp(min=LOG_FLOOR * log_pi.shape[1])
 
 
-def resample(ratio: th.Tensor, how: str) -> tuple[th.Tensor, th.Tensor]:
+def effective_share(log_ratio: th.Tensor) -> th.Tensor:
+    """The effective sample (sum rho)^2 / sum rho^2 as a share of the M transitions, `[]`."""
+    first, second = log_ratio.logsumexp(0), (2 * log_ratio).logsumexp(0)
+    return (2 * first - second).exp() / len(log_ratio)
+
+
+def ratio_exponent(log_ratio: th.Tensor, ratio: str, n_agents: int, share: float) -> th.Tensor:
+    """The power to which the ratio of Eq. 14 is raised, `[]`.
+
+    ratio:
+        geometric: 1 / (n - 1), Eq. 23.
+        full: 1, Eq. 14.
+        adaptive: the largest up to 1 with which the effective sample is `share` of the data. It
+            falls with the exponent, so bisection finds it.
+        none: 0, all transitions count alike.
+    """
+    fixed = {"geometric": 1 / max(n_agents - 1, 1), "full": 1.0, "none": 0.0}
+    if ratio in fixed:
+        return log_ratio.new_tensor(fixed[ratio])
+    low, high = log_ratio.new_zeros(()), log_ratio.new_ones(())
+    enough = effective_share(log_ratio) >= share
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        above = effective_share(middle * log_ratio) >= share
+        low, high = th.where(above, middle, low), th.where(above, high, middle)
+    return th.where(enough, 1.0, low)
+
+
+def resample(log_rho: th.Tensor, how: str) -> Resampled:
     """A dataset D_rho drawn from the data, Eq. 15: which transitions, and their weights.
 
+    log_rho: `[M]`.
     how:
         draw: M transitions with replacement, with probability proportional to rho, weight 1.
         weight: every transition once, in random order, with weight M rho / sum(rho): the same
             expectation without the variance of drawing.
-    Returns: index, long `[M]`, and weight `[M]`.
     """
+    ratio = (log_rho - log_rho.max()).exp()  # only proportions count
     if how == "draw":
         index = th.multinomial(ratio, len(ratio), replacement=True)
         return index, th.ones_like(ratio)
@@ -66,15 +89,12 @@ def resample(ratio: th.Tensor, how: str) -> tuple[th.Tensor, th.Tensor]:
     return index, ratio[index] * (len(ratio) / ratio.sum())
 
 
-def soft_value(
-    q: th.Tensor, log_pi: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float
-) -> th.Tensor:
-    """V(s) = E_pi[Q] - alpha KL(pi || mu) + beta H(pi), the bracket of y in Eq. 24.
+def regulariser(log_pi: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float) -> th.Tensor:
+    """alpha KL(pi || mu) - beta H(pi), what a state costs in the bracket of y in Eq. 24.
 
-    All `[..., A]`, log-probabilities over the available actions -> `[...]`.
+    log_pi and log_mu `[..., A]`, over the available actions -> `[...]`.
     """
-    expected_q = (log_pi.exp() * q).sum(-1)
-    return expected_q - alpha * kl_divergence(log_pi, log_mu) + beta * entropy(log_pi)
+    return alpha * kl_divergence(log_pi, log_mu) - beta * entropy(log_pi)
 
 
 def advantage_weights(
@@ -124,10 +144,11 @@ class InSPOLearner(Learner):
     proportion to
 
     .. math::
-        \rho_i = \Big(\frac{\pi^{-i}(a^{-i}|s)}{\mu^{-i}(a^{-i}|s, a^i)}\Big)^{1/(N-1)}
+        \rho_i = \Big(\frac{\pi^{-i}(a^{-i}|s)}{\mu^{-i}(a^{-i}|s, a^i)}\Big)^p
         \qquad (14, 15, 22, 23)
 
-    first its critic, then its policy takes a step down
+    (p = 1 in Eq. 14, 1 / (N - 1) in Eq. 23, see `ratio_exponent`), first its critic, then its
+    policy takes `turn_steps` steps down
 
     .. math::
         J(\phi_i) &= E_{D_\rho}\big[(Q_i(s, a_i) - y)^2\big] + \alpha_{CQL} E_{D_\rho}\big[
@@ -148,8 +169,9 @@ class InSPOLearner(Learner):
     Open points and how they are decided stand in docs/algorithm.md; in short: policies see their
     histories, critics the state and the agent's input; both start from the behaviour policies, the
     critics alone are trained for the share `critic_warmup` of the run; with `td_lambda` > 0 the
-    target y is the TD(lambda) return on the bracket above (0: Eq. 24 as printed); with
-    `joint_kl_coef` > 0 each reward pays for the others' KL too (`_others_kl`).
+    target y is the TD(lambda) return (0: Eq. 24 as printed), whose trace pays alpha KL - beta H at
+    every step; with `joint_kl_coef` > 0 each reward pays for the others' KL too (`_others_kl`).
+    With `blocks` > 0 the agents of a block are updated at once (Appendix C.6).
 
     The batch must carry, beside EPyMARL's keys,
         behaviour_log_probs `[B, T, n, A]`: log mu_i, from `offline.behaviour`;
@@ -180,8 +202,6 @@ class InSPOLearner(Learner):
             )
             self.optimisers[f"policy_{i}"] = th.optim.Adam(mac.agent_parameters(i), lr=args.lr)
         self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
-        n_others = max(args.n_agents - 1, 1)
-        self.exponent = 1.0 / n_others if args.geometric_mean else 1.0
         self.others: AutoregressivePolicy | None = None  # from `start_from`
 
     @property
@@ -211,40 +231,46 @@ class InSPOLearner(Learner):
         # Each agent's graph depends on its own weights alone, so all are built before the first
         # update: the pass that gives log pi of the old policies is the one that is differentiated.
         with th.set_grad_enabled(improving):
-            log_policies = [
-                self.mac.log_policy(i, data.inputs, data.avail, data.packed)
-                for i in range(self.n_agents)
-            ]
+            log_policies = [self._policy(i, data) for i in range(self.n_agents)]
         old = [log_policy.detach() for log_policy in log_policies]
         # What an agent takes the others to play: new policies enter as they are updated.
         joint = list(old)
         taken = th.stack([data.taken_by(j, old[j]) for j in range(self.n_agents)], dim=-1)
 
-        stats: list[dict[str, th.Tensor]] = []
-        order = self.mac.draw_order(self._expected_advantages(data, log_policies))
-        for place, i in enumerate(order):
-            ratio, _ = others_ratio(taken, data.log_mu_others[:, i], i, self.exponent)
-            index, weight = resample(ratio, a.resample)
-            inputs = data.critic_inputs(i)
-            with th.no_grad():
-                q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
-            y = self._targets(i, data, q_bar, old[i], joint, beta)
-            losses = self._improve_critic(i, data, inputs, y, index, weight)
-            if improving:
-                losses |= self._improve_policy(i, data, q_bar, log_policies[i], beta, index, weight)
-                if a.update == "sequential" and place + 1 < self.n_agents:
+        stats: dict[int, dict[str, th.Tensor]] = {}
+        blocks = self.mac.draw_order(self._expected_advantages(data, log_policies))
+        for block in blocks:
+            for i in block:
+                log_ratio = others_log_ratio(taken, data.log_mu_others[:, i], i)
+                power = ratio_exponent(log_ratio, a.ratio, self.n_agents, a.ratio_share)
+                drawn = resample(power * log_ratio, a.resample)
+                inputs = data.critic_inputs(i)
+                with th.no_grad():
+                    q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
+                y = self._targets(i, data, q_bar, old[i], joint, beta)
+                losses = self._improve_critic(i, data, inputs, y, drawn)
+                if improving:
                     with th.no_grad():
-                        joint[i] = self.mac.log_policy(i, data.inputs, data.avail, data.packed)
+                        q = q_bar if a.advantage_critic == "target" else self.critics[i](inputs)
+                    losses |= self._improve_policy(i, data, q, log_policies[i], beta, drawn)
+                if logging:
+                    stats[i] = losses | self._diagnose(i, data, old[i], log_ratio, power)
+            if improving and block is not blocks[-1]:
+                for i in block:
+                    with th.no_grad():
+                        joint[i] = self._policy(i, data)
                     taken[:, i] = data.taken_by(i, joint[i])
-            if logging:
-                stats.append(losses | self._diagnose(i, data, old[i], ratio))
 
         kl = self._mean_kl(data, log_policies)
         if a.tune_alpha and improving:
             self._adapt_temperature(kl)
         self.updates += 1
         if logging:
-            self._log(stats, order, {"alpha": self.alpha, "beta": beta, "kl": kl}, t_env)
+            self._log(stats, {"alpha": self.alpha, "beta": beta, "kl": kl}, t_env)
+
+    def _policy(self, i: int, data: AnnotatedTransitions) -> th.Tensor:
+        """log pi_i as it is now, `[R, A]`."""
+        return self.mac.log_policy(i, data.inputs, data.avail, data.packed)
 
     def _targets(
         self,
@@ -257,11 +283,13 @@ class InSPOLearner(Learner):
     ) -> th.Tensor:
         """y of Eq. 24, `[M]`. q_bar and log_pi `[R, A]`; joint: log pi_j of every agent."""
         a = self.args
-        next_value = soft_value(q_bar, log_pi, data.log_mu[:, i], self.alpha, beta)
-        reward = data.reward
+        expected_q = (log_pi.exp() * q_bar).sum(-1)[data.then]
+        cost = self.alpha * kl_divergence(log_pi, data.log_mu[:, i]) - beta * entropy(log_pi)
+        # Paid with the reward, not with V: so it counts alike for every lambda.
+        reward = data.reward - a.gamma * (1 - data.terminated) * cost[data.then]
         if a.joint_kl_coef:
             reward = reward - a.joint_kl_coef * self.alpha * self._others_kl(i, data, joint)
-        return data.td_lambda(next_value[data.then], a.gamma, a.td_lambda, reward)
+        return data.td_lambda(expected_q, a.gamma, a.td_lambda, reward)
 
     @th.no_grad()
     def _others_kl(self, i: int, data: AnnotatedTransitions, joint: list[th.Tensor]) -> th.Tensor:
@@ -277,26 +305,21 @@ class InSPOLearner(Learner):
         )
 
     def _improve_critic(
-        self,
-        i: int,
-        data: AnnotatedTransitions,
-        inputs: th.Tensor,
-        y: th.Tensor,
-        index: th.Tensor,
-        weight: th.Tensor,
+        self, i: int, data: AnnotatedTransitions, inputs: th.Tensor, y: th.Tensor, drawn: Resampled
     ) -> dict[str, th.Tensor]:
-        """Eq. 24, in minibatches of `critic_minibatch` transitions of D_rho.
+        """Eq. 24, `turn_steps` passes over D_rho in minibatches of `critic_minibatch` transitions.
 
         inputs `[R, S + I]`; y `[M]`, the targets.
         """
         a = self.args
-        now = data.now
+        now, (index, weight) = data.now, drawn
         critic, target = self.critics[i], self.target_critics[i]
         inputs, avail, mu = inputs[now], data.avail[now, i], data.log_mu[now, i].exp()
 
         size = a.critic_minibatch or len(index)
         td, cql, norms = [], [], []
-        for rows, w in zip(index.split(size), weight.split(size)):
+        minibatches = list(zip(index.split(size), weight.split(size)))
+        for rows, w in minibatches * a.turn_steps:
             q = critic(inputs[rows])
             error = gather_actions(q, data.actions[rows, i]) - y[rows]
             penalty = masked_logsumexp(q, avail[rows]) - (mu[rows] * q).sum(-1)
@@ -316,26 +339,34 @@ class InSPOLearner(Learner):
         self,
         i: int,
         data: AnnotatedTransitions,
-        q_bar: th.Tensor,
+        q: th.Tensor,
         log_policy: th.Tensor,
         beta: float,
-        index: th.Tensor,
-        weight: th.Tensor,
+        drawn: Resampled,
     ) -> dict[str, th.Tensor]:
-        """Eq. 20. The episodes are unrolled whole; D_rho is how often each transition counts."""
+        """Eq. 20, `turn_steps` steps towards its minimum: the weights are those of the old policy.
+
+        The episodes are unrolled whole; D_rho is how often each transition counts.
+        q and log_policy: `[R, A]`.
+        """
         a = self.args
-        advantage = data.advantage(i, q_bar, log_policy.detach())
+        advantage = data.advantage(i, q, log_policy.detach())
         if a.advantage_weighting:
             log_mu = data.taken_by(i, data.log_mu[:, i])
             w, exponent = advantage_weights(advantage, log_mu, self.alpha, beta, a.weight_clip)
         else:
             w, exponent = th.ones_like(advantage), th.zeros_like(advantage)
-        counts = th.zeros_like(weight).index_add(0, index, weight)
-        loss = -(counts * w * data.taken_by(i, log_policy)).mean()
-        norm = optimise(loss, self.optimisers[f"policy_{i}"], a.grad_norm_clip)
+        index, weight = drawn
+        total = w * th.zeros_like(weight).index_add(0, index, weight)
+        losses, norms = [], []
+        for step in range(a.turn_steps):
+            if step:
+                log_policy = self._policy(i, data)
+            losses.append(-(total * data.taken_by(i, log_policy)).mean())
+            norms.append(optimise(losses[-1], self.optimisers[f"policy_{i}"], a.grad_norm_clip))
         return {
-            "policy_loss": loss.detach(),
-            "policy_grad_norm": norm,
+            "policy_loss": th.stack(losses).mean().detach(),
+            "policy_grad_norm": th.stack(norms).mean(),
             "advantage_std": advantage.std(),
             "weight_mean": w.mean(),
             "weight_clipped_share": (exponent > a.weight_clip).float().mean(),
@@ -376,39 +407,44 @@ class InSPOLearner(Learner):
 
     @th.no_grad()
     def _diagnose(
-        self, i: int, data: AnnotatedTransitions, log_pi: th.Tensor, ratio: th.Tensor
+        self, i: int, data: AnnotatedTransitions, old: th.Tensor, full: th.Tensor, power: th.Tensor
     ) -> dict[str, th.Tensor]:
-        """What a person looks at first when a run does not learn."""
+        """What a person looks at first when a run does not learn.
+
+        old: log pi_i `[R, A]`; full: the log-ratio of Eq. 14 `[M]`, and the `power` it was given.
+        """
         now = data.now
         returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
         q = self.critics[i](data.critic_inputs(i)[now])
         q_taken = gather_actions(q, data.actions[:, i])
         choosing = (data.avail[now, i].sum(-1) > 1).float()
         n_choosing = choosing.sum().clamp(min=1)
-        kl = kl_divergence(log_pi[now], data.log_mu[now, i])
+        kl = kl_divergence(old[now], data.log_mu[now, i])
         return {
-            "ratio_mean": ratio.mean(),
-            "ess_share": ratio.sum().square() / ratio.square().sum() / len(ratio),
+            "ratio_mean": (power * full).clamp(max=80).exp().mean(),
+            "ratio_exponent": power,
+            "ess_share": effective_share(power * full),
+            "ess_share_full": effective_share(full),
             "critic_bias": (q_taken - returns).mean(),
             "critic_r2": explained_variance(q_taken, returns),
             "kl_of_agent": (kl * choosing).sum() / n_choosing,
-            "entropy_of_agent": (entropy(log_pi[now]) * choosing).sum() / n_choosing,
+            "entropy_of_agent": (entropy(old[now]) * choosing).sum() / n_choosing,
         }
 
     def _log(
         self,
-        stats: list[dict[str, th.Tensor]],
-        order: list[int],
+        stats: dict[int, dict[str, th.Tensor]],
         further: dict[str, th.Tensor | float],
         t_env: int,
     ) -> None:
-        """Means over the agents, and KL and entropy of each. stats: of the agents in `order`."""
-        means = {key: th.stack([of[key] for of in stats]).mean() for key in stats[0]}
+        """Means over the agents, and KL and entropy of each. stats: by agent."""
+        rows = list(stats.values())
+        means = {key: th.stack([row[key] for row in rows]).mean() for key in rows[0]}
         means["entropy"] = means.pop("entropy_of_agent")
         del means["kl_of_agent"]  # `kl` weighs agents by how often they have a choice
         per_agent = {
             f"{key}_agent{i}": of[f"{key}_of_agent"]
             for key in ("kl", "entropy")
-            for i, of in zip(order, stats)
+            for i, of in stats.items()
         }
         self.logger.log_stats(means | further | per_agent | {"updates": self.updates}, t_env)

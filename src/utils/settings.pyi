@@ -13,6 +13,7 @@ class Settings(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
     action_selector: str
+    advantage_critic: str
     advantage_weighting: bool
     agent: str
     agent_order: str
@@ -29,6 +30,7 @@ class Settings(Mapping[str, Any]):
     beta_end: float
     beta_finish: float
     beta_hold: float
+    blocks: int
     buffer_size: int
     checkpoint_path: str
     collect: CollectSettings
@@ -57,7 +59,6 @@ class Settings(Mapping[str, Any]):
     final_test_nepisode: int
     gae_lambda: float
     gamma: float
-    geometric_mean: bool
     global_cql_alpha: float
     grad_norm_clip: float
     hidden_dim: int
@@ -90,7 +91,9 @@ class Settings(Mapping[str, Any]):
     optim_eps: float
     policy_temperature: float
     quality: str | None
+    ratio: str
     ratio_max: float
+    ratio_share: float
     raw_sample_actions: int
     record: str | None
     resample: str
@@ -115,8 +118,8 @@ class Settings(Mapping[str, Any]):
     torch_threads: int
     train_interval: int
     tune_alpha: bool
+    turn_steps: int
     unique_token: str
-    update: str
     use_cuda: bool
     use_presets: bool
     use_progress_bar: bool
