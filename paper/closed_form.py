@@ -16,7 +16,8 @@ from inspo.experiments.tables import fixed
 from inspo.tabular import in_sample
 from inspo.tabular.game import Policies, joint_policy
 from inspo.tabular.inspo import divergence, entropy
-from inspo.tabular.paper_games import PAYOFF, dataset
+from inspo.tabular.matrix_games import payoff_tensor
+from inspo.tabular.paper_games import dataset
 
 SWEEPS = 400  # all of it has long converged by then
 TILT = 0.01
@@ -68,7 +69,7 @@ def ending(game: str, history: Sequence[Policies]) -> Ending:
     """The last joint policy, or the last two if the end is a cycle of two."""
     last, before = (joint_policy(policies)[0] for policies in (history[-1], history[-2]))
     joints = [last] if np.abs(last - before).max() < 1e-3 else [last, before]
-    return Ending(joints, [float((joint * PAYOFF[game]).sum()) for joint in joints])
+    return Ending(joints, [float((joint * payoff_tensor(game)).sum()) for joint in joints])
 
 
 def beta_of(config: Mapping[str, Any]) -> Schedule:
@@ -83,4 +84,4 @@ def potential(game: str, joint: np.ndarray, mu: Policies, alpha: float, beta: fl
     policies = [joint.sum(1)[None], joint.sum(0)[None]]  # [1, A_i]
     kl = sum(float(divergence(p, m)[0]) for p, m in zip(policies, mu))
     disorder = sum(float(entropy(p)[0]) for p in policies)
-    return float((joint * PAYOFF[game]).sum()) - alpha * kl + beta * disorder
+    return float((joint * payoff_tensor(game)).sum()) - alpha * kl + beta * disorder

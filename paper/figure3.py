@@ -11,7 +11,7 @@ import numpy as np
 
 from inspo.experiments.entries import Entry
 from inspo.experiments.tables import fixed, mean_pm_std
-from inspo.tabular.paper_games import PAYOFF
+from inspo.tabular.matrix_games import payoff_tensor
 from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options
 from paper.reader import read_file, read_table
@@ -33,7 +33,7 @@ def draw_figure3(printed: Mapping[str, Joint], entries: Sequence[Entry], path: P
     ours: list[Map | None] = []
     for entry in entries:
         joint = np.array(printed.get(entry.method.key, []))
-        value = float((joint * PAYOFF["xor"]).sum()) if joint.size else 0.0
+        value = float((joint * payoff_tensor("xor")).sum()) if joint.size else 0.0
         above.append(Map(joint, f"return {fixed(value)}") if joint.size else None)
         spread = f"{mean_pm_std(entry.mean, entry.std)}, n = {len(entry.values)}"
         first = next(iter(entry.runs.values()), None)

@@ -31,7 +31,7 @@ from inspo.experiments.tables import (
     write_json,
     write_text,
 )
-from inspo.tabular.paper_games import PAYOFF
+from inspo.tabular.matrix_games import payoff_tensor
 from paper.closed_form import Ending, beta_of, closed_form, ending
 from paper.heat_maps import Block, Map, draw_blocks, in_lines, joint_of
 from paper.options import Options, changed
@@ -163,7 +163,7 @@ def draw_figure5(
     """Heat maps of final joint policies: the paper's, closed form above networks."""
     blocks = []
     for part in parts:
-        printed_return = float((part.printed * PAYOFF[part.game]).sum())
+        printed_return = float((part.printed * payoff_tensor(part.game)).sum())
         closed: list[Map | None] = [Map(part.printed, f"return {fixed(printed_return)}")]
         networks: list[Map | None] = [None]
         columns = ["the paper's figure"]

@@ -15,7 +15,8 @@ from inspo.experiments.plots import GRID, INK, MUTED, STYLE, plt, save
 from inspo.experiments.records import Run, provenance
 from inspo.experiments.tables import fixed, write_json
 from inspo.tabular.game import joint_policy
-from inspo.tabular.paper_games import PAYOFF, dataset
+from inspo.tabular.matrix_games import payoff_tensor
+from inspo.tabular.paper_games import dataset
 from paper.closed_form import beta_of, closed_form, potential
 from paper.heat_maps import joint_of
 from paper.options import Options, changed
@@ -105,7 +106,7 @@ def draw_paths(path: Path, runs: Mapping[tuple[str, str], Run]) -> Path:
             _draw_joint_actions(left, both)
             _shade_schedule(left, run.config)
             returns = " and ".join(
-                f"{fixed(float((way.joints[-1] * PAYOFF[game]).sum()))} ({name})"
+                f"{fixed(float((way.joints[-1] * payoff_tensor(game)).sum()))} ({name})"
                 for name, way in both.items()
             )
             left.set_title(f"{NAMES[game]} {quality}: return {returns}", fontsize=10)

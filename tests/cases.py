@@ -8,9 +8,8 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.envs.matrix import PAYOFFS
 from inspo.learners import REGISTRY as learner_REGISTRY
-from inspo.offline.game_data import JOINT_POLICIES, exact_counts
+from inspo.tabular import matrix_games
 from inspo.utils.config import load_config
 
 LENGTHS = [4, 1, 6, 3]  # of the episodes in most tests
@@ -235,11 +234,11 @@ def play_agent(network, batch, args, i: int) -> dict[tuple[int, int], th.Tensor]
 
 def game_data(map_name: str, quality: str, copies: int = 1):
     """(joint actions `[E, 2]`, payoffs `[A, A]`): a matrix dataset's exact proportions."""
-    payoff = th.tensor(PAYOFFS[map_name], dtype=th.float32)
-    total = 100 if quality == "imbalanced" else {"xor": 12, "m_ne": 9}[map_name]
-    counts = th.as_tensor(exact_counts(JOINT_POLICIES[map_name, quality][0], total)).flatten()
-    joint = th.arange(len(counts)).repeat_interleave(counts).repeat(copies)
-    return th.stack([joint // len(payoff), joint % len(payoff)], dim=-1), payoff
+    payoff = th.tensor(matrix_games.payoff_tensor(map_name), dtype=th.float32)
+    joint, counts = map(th.as_tensor, matrix_games.frequencies(map_name, quality))
+    total = 12 if map_name == "xor" else int(counts.sum())
+    joint = joint.repeat_interleave(counts * (total // int(counts.sum())), dim=0)
+    return joint.repeat(copies, 1), payoff
 
 
 def game_batch(joint, payoff) -> EpisodeBatch:

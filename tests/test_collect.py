@@ -10,7 +10,6 @@ import yaml
 from cases import make_mac
 
 from inspo import main as program
-from inspo.envs.matrix import PAYOFFS
 from inspo.offline import collect as collect_module
 from inspo.offline import load_dataset
 from inspo.offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
@@ -18,6 +17,7 @@ from inspo.utils.config import load_config
 from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
 from inspo.utils.settings import Settings
 
+XOR = np.array([[0, 1], [1, -2]])
 WORDS = ["seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "batch_size_run=8"]
 SIZES = {"n_agents": 2, "n_actions": 2, "state_shape": 1, "obs_shape": 1, "episode_limit": 1}
 
@@ -91,7 +91,7 @@ def test_parts_follow_each_other_with_exact_counts(tmp_path):
     actions = dataset.arrays["actions"][dataset.is_transition(), :, 0]
     assert actions.tolist() == [[1, 0]] * 13 + [[0, 0]] * 21  # greedy
     reward = dataset.arrays["reward"][dataset.is_transition(), 0]
-    assert reward.tolist() == [PAYOFFS["xor"][a][b] for a, b in actions]
+    assert reward.tolist() == XOR[tuple(actions.T)].tolist()
     assert facts.return_mean == pytest.approx(13 / 34)
     assert dataset.arrays["terminated"][dataset.is_transition()].all()
 
@@ -164,7 +164,7 @@ def shipped(tmp_path, monkeypatch):
     return changed(
         args,
         map_name="duel",
-        env_args={"map_name": "duel", "payoff": PAYOFFS["xor"]},
+        env_args={"map_name": "duel", "payoff": XOR.tolist()},
         datasets_dir=str(tmp_path / "datasets"),
     )
 

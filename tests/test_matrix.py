@@ -10,12 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspo.envs import VECTOR_REGISTRY
-from inspo.envs.matrix import PAYOFFS, MatrixVectorEnv
+from inspo.envs.matrix import MatrixVectorEnv
 from inspo.offline import load_dataset
-from inspo.offline.game_data import JOINT_POLICIES, exact_counts, generate, make_dataset
+from inspo.offline.game_data import (
+    MAX_EPISODES,
+    MIN_COUNT,
+    episode_counts,
+    exact_counts,
+    generate,
+    make_dataset,
+)
+from inspo.tabular import paper_games
+from inspo.tabular.game import expected_return
+from inspo.tabular.matrix_games import parse, payoff_tensor
 from inspo.utils.errors import ConfigError
 
-QUALITIES = sorted(JOINT_POLICIES)
+# As the paper prints them for two agents.
+PAYOFFS = {
+    "xor": [[0, 1], [1, -2]],
+    "m_ne": [[5, -20, -20], [-20, 10, -20], [-20, -20, 20]],
+}
+QUALITIES = [*(("xor", q) for q in "abc"), ("m_ne", "balanced"), ("m_ne", "imbalanced")]
 
 
 def brute_force(payoff: np.ndarray, policies: list[np.ndarray]) -> float:
@@ -39,6 +54,33 @@ def test_every_joint_action_pays_what_the_paper_prints(name):
     assert out.reward.dtype == np.float32
     assert out.reward.tolist() == [payoff[tuple(joint)] for joint in joints]
     assert out.terminated.all() and not out.truncated.any()
+
+
+def pays(kind: str, joint: tuple[int, ...]) -> float:
+    """The rules in words, one joint action at a time."""
+    if kind == "xor":
+        return {0: 0, 1: 1}.get(joint.count(1), -2)
+    together = len(set(joint)) == 1
+    if kind == "m_ne":
+        return (5, 10, 20)[joint[0]] if together else -20
+    return 1 if together else -1
+
+
+@pytest.mark.parametrize(
+    ("name", "n_agents", "n_actions"),
+    [
+        ("xor", 2, 2), ("xor_2", 2, 2), ("xor_5", 5, 2), ("xor_8", 8, 2),
+        ("m_ne_3", 3, 3), ("m_ne_8", 8, 3),
+        ("conventions", 2, 2), ("conventions_6", 6, 2), ("conventions_4x3", 4, 3),
+        ("conventions_2x12", 2, 12),
+    ],
+)  # fmt: skip
+def test_games_of_n_agents_pay_what_their_rules_say(name, n_agents, n_actions):
+    env = MatrixVectorEnv(name)
+    assert env.payoff.shape == (n_actions,) * n_agents
+    kind = name.rstrip("x0123456789").rstrip("_")
+    for joint, value in np.ndenumerate(env.payoff):
+        assert value == pays(kind, joint)
 
 
 def test_three_agents_with_different_numbers_of_actions():
@@ -85,9 +127,36 @@ def test_expected_return_is_the_sum_over_all_joint_actions(game):
     for each in (policies, [np.append(p, [0.0, 0.0]) for p in policies]):  # exact, and padded
         told = env.exact_statistics(each)
         assert told.pop("test_expected_return") == pytest.approx(brute_force(payoff, policies))
-        assert sum(told.values()) == pytest.approx(1)
+        shares = {key: share for key, share in told.items() if key.startswith("test_joint_")}
+        assert not shares or sum(shares.values()) == pytest.approx(1)
+        if payoff.size > 81:
+            assert len(told) == sum(payoff.shape)
+            continue
         last = "test_joint_" + "".join(str(width - 1) for width in payoff.shape)
         assert told[last] == pytest.approx(np.prod([p[-1] for p in policies]))
+
+
+def test_large_games_are_told_by_agent_and_small_ones_by_joint_action_too():
+    def told(name, policies):
+        return MatrixVectorEnv(name).exact_statistics([np.array(p) for p in policies])
+
+    large = told("m_ne_5", [[0.5, 0.5, 0.0]] * 4 + [[0.2, 0.3, 0.5]])
+    assert large.pop("test_expected_return") == pytest.approx(
+        -20 + 0.5**4 * (0.2 * 25 + 0.3 * 30)  # all A and all B: what they pay above -20
+    )
+    assert len(large) == 15 and not any("joint" in key for key in large)
+    assert large["test_policy_agent3_1"] == 0.5 and large["test_policy_agent4_2"] == 0.5
+    kinds = [key.split("_")[1] for key in told("m_ne_4", [[1, 0, 0]] * 4)]
+    assert kinds.count("joint") == 81 and kinds.count("policy") == 12
+    kinds = [key.split("_")[1] for key in told("conventions_2x10", [np.ones(10) / 10] * 2)]
+    assert kinds.count("joint") == 0 and kinds.count("policy") == 20
+    assert "policy" not in str(told("m_ne", [[1, 0, 0]] * 2))
+
+
+def test_a_game_may_be_a_function():
+    weights = np.array([1, 10, 100])
+    function = MatrixVectorEnv("mine", payoff=lambda a: a @ weights, n_actions=[2, 3, 2])
+    assert (function.payoff == np.add.outer(np.add.outer([0, 1], [0, 10, 20]), [0, 100])).all()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +196,112 @@ def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
     assert str(caught.value).startswith("env_args.payoff:")
 
 
+@pytest.mark.parametrize(
+    ("payoff", "n_actions", "message"),
+    [
+        (lambda a: a.sum(axis=1), None, "needs n_actions"),
+        (lambda a: a.sum(axis=1), [2, 0], "needs n_actions"),
+        (lambda a: a, [2, 2], r"numbers \[M\]; for M = 4 it gave int64 \[4, 2\]"),
+        (lambda a: 1.0, [2, 2], r"it gave float64 \[\]"),
+        (lambda a: ["good"] * len(a), [2, 2], r"it gave <U4 \[4\]"),
+        (lambda a: a.sum(axis=1), [11] * 6, r"1,000,000 joint actions.*1,771,561 \(11 x 11"),
+        (lambda a: np.log(a[:, 0] - 1.0), [3, 2], r"finite numbers; .* \[0, 0\] is nan"),
+        (lambda a: 1 / (a[:, 1] - 1.0), [2, 2], r"finite numbers; .* \[0, 1\] is inf"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_bad_payoff_functions_are_refused(payoff, n_actions, message):
+    with pytest.raises(ConfigError, match=message):
+        MatrixVectorEnv("custom", payoff=payoff, n_actions=n_actions)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["xor_1", "xor_9", "xor_10", "xor_03", "xor_", "xor_3x2", "m_ne_x", "conventions_4x",
+     "conventions_4x1", "conventions_4x03", "conventionsx3", "Xor", "xor_3 ", ""],
+)  # fmt: skip
+def test_a_malformed_name_tells_what_there_is(name):
+    for make in (parse, MatrixVectorEnv, lambda n: make_dataset("matrix", n, "a")):
+        with pytest.raises(ConfigError, match=r"no matrix game is called .*\(N = 2 to 8 agents"):
+            make(name)
+
+
 # ------------------------------------------------------------------------------------- datasets
+
+
+@pytest.mark.parametrize(
+    ("map_name", "quality", "counts"),
+    [
+        ("xor_3", "a", {"001": 400, "010": 400, "100": 400}),
+        ("xor_3", "b", {"000": 300, "001": 300, "010": 300, "100": 300}),
+        ("xor_7", "a", {"0" * i + "1" + "0" * (6 - i): 172 for i in range(7)}),
+        ("xor_8", "c", {"".join(joint): 8 for joint in itertools.product("01", repeat=8)}),
+        ("m_ne", "teams", {"00": 800, "11": 100, "22": 100}),
+        ("m_ne_4", "teams", {"0000": 800, "1111": 100, "2222": 100}),
+        ("m_ne_3", "balanced", {"".join(j): 38 for j in itertools.product("012", repeat=3)}),
+        ("conventions", "tilted", {"00": 612, "11": 588}),
+        ("conventions_3x4", "equal", {c * 3: 300 for c in "0123"}),
+        ("conventions_3x4", "tilted", {"000": 312, "111": 296, "222": 296, "333": 296}),
+    ],
+)
+def test_counts_of_more_agents(map_name, quality, counts):
+    actions, found = episode_counts(map_name, quality)
+    assert dict(zip(("".join(map(str, joint)) for joint in actions), found)) == counts
+
+
+def test_imbalanced_data_of_more_agents_hold_the_rarest_joint_action():
+    for n, total in ((3, 8_000), (4, 80_000)):
+        actions, counts = episode_counts(f"m_ne_{n}", "imbalanced")
+        assert counts.sum() == total and counts[-1] == counts.min() == MIN_COUNT
+        for agent in range(n):  # exactly (.8, .1, .1) each, and independent
+            shares = np.bincount(actions[:, agent], counts) / total
+            assert shares.tolist() == [0.8, 0.1, 0.1]
+        assert counts[0] == round(total * 0.8**n)
+    with pytest.raises(ConfigError, match=f"needs 800,000 episodes.*{MAX_EPISODES:,} are made"):
+        make_dataset("matrix", "m_ne_5", "imbalanced")
+
+
+@pytest.mark.parametrize(
+    ("map_name", "quality"),
+    [("xor_4", "b"), ("xor_3", "c"), ("m_ne_3", "imbalanced"), ("conventions_5x2", "tilted")],
+)
+def test_generated_data_and_the_closed_form_hold_the_same(map_name, quality):
+    generated = make_dataset("matrix", map_name, quality)
+    start = generated.is_transition()
+    actions, exact = generated.arrays["actions"][start][..., 0], payoff_tensor(map_name)
+    assert (generated.arrays["reward"][start, 0] == exact[tuple(actions.T)]).all()
+    shares = np.zeros(exact.shape)
+    np.add.at(shares, tuple(actions.T), 1 / len(actions))
+    closed = paper_games.dataset(map_name, quality)
+    assert closed.joint()[0] == pytest.approx(shares)
+    assert (closed.reward == exact[tuple(closed.action.T)]).all()
+
+
+def test_the_closed_form_has_what_is_too_rare_to_generate():
+    data = paper_games.dataset("m_ne_8", "imbalanced")
+    assert data.weight.sum() == pytest.approx(1) and len(data.weight) == 3**8
+    assert np.array(data.behaviour())[:, 0] == pytest.approx(np.array([[0.8, 0.1, 0.1]] * 8))
+    uniform = [np.full((1, 3), 1 / 3)] * 8
+    value = expected_return(paper_games.game("m_ne_8"), uniform)
+    assert value == pytest.approx(-20 + (25 + 30 + 40) / 3**8)
+    told = MatrixVectorEnv("m_ne_8").exact_statistics([policy[0] for policy in uniform])
+    assert told["test_expected_return"] == pytest.approx(value)
+
+
+# The content of two agents' data before there were more (SHA-256 as in their metadata).
+HASHES = {
+    ("xor", "a"): "f3be404100308e85",
+    ("xor", "b"): "0692931463686e32",
+    ("xor", "c"): "24596f882b7bb478",
+    ("m_ne", "balanced"): "47fa1a36b9138dc0",
+    ("m_ne", "imbalanced"): "ea15ecdc336e5ccb",
+}
+
+
+@pytest.mark.parametrize(("map_name", "quality"), QUALITIES)
+def test_the_data_of_two_agents_are_what_they_were(map_name, quality):
+    found = make_dataset("matrix", map_name, quality).metadata.content_hash
+    assert found.startswith(HASHES[map_name, quality])
 
 
 @pytest.mark.parametrize(
@@ -186,10 +360,10 @@ def test_generation_is_deterministic_and_the_seed_orders_the_rows(tmp_path):
     ("make", "message"),
     [
         (lambda: MatrixVectorEnv("m_nee"), r"env_args.map_name: .*'m_nee'.*'m_ne'"),
-        (lambda: MatrixVectorEnv("custom"), "give its payoff"),
+        (lambda: MatrixVectorEnv("custom"), "needs its payoff"),
         (lambda: make_dataset("matrix", "m_ne", "balance"), r"quality: .*'balance'.*'balanced'"),
         (lambda: make_dataset("matrix", "xor", "balanced"), r"quality: .*Known: a, b, c"),
-        (lambda: make_dataset("matrix", "xorr", "a"), r"map_name: .*'matrix/xorr'.*'matrix/xor'"),
+        (lambda: make_dataset("matrix", "xorr", "a"), r"map_name: .*'xorr'.*'xor'"),
     ],
 )
 def test_names_of_nothing_are_refused(make, message):

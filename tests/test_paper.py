@@ -16,12 +16,12 @@ from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
 from inspo.experiments.comparison import main_table, recorded_runs, to_markdown, write
 from inspo.experiments.gridfile import offline_algorithms
+from inspo.tabular.matrix_games import payoff_tensor
 from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import PROJECT_ROOT
 from paper import figure3, figure5, main_job, paths, starcraft, tables, timing
 from paper.bridge import first_home
-from paper.closed_form import PAYOFF
 from paper.commands import ALL, COMMANDS
 from paper.options import Options, changed
 from paper.reader import read_file, read_table
@@ -103,7 +103,7 @@ def test_other_values_agree_with_each_other_and_with_the_games():
     assert third["xor_b"] == first["xor_b"]
     for method, joint in read_file("figure3")["joint_policies"].items():
         # The figure's joint policies have the returns of Table 1 (which has no relaxed OMIGA).
-        value = (np.array(joint) * PAYOFF["xor"]).sum()
+        value = (np.array(joint) * payoff_tensor("xor")).sum()
         if method in third["xor_b"]:
             assert value == pytest.approx(third["xor_b"][method][0], abs=0.16), method
     for part in figure5.ablations():
@@ -368,7 +368,7 @@ def matrix_run(game, quality):
     for step in range(0, 101, 4):
         joint = way.joints[int(max(0, (step / 100 - 0.2) / 0.8) * 400)]
         shares = {f"test_joint_{i}{j}": float(v) for (i, j), v in np.ndenumerate(joint)}
-        value = float((joint * PAYOFF[game]).sum())
+        value = float((joint * payoff_tensor(game)).sum())
         tests.append({"t_env": step, "test_expected_return": value, **shares})
     return played(0, 0.0, config=config, tests=tests, final=tests[-1])
 

@@ -18,11 +18,13 @@ from inspo.tabular import in_sample, inspo
 from inspo.tabular.game import Game, expect_others, expected_return, joint_policy
 from inspo.tabular.in_sample import Dataset, Variant
 from inspo.tabular.inspo import decayed, evaluate, quantal_response
-from inspo.tabular.paper_games import M_NE, XOR, dataset, game
+from inspo.tabular.matrix_games import payoff_tensor
+from inspo.tabular.paper_games import dataset, game
 from inspo.utils.errors import DatasetError, UserError
 
 ON_D = Variant(resampled_policy=False)  # Eq. 13 in place of Eq. 20
 FULL = Variant(exponent=1.0, own_regulariser=False)  # Eq. 14's ratio, Eq. 10's regulariser
+XOR, M_NE = payoff_tensor("xor"), payoff_tensor("m_ne")
 PURE_A = np.array([[1.0, 0.0, 0.0]])
 PURE_C = np.array([[0.0, 0.0, 1.0]])
 
@@ -824,8 +826,8 @@ UNIFORM = [np.full((1, 2), 0.5)] * 2
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order=[0, 0]), "no permutation"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order="best"), "order is 'best'"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, blocks=3), "blocks is 3; 2 agents"),
-        (lambda: game("nor"), "no game 'nor'.*Did you mean 'xor'"),
-        (lambda: dataset("xor", "d"), "no dataset xor d"),
+        (lambda: game("nor"), "no matrix game is called 'nor'.*Did you mean 'xor'"),
+        (lambda: dataset("xor", "d"), "no data 'd' of matrix/xor"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 1.0, gamma=1.0), "gamma is 1.0"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 0.0), "must be positive"),
         (

@@ -1,70 +1,91 @@
-"""One-step cooperative games given by a payoff tensor (`map_name=xor|m_ne`, or any tensor).
+"""One-step cooperative games: those of `tabular.matrix_games`, or any payoffs of your own.
 
-Source of the two shipped games: InSPO (arXiv 2412.07639), Figures 1 and 2. Every agent sees the
-same constant observation `[1.]`, and so is the state: the game has one state and nothing to see.
-Agents are told apart by the harness (agent id, or one network per agent), not by the game.
+Every agent sees the same constant observation `[1.]`, and so is the state: the game has one state
+and nothing to see. Agents are told apart by the harness (agent id, or one network per agent), not
+by the game.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
-from inspo.utils.errors import ConfigError, nearest
+from inspo.tabular.matrix_games import joint_actions, payoff_tensor
+from inspo.utils.errors import ConfigError
 
-# payoff[a_1, ..., a_n] is the reward that all agents share.
-PAYOFFS = {
-    "xor": [[0, 1], [1, -2]],
-    "m_ne": [[5, -20, -20], [-20, 10, -20], [-20, -20, 20]],
-}
+KEY = "env_args.payoff"
+MAX_JOINT_SHARES = 81  # joint actions whose probabilities are logged one by one
 
 
 def check_payoff(payoff: Any) -> np.ndarray:
     """The payoff tensor float64 `[A_1, ..., A_n]` of a nested list; ConfigError if it is none."""
-    key = "env_args.payoff"
     try:
         tensor = np.array(payoff, dtype=np.float64)
     except (ValueError, TypeError) as error:  # numpy refuses ragged lists and texts alike
         raise ConfigError(
-            f"{key}: expected a nested list of numbers, one level of nesting per agent, in which "
+            f"{KEY}: expected a nested list of numbers, one level of nesting per agent, in which "
             f"all lists of one level are equally long; found {payoff!r}. Write a game in which "
             "an agent has fewer actions as a rectangular tensor, [[1, 2, 3], [4, 5, 6]] for 2 x 3."
         ) from error
     if tensor.ndim == 0:
-        raise ConfigError(f"{key}: expected a nested list, one level per agent; found {payoff!r}.")
+        raise ConfigError(f"{KEY}: expected a nested list, one level per agent; found {payoff!r}.")
     if tensor.size == 0:
         raise ConfigError(
-            f"{key}: every agent needs at least one action; found the shape {tensor.shape}."
+            f"{KEY}: every agent needs at least one action; found the shape {tensor.shape}."
         )
     if not np.isfinite(tensor).all():
         where = [int(i) for i in np.argwhere(~np.isfinite(tensor))[0]]
         raise ConfigError(
-            f"{key}: expected finite numbers; the payoff of the joint action {where} is "
+            f"{KEY}: expected finite numbers; the payoff of the joint action {where} is "
             f"{tensor[tuple(where)]}."
         )
     return tensor
+
+
+def tabulate(
+    payoff: Callable[[np.ndarray], np.ndarray], n_actions: Sequence[int] | None
+) -> np.ndarray:
+    """The payoff tensor of a function; ConfigError unless it gives a number for every row."""
+    if not n_actions or min(n_actions) < 1:
+        raise ConfigError(
+            f"{KEY}: a function needs n_actions beside it, the number of actions of each agent, "
+            f"such as [2, 2, 2]; found {n_actions}."
+        )
+    actions = joint_actions(n_actions)
+    values = np.asarray(payoff(actions))
+    if values.shape != (len(actions),) or values.dtype.kind not in "iufb":
+        raise ConfigError(
+            f"{KEY}: expected a function from joint actions [M, {len(n_actions)}] to numbers [M]; "
+            f"for M = {len(actions)} it gave {values.dtype} {list(values.shape)}."
+        )
+    return values.reshape(tuple(n_actions))
 
 
 class MatrixVectorEnv(VectorEnv):
     """N copies of a one-step game: all agents act once, all get `payoff[a_1, ..., a_n]`.
 
     map_name: a shipped game, or, where `payoff` is given, the label of that game.
-    payoff: nested list `[A_1, ..., A_n]`, one level per agent; None for the shipped one.
-    Agents with fewer actions than others have the missing ones unavailable.
+    payoff: nested list `[A_1, ..., A_n]`, one level per agent; or a function from joint actions
+    int `[M, n]` to numbers `[M]`, with `n_actions`, the number of actions of each agent; None for
+    the shipped one. Agents with fewer actions than others have the missing ones unavailable.
     """
 
-    def __init__(self, map_name: str = "xor", n_envs: int = 1, payoff: Any = None):
+    def __init__(
+        self,
+        map_name: str = "xor",
+        n_envs: int = 1,
+        payoff: Any = None,
+        n_actions: Sequence[int] | None = None,
+    ):
         self.map_name = map_name
-        if payoff is None and map_name not in PAYOFFS:
-            raise ConfigError(
-                f"env_args.map_name: no matrix game is called '{map_name}'; known: "
-                f"{', '.join(PAYOFFS)}.{nearest(map_name, PAYOFFS)} For a game of your own give "
-                "its payoff in env_args.payoff."
-            )
-        self.payoff = check_payoff(PAYOFFS[map_name] if payoff is None else payoff)
+        if payoff is None:
+            payoff = payoff_tensor(map_name)
+        elif callable(payoff):
+            payoff = tabulate(payoff, n_actions)
+        self.payoff = check_payoff(payoff)
         self.n_envs = int(n_envs)
         self.n_agents = self.payoff.ndim
         self.episode_limit = 1
@@ -74,21 +95,35 @@ class MatrixVectorEnv(VectorEnv):
         self._seed = 0
 
     def exact_statistics(self, policies: Sequence[np.ndarray]) -> dict[str, float]:
-        """The expected return, and the share of each joint action, without sampling.
+        """The expected return, and what is played how often, without sampling.
 
-        policies: one distribution per agent, `[A_i]` or padded `[A]`. Keys: test_expected_return,
-        test_joint_00, _01, ...
+        policies: one distribution per agent, `[A_i]` or padded `[A]`. Keys: test_expected_return;
+        test_joint_00, _01, ..., the share of each joint action, if there are at most 81 of them;
+        and test_policy_agent0_0, ..., the probability of each action of each agent, if there are
+        more, or more than two agents.
         """
+        own = [
+            np.asarray(policy, dtype=np.float64)[:n_actions]
+            for policy, n_actions in zip(policies, self.payoff.shape)
+        ]
         value, joint = self.payoff, np.ones(())
-        for policy, n_actions in zip(policies, self.payoff.shape):
-            policy = np.asarray(policy, dtype=np.float64)[:n_actions]
+        for policy in own:
             value = np.tensordot(policy, value, axes=(0, 0))  # sums the leading agent out
             joint = np.multiply.outer(joint, policy)
-        shares = {
-            "test_joint_" + "".join(map(str, index)): float(share)
-            for index, share in np.ndenumerate(joint)
-        }
-        return {"test_expected_return": float(value)} | shares
+        told = {"test_expected_return": float(value)}
+        many = joint.size > MAX_JOINT_SHARES
+        if not many:
+            told |= {
+                "test_joint_" + "".join(map(str, index)): float(share)
+                for index, share in np.ndenumerate(joint)
+            }
+        if many or self.n_agents > 2:
+            told |= {
+                f"test_policy_agent{agent}_{action}": float(share)
+                for agent, policy in enumerate(own)
+                for action, share in enumerate(policy)
+            }
+        return told
 
     def get_env_info(self) -> dict[str, int]:
         return {

@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.offline import files
+from inspo.offline import files, game_data
 from inspo.offline.formats.canonical_writer import CanonicalWriter
-from inspo.offline.game_data import QUALITIES, generate
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources
 from inspo.runners import REGISTRY as runner_REGISTRY
+from inspo.tabular import matrix_games
 from inspo.utils.errors import CheckpointError, DatasetError, nearest
 from inspo.utils.paths import POLICIES
 from inspo.utils.seeding import spawn_seeds
@@ -105,7 +105,7 @@ def qualities(env: str, map_name: str) -> list[str]:
     """What can be made for this map without a download."""
     path = POLICIES / env / map_name / "recipes.yaml"
     shipped = sorted(yaml.safe_load(path.read_text())) if path.exists() else []
-    return [*shipped, *QUALITIES.get((env, map_name), ())]
+    return [*shipped, *game_data.qualities(env, map_name)]
 
 
 def dataset_path(args: Any) -> Path:
@@ -130,6 +130,8 @@ def check_obtainable(args: Any) -> None:
     if path.exists() or quality in made or recipe(env, map_name, quality) is not None:
         return
     published = [line for line in known_sources() if (line.env, line.map_name) == (env, map_name)]
+    if env == "matrix" and not (made or published):
+        matrix_games.parse(map_name)  # its error says which games there are
     ways = [f"fetch it with `{line.how}`" for line in published if line.quality == quality][:1]
     if made or published:
         names = dict.fromkeys([*made, *(line.quality for line in published)])
@@ -170,7 +172,7 @@ def ensure_dataset(
         else:
             log(f"{path} is not there: generating it")
             options = {k: v for k, v in args.env_args.items() if k == "episode_limit"}
-            generate(env, map_name, quality, path, DATA_SEED, **options)
+            game_data.generate(env, map_name, quality, path, DATA_SEED, **options)
     return path
 
 

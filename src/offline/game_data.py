@@ -15,8 +15,11 @@ Bridge as in AlberDICE's published files):
 | bridge | bridge | optimal    | 500      | both orders of crossing, half each                     |
 | bridge | bridge | mixed      | 1,000    | 500 episodes of uniformly random play, then `optimal`  |
 
-The counts of joint actions are exact, not drawn; the order of the episodes is drawn. 1,000 is not
-a multiple of 9, so in `balanced` one joint action, AA, occurs 112 times and the others 111 times.
+`tabular.matrix_games` says which other matrix games and qualities there are. Their datasets are the
+smallest of at least 1,200 episodes (`m_ne`: 1,000) in which the proportions of the joint actions
+are exact and each occurs 8 times. The counts are exact, not drawn; the order of the episodes is
+drawn. In `balanced` of two agents, where 1,000 is not a multiple of 9, one joint action, AA, occurs
+112 times and the others 111 times.
 """
 
 from __future__ import annotations
@@ -31,23 +34,24 @@ from inspo.envs.matrix import MatrixVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
 from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
+from inspo.tabular import matrix_games
 from inspo.utils.errors import ConfigError, nearest
 
-# Probabilities of joint actions, [a_1][a_2], and the number of episodes.
-JOINT_POLICIES: dict[tuple[str, str], tuple[Any, int]] = {
-    ("xor", "a"): ([[0, 1 / 2], [1 / 2, 0]], 1200),
-    ("xor", "b"): ([[1 / 3, 1 / 3], [1 / 3, 0]], 1200),
-    ("xor", "c"): ([[1 / 4, 1 / 4], [1 / 4, 1 / 4]], 1200),
-    ("m_ne", "balanced"): (np.outer([1 / 3] * 3, [1 / 3] * 3), 1000),
-    ("m_ne", "imbalanced"): (np.outer([0.8, 0.1, 0.1], [0.8, 0.1, 0.1]), 1000),
-}
+MIN_COUNT = 8  # episodes of the rarest joint action of a matrix game
+MAX_EPISODES = 200_000
 BRIDGE_EPISODES = 500  # of each kind
+BRIDGE_QUALITIES = ("optimal", "mixed")
 
-QUALITIES = {
-    ("matrix", "xor"): ("a", "b", "c"),
-    ("matrix", "m_ne"): ("balanced", "imbalanced"),
-    ("bridge", "bridge"): ("optimal", "mixed"),
-}
+# (env, map) that `dataset.py list` names; for other numbers of agents the data are made likewise.
+LISTED = [*(("matrix", name) for name in matrix_games.QUALITIES), ("bridge", "bridge")]
+
+
+def qualities(env: str, map_name: str) -> tuple[str, ...]:
+    """What this module makes for a map; nothing for one that it does not know."""
+    if env == "matrix":
+        game = matrix_games.find(map_name)
+        return matrix_games.QUALITIES[game.kind] if game else ()
+    return BRIDGE_QUALITIES if (env, map_name) == ("bridge", "bridge") else ()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -68,12 +72,31 @@ def exact_counts(probabilities: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
+def episode_counts(map_name: str, quality: str) -> tuple[np.ndarray, np.ndarray]:
+    """The joint actions of a matrix dataset, int `[M, n]`, and the episodes of each, int `[M]`.
+
+    ConfigError if the names are none, or if `MAX_EPISODES` do not hold the rarest joint action
+    `MIN_COUNT` times.
+    """
+    actions, weights = matrix_games.frequencies(map_name, quality)
+    unit, rarest, n_agents = int(weights.sum()), int(weights.min()), actions.shape[1]
+    least = 1000 if quality in matrix_games.QUALITIES["m_ne"] else 1200
+    total = unit * max(-(-least // unit), -(-MIN_COUNT // rarest))
+    if quality == "balanced" and n_agents == 2:
+        total = 1000  # as it was before there were more agents; 1,008 would be exact
+    if total > MAX_EPISODES:
+        raise ConfigError(
+            f"quality: '{quality}' of {map_name} needs {total:,} episodes, for the rarest joint "
+            f"action to occur {MIN_COUNT} times; at most {MAX_EPISODES:,} are made. Take fewer "
+            "agents or another quality; the closed form (tabular.paper_games) knows this one too."
+        )
+    return actions, exact_counts(weights / unit, total)
+
+
 def joint_actions(map_name: str, quality: str, rng: np.random.Generator) -> np.ndarray:
-    """Joint actions int `[E, 1, 2]` of a matrix dataset, in exact proportions and random order."""
-    probabilities, total = JOINT_POLICIES[map_name, quality]
-    counts = exact_counts(probabilities, total)
-    actions = np.repeat(np.argwhere(np.ones_like(counts)), counts.ravel(), axis=0)
-    return rng.permutation(actions)[:, None]
+    """Joint actions int `[E, 1, n]` of a matrix dataset, in exact proportions and random order."""
+    actions, counts = episode_counts(map_name, quality)
+    return rng.permutation(np.repeat(actions, counts, axis=0))[:, None]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -156,23 +179,6 @@ def play(env: VectorEnv, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np
     return arrays, filled.sum(axis=1) - 1
 
 
-def check_names(env: str, map_name: str, quality: str) -> None:
-    """ConfigError unless this module makes such a dataset."""
-    if (env, map_name) not in QUALITIES:
-        known = [f"{e}/{m}" for e, m in QUALITIES]
-        raise ConfigError(
-            f"map_name: there are no generated data for '{env}/{map_name}'."
-            f"{nearest(f'{env}/{map_name}', known)} Known: {', '.join(known)}. For data of your "
-            "own give dataset.path."
-        )
-    qualities = QUALITIES[env, map_name]
-    if quality not in qualities:
-        raise ConfigError(
-            f"quality: '{env}/{map_name}' has no quality '{quality}'.{nearest(quality, qualities)} "
-            f"Known: {', '.join(qualities)}. For data of your own give dataset.path."
-        )
-
-
 def make_dataset(
     env: str,
     map_name: str,
@@ -182,13 +188,18 @@ def make_dataset(
     observation: str = "coordinates",
 ) -> OfflineDataset:
     """The dataset in memory. episode_limit and observation are Bridge's alone."""
-    check_names(env, map_name, quality)
     # one stream for each kind of data, so that `mixed` contains exactly the episodes of `optimal`
     streams = [np.random.default_rng([seed, stream]) for stream in range(2)]
     if env == "matrix":
         actions = joint_actions(map_name, quality, streams[0])
         simulator: VectorEnv = MatrixVectorEnv(map_name, n_envs=len(actions))
     else:
+        known = qualities(env, map_name)
+        if quality not in known:
+            raise ConfigError(
+                f"quality: no data '{quality}' of {env}/{map_name} are generated."
+                f"{nearest(quality, known)} Known: {', '.join(known) or 'none'}."
+            )
         if episode_limit < 8:
             raise ConfigError(
                 "env_args.episode_limit: the optimal plans of Bridge take 8 steps, so the data "

@@ -140,7 +140,7 @@ def known_sources() -> list[Known]:
 def _recipes() -> list[Known]:
     """What a run makes by itself when it asks for it."""
     from inspo.offline.collect import qualities
-    from inspo.offline.game_data import QUALITIES
+    from inspo.offline.game_data import LISTED
     from inspo.utils.paths import POLICIES
 
     shipped = {(f.parent.parent.name, f.parent.name) for f in POLICIES.glob("*/*/recipes.yaml")}
@@ -148,7 +148,7 @@ def _recipes() -> list[Known]:
     return [
         Known(env, name, quality, "made by the first run", None, False,
               command.format(env, name, quality))
-        for env, name in sorted(shipped | set(QUALITIES))
+        for env, name in sorted(shipped | set(LISTED))
         for quality in qualities(env, name)
     ]  # fmt: skip
 

@@ -112,11 +112,20 @@ class Dataset:
             raise DatasetError(f"frequency {frequency.shape} and payoff {payoff.shape} differ")
         probabilities("frequency", frequency.reshape(-1), (frequency.size,))
         action = np.argwhere(frequency > 0)
-        rows, at = len(action), tuple(action.T)
-        zeros = np.zeros(rows, dtype=int)
+        at = tuple(action.T)
+        return cls.one_step(action, frequency[at], payoff[at], frequency.shape)
+
+    @classmethod
+    def one_step(
+        cls, action: np.ndarray, frequency: np.ndarray, reward: np.ndarray,
+        n_actions: tuple[int, ...],
+    ) -> Dataset:  # fmt: skip
+        """The same from the joint actions that occur, int `[M, n]`, with their positive
+        frequencies `[M]` and rewards `[M]`."""
+        zeros = np.zeros(len(action), dtype=int)
         return cls(
-            state=zeros, action=action, reward=payoff[at], next_state=zeros, done=zeros == 0,
-            n_actions=frequency.shape, n_states=1, weight=frequency[at],
+            state=zeros, action=action, reward=reward, next_state=zeros, done=zeros == 0,
+            n_actions=n_actions, n_states=1, weight=frequency,
         )  # fmt: skip
 
     @property
