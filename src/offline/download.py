@@ -173,6 +173,7 @@ def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
         quality=quality,
         episode_limit=source.episode_limit,
         in_memory=AUTO,
+        cast=True,
     )
     metadata = replace(
         data.metadata,

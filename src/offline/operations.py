@@ -14,6 +14,7 @@ from inspo.offline.formats.canonical_writer import (
     append_episodes,
     write_dataset,
 )
+from inspo.offline.formats.common import EXISTS
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.utils.errors import DatasetError, UserError, nearest
 from inspo.utils.seeding import spawn_seeds
@@ -84,6 +85,7 @@ def convert(
         quality=quality,
         episode_limit=episode_limit,
         in_memory="auto",
+        cast=True,
     )
     WRITERS[name](target, dataset, overwrite=force)
     return dataset
@@ -94,6 +96,8 @@ def _refuse(target: Path, force: bool, *sources: Path, file: bool = True) -> Non
     for source in sources:
         if target.exists() and source.exists() and target.samefile(source):
             raise DatasetError(f"{target}: is what is read. Choose another name for the result.")
+    if target.exists() and not force:
+        raise DatasetError(f"{target}: {EXISTS[:-1]}, or use --force.")
     (canonical.refuse_existing if file else folders.refuse_existing)(target, force)
 
 

@@ -66,8 +66,11 @@ class PaddedSource:
 SIZES = {"E": "episodes", "T": "time steps", "n": "agents", "A": "actions"}
 
 
-def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list[Violation]:
-    """Keys, dtypes and shapes. episode_limit: where it is known, T must be one more."""
+def check_layout(
+    source: PaddedSource, episode_limit: int | None = None, cast: bool = False
+) -> list[Violation]:
+    """Keys, dtypes and shapes. episode_limit: where it is known, T must be one more. cast: numbers
+    of another dtype will do, since `flatten` casts them."""
     broken: list[Violation] = []
     sizes: dict[str, tuple[int, str]] = {}  # dimension -> size, the first key that has it
     present = source.keys()
@@ -77,7 +80,7 @@ def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list
             broken.append(Violation("missing_key", key, f"a dataset '{key}'", only))
             continue
         shape, dtype = source.shape(key), source.dtype(key)
-        if dtype.newbyteorder("=") != spec.dtype:
+        if dtype.newbyteorder("=") != spec.dtype and not (cast and castable(dtype)):
             broken.append(Violation("wrong_dtype", key, str(spec.dtype), str(dtype)))
         dims = ("E", "T", *spec.dims)
         described = f"[{', '.join(map(str, dims))}]"
@@ -104,6 +107,11 @@ def check_layout(source: PaddedSource, episode_limit: int | None = None) -> list
         expected = f"T = episode_limit + 1 = {episode_limit + 1} time steps"
         broken.append(Violation("wrong_length", key, expected, str(n_steps)))
     return broken
+
+
+def castable(dtype: np.dtype[Any]) -> bool:
+    """Whether `flatten` can cast arrays of this dtype, if their values allow it."""
+    return dtype.kind in "biuf"
 
 
 def _resumed(filled: np.ndarray) -> np.ndarray:
@@ -159,7 +167,8 @@ def flatten(
     """The filled rows of all episodes: key -> `[rows, ...]`.
 
     lengths: transitions to keep of each episode, int64 `[E]`. allocate: gives room for the rows of
-    one key. Raises DatasetError if there is none.
+    one key. Numbers of another dtype are cast: floats may be rounded, all else must be exact.
+    Raises DatasetError if there is no room, or a value that the key's dtype cannot hold.
     """
     offsets = row_offsets(lengths)
     flat = {}
@@ -174,6 +183,23 @@ def flatten(
         for first, end in source.slabs(key, len(lengths)):
             n_steps = int(lengths[first:end].max()) + 1
             mask = np.arange(n_steps) <= lengths[first:end, None]
-            rows[offsets[first] : offsets[end]] = source.read(key, first, end, n_steps)[mask]
+            values = source.read(key, first, end, n_steps)[mask]
+            rows[offsets[first] : offsets[end]] = _cast(values, spec.dtype, source.name, key)
         flat[key] = rows
     return flat
+
+
+def _cast(values: np.ndarray, dtype: np.dtype[Any], name: str, key: str) -> np.ndarray:
+    """`values` as `dtype`; DatasetError, naming the first that it cannot hold."""
+    if values.dtype.newbyteorder("=") == dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype)
+        rounding = dtype.kind == "f" and values.dtype.kind == "f"
+        lost = np.isfinite(values) & ~np.isfinite(cast) if rounding else cast != values
+    if lost.any():
+        raise DatasetError(
+            f"{name}: key '{key}': expected values that {dtype} can hold, found "
+            f"{values[lost][0]} ({values.dtype}). Correct the program that made them."
+        )
+    return cast

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
         origin=f"converted from {path.name} (AlberDICE's folder)",
         battle_won=folders.stated_victories(stated, count, path / META),
     )
-    return replace(dataset, metadata=folders.with_stated(dataset.metadata, stated))
+    return folders.as_stated(dataset, stated, hints, path / META)
 
 
 class MappedSource(PaddedSource):
@@ -134,6 +133,6 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
             "buffer_index": 0,
             "episodes_in_buffer": len(dataset),
             "buffer_size": len(dataset),
-            folders.KEY: folders.describe(dataset),
+            folders.KEY: folders.describe(dataset, facts.content_hash),
         }
         (folder / META).write_text(json.dumps(meta))

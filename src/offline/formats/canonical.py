@@ -16,7 +16,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from inspo.offline.formats.common import MAX_COMPRESSION, Hints, describe_content, read_padded
+from inspo.offline.formats.common import (
+    EXISTS,
+    MAX_COMPRESSION,
+    Hints,
+    describe_content,
+    read_padded,
+)
 from inspo.offline.offline_dataset import (
     FILLED,
     DatasetMetadata,
@@ -30,6 +36,8 @@ DESCRIPTION = "HDF5 in CFCQL's layout, with or without our metadata"
 
 FORMAT = "offline-marl-dataset"
 FORMAT_VERSION = 1
+OURS = {"format", "format_version", "content_hash"}
+"""A file with any of these attributes is held to all of them."""
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -139,7 +147,7 @@ class Hdf5Source(PaddedSource):
 def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
     """The metadata in the attributes; None for a file that is not ours."""
     attributes = source.attributes()
-    if "format" not in attributes:
+    if not OURS & attributes.keys():
         return None
     if _parse(source.name, attributes, "format", "str") != FORMAT:
         raise DatasetError(
@@ -189,7 +197,7 @@ def read_battle_won(source: Hdf5Source) -> np.ndarray | None:
     packed = source.attributes().get("battle_won")
     if packed is None:
         return None
-    n_episodes = source.shape(FILLED)[0] if FILLED in source.arrays else 0
+    n_episodes = (*source.shape(FILLED), 0)[0] if FILLED in source.arrays else 0
     packed = np.asarray(packed)
     if packed.dtype != np.uint8 or packed.shape != (-(-n_episodes // 8),):
         raise DatasetError(
@@ -207,10 +215,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise DatasetError(
-            f"{path}: exists already and is not overwritten. Choose another name, remove it, or "
-            "use --force."
-        )
+        raise DatasetError(f"{path}: {EXISTS}")
     try:
         with open_source(path) as source:
             ours = read_metadata(source) is not None

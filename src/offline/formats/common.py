@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,9 @@ from inspo.offline.offline_dataset import (
     UNKNOWN,
     DatasetMetadata,
     OfflineDataset,
+    complete_metadata,
     content_hash,
+    ends_terminated,
 )
 from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layout, flatten
 from inspo.offline.scratch import allocator
@@ -22,6 +26,14 @@ from inspo.offline.validation import require_valid, validate
 from inspo.utils.errors import DatasetError
 
 log = logging.getLogger(__name__)
+
+EXISTS = "exists already and is not overwritten. Choose another name, or remove it."
+
+COMPUTED = (
+    *("n_episodes", "n_steps", "content_hash"),
+    *("n_cut", "return_mean", "return_std", "win_rate"),
+)
+"""The metadata that follow from the data."""
 
 MAX_COMPRESSION = 1100
 """Deflate packs at most about 1030 to 1: a file that claims to hold more is damaged."""
@@ -34,6 +46,7 @@ class Hints:
     env, map_name, quality: recorded where the file is silent. episode_limit: longer episodes are
     cut there and lose their terminal and their victory. verify_hash: compare the content with the
     hash in the file, if it has one (not if episodes are cut). in_memory: see `offline.scratch`.
+    cast: take numbers of other dtypes and note it.
     """
 
     env: str | None = None
@@ -42,6 +55,7 @@ class Hints:
     episode_limit: int | None = None
     verify_hash: bool = True
     in_memory: bool | str = True
+    cast: bool = False
 
 
 def read_padded(
@@ -59,11 +73,9 @@ def read_padded(
     origin: goes into `source` and `created_by` of inferred metadata. battle_won: uint8 `[E]`.
     Raises DatasetError with every rule that is broken.
     """
-    require_valid(check_layout(source, metadata.episode_limit if metadata else None), source.name)
+    notes = _check_layout(source, metadata.episode_limit if metadata else None, hints.cast)
     lengths, broken = check_filled(source)
     require_valid(broken, source.name)
-    unread = sorted(set(source.keys()) - STORED.keys())
-    notes = [f"keys not read: {', '.join(unread)}"] if unread else []
     for note in notes:
         log.info("%s: %s", source.name, note)
 
@@ -80,8 +92,28 @@ def read_padded(
         all_notes = (*metadata.notes, *notes)
         metadata = replace(metadata, episode_limit=hints.episode_limit, notes=all_notes)
     else:
+        metadata = replace(metadata, notes=(*metadata.notes, *notes))
         return _as_stated(OfflineDataset(arrays, kept, metadata, battle_won), source.name, hints)
     return build_valid(arrays, kept, metadata, cut_as_lost(cut, battle_won), source.name)
+
+
+def _check_layout(source: PaddedSource, episode_limit: int | None, cast: bool) -> list[str]:
+    """Notes on what is not read as it stands; DatasetError if the layout is wrong."""
+    broken = check_layout(source, episode_limit, cast)
+    if broken and not check_layout(source, episode_limit, cast=True):
+        advice = f"`python src/dataset.py convert {source.name} NEW.h5` casts them."
+        require_valid(broken, source.name, advice)
+    require_valid(broken, source.name)
+    notes = []
+    if unread := sorted(set(source.keys()) - STORED.keys()):
+        notes.append(f"keys not read: {', '.join(unread)}")
+    for key, spec in STORED.items():
+        dtype = source.dtype(key).newbyteorder("=")
+        if dtype != spec.dtype:
+            narrower = spec.dtype.kind == "f" and dtype.kind == "f" and dtype > spec.dtype
+            how = "rounded" if narrower else "exactly"
+            notes.append(f"key '{key}' was cast from {dtype} to {spec.dtype}, {how}")
+    return notes
 
 
 def cut_at_limit(
@@ -151,25 +183,34 @@ def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDatas
     """The dataset, if it is valid, its metadata tell the truth and its content has its hash."""
     require_valid(validate(dataset), name)
     meta = dataset.metadata
-    for what, stated, counted in (
-        ("n_episodes", meta.n_episodes, len(dataset)),
-        ("n_steps", meta.n_steps, int(dataset.lengths.sum())),
-    ):
-        if stated != counted:
-            raise DatasetError(
-                f"{name}: the attribute '{what}' says {stated}, the data hold {counted}. "
-                "The file was changed after it was written: collect or convert it again."
-            )
-    if hints.verify_hash and content_hash(dataset.arrays, dataset.lengths) != meta.content_hash:
-        raise DatasetError(
-            f"{name}: the content does not have the hash that the attribute 'content_hash' "
-            f"states ({meta.content_hash[:16]}...). The file is damaged or was changed: collect "
-            "or convert it again."
-        )
+    counted = complete_metadata(
+        meta,
+        returns=dataset.episode_returns(),
+        lengths=dataset.lengths,
+        terminated=ends_terminated(dataset.arrays["terminated"], dataset.lengths),
+        battle_won=dataset.battle_won,
+        digest=content_hash(dataset.arrays, dataset.lengths)
+        if hints.verify_hash
+        else meta.content_hash,
+    )
+    for what in COMPUTED:
+        require_stated(f"{name}: attribute '{what}'", getattr(meta, what), getattr(counted, what))
     if hints.episode_limit is not None and hints.episode_limit < meta.episode_limit:
         # No episode is longer: the data are those of the smaller limit as well.
         meta = replace(meta, episode_limit=hints.episode_limit)
     return replace(dataset, metadata=meta)
+
+
+def require_stated(place: str, stated: Any, counted: Any) -> None:
+    """DatasetError unless a number or hash in the file is that of its data, but for rounding."""
+    both = isinstance(stated, float) and isinstance(counted, float)
+    if not (
+        math.isclose(stated, counted, rel_tol=1e-6, abs_tol=1e-6) if both else stated == counted
+    ):
+        raise DatasetError(
+            f"{place}: says {stated}, the data hold {counted}. The file is damaged or was changed "
+            "after it was written: collect or convert it again."
+        )
 
 
 PICKLE = "a pickle, which is never opened: it could run code"

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from inspo.offline import files
-from inspo.offline.formats.common import Hints
+from inspo.offline.formats.common import EXISTS, Hints, require_stated
 from inspo.offline.offline_dataset import (
     FIELDS,
     FILLED,
     UNKNOWN,
-    DatasetMetadata,
     OfflineDataset,
 )
 from inspo.utils.errors import DatasetError
+from inspo.utils.reading import read_text
 
 KEY = "offline_marl_dataset"
 """Under it our metadata stand in a foreign format's JSON file, where its readers ignore them."""
@@ -44,7 +44,7 @@ WRITTEN = {
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; DatasetError if the file holds none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing. The folder is incomplete: fetch it again.") from None
     except PermissionError:
@@ -68,6 +68,8 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
         or stated["episode_limit"] < 1
         or not all(isinstance(note, str) for note in stated["notes"])
         or not isinstance(stated.get("env_args", ""), str)
+        or not isinstance(stated.get("content_hash", ""), str)
+        or not isinstance(stated.get("win_rate", 0.0), float)
     ):
         raise DatasetError(
             f"{file}: '{KEY}': expected the names, notes and limit of the dataset. The file was "
@@ -82,17 +84,28 @@ def hints_with(stated: dict[str, Any], hints: Hints) -> Hints:
     return replace(hints, **names)
 
 
-def with_stated(metadata: DatasetMetadata, stated: dict[str, Any]) -> DatasetMetadata:
-    """`metadata` with where the data come from, if the folder says it."""
+def as_stated(
+    dataset: OfflineDataset, stated: dict[str, Any], hints: Hints, file: Path
+) -> OfflineDataset:
+    """`dataset` with where it comes from, if the folder says it.
+
+    Raises DatasetError if the data are not those that the folder describes.
+    """
     if not stated:
-        return metadata
-    return replace(
+        return dataset
+    metadata = dataset.metadata
+    cut = hints.episode_limit is not None and hints.episode_limit < stated["episode_limit"]
+    for what in ("content_hash", "win_rate") if hints.verify_hash and not cut else ():
+        if what in stated:
+            require_stated(f"{file}: '{KEY}': '{what}'", stated[what], getattr(metadata, what))
+    metadata = replace(
         metadata,
         simulator=stated["simulator"] or UNKNOWN,
         source=stated["source"],
         env_args=stated.get("env_args"),
         notes=tuple(dict.fromkeys((*stated["notes"], *metadata.notes))),
     )
+    return replace(dataset, metadata=metadata)
 
 
 def stated_victories(stated: dict[str, Any], n_episodes: int, file: Path) -> np.ndarray | None:
@@ -112,11 +125,13 @@ def stated_victories(stated: dict[str, Any], n_episodes: int, file: Path) -> np.
 # ------------------------------------------------------------------------------------ writing
 
 
-def describe(dataset: OfflineDataset) -> dict[str, Any]:
-    """What the foreign format itself has no place for, as JSON."""
+def describe(dataset: OfflineDataset, digest: str) -> dict[str, Any]:
+    """What the foreign format itself has no place for, as JSON. digest: of what it will hold."""
     meta = dataset.metadata
     stated: dict[str, Any] = {name: getattr(meta, name) for name in TEXTS}
     stated |= {"episode_limit": meta.episode_limit, "notes": list(meta.notes)}
+    stated["content_hash"] = digest
+    stated |= {} if meta.win_rate is None else {"win_rate": meta.win_rate}
     stated |= {} if meta.env_args is None else {"env_args": meta.env_args}
     if dataset.battle_won is not None:
         stated["battle_won"] = np.packbits(dataset.battle_won).tobytes().hex()
@@ -142,10 +157,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise DatasetError(
-            f"{path}: exists already and is not overwritten. Choose another name, remove it, or "
-            "use --force."
-        )
+        raise DatasetError(f"{path}: {EXISTS}")
     if not path.is_dir():
         raise DatasetError(f"{path}: a file, expected the name of a folder to write.")
     if any(path.iterdir()) and not is_ours(path):

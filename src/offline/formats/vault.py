@@ -32,7 +32,7 @@ from inspo.offline.formats.common import (
     foreign_metadata,
     log,
 )
-from inspo.offline.offline_dataset import FIELDS, OfflineDataset, row_offsets
+from inspo.offline.offline_dataset import FIELDS, ContentHash, OfflineDataset, row_offsets
 from inspo.offline.scratch import allocator
 from inspo.offline.validation import Violation, require_valid
 from inspo.utils.errors import DatasetError
@@ -132,7 +132,8 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     limit = min(limits) if limits else int(kept.max())
     origin = f"converted from {path.parent.name}/{path.name} (OG-MARL's vault)"
     metadata = foreign_metadata(arrays, limit, hints, origin, notes)
-    return build_valid(arrays, kept, folders.with_stated(metadata, stated), won, str(path))
+    dataset = build_valid(arrays, kept, metadata, won, str(path))
+    return folders.as_stated(dataset, stated, hints, file)
 
 
 def _with_names(hints: Hints, path: Path) -> Hints:
@@ -291,10 +292,7 @@ class VaultSource:
         else:
             arrays["avail_actions"][:] = 1
         self._fill_reward(arrays["reward"][:, 0], place)
-        for key in ("state", "obs", "avail_actions"):
-            arrays[key][last] = arrays[key][last - 1]
-        arrays["actions"][last] = 0
-        arrays["reward"][last] = 0
+        _repeat_last(arrays, last)
         arrays["terminated"][:] = 0
         arrays["terminated"][last[ends] - 1] = 1
         return arrays
@@ -393,7 +391,7 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
             "version": VERSION,
             "structure_shape": _nested({name: str(shape) for name, shape in shapes.items()}),
             "structure_dtype": _nested(dtypes),
-            folders.KEY: folders.describe(dataset),
+            folders.KEY: folders.describe(dataset, _hash_without_last_rows(dataset)),
         }
         (folder / "metadata.json").write_text(json.dumps(content))
         try:
@@ -403,6 +401,25 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
             index.write(np.array([len(steps)], dtype=np.int32)).result()
         except (ValueError, RuntimeError) as error:  # what tensorstore makes of a full disk
             raise DatasetError(f"{path}: cannot be written ({error!s:.200}).") from error
+
+
+def _repeat_last(arrays: dict[str, np.ndarray], last: np.ndarray) -> None:
+    """What a vault does not say of the rows after the last transitions."""
+    for key in ("state", "obs", "avail_actions"):
+        arrays[key][last] = arrays[key][last - 1]
+    arrays["actions"][last] = 0
+    arrays["reward"][last] = 0
+
+
+def _hash_without_last_rows(dataset: OfflineDataset) -> str:
+    """The content hash of what a reader of the vault will get."""
+    digest = ContentHash()
+    for first, end in dataset.blocks():
+        begin, stop = dataset.offsets[first], dataset.offsets[end]
+        arrays = {key: array[begin:stop].copy() for key, array in dataset.arrays.items()}
+        _repeat_last(arrays, dataset.offsets[first + 1 : end + 1] - begin - 1)
+        digest.update(arrays, dataset.lengths[first:end])
+    return digest.hexdigest()
 
 
 def _nested(flat: dict[str, str]) -> dict[str, Any]:
