@@ -13,7 +13,7 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
 from inspo.utils.command_line import Parser
-from inspo.utils.errors import UserError
+from inspo.utils.errors import UserError, printable
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT, commands_here
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 def run_list(options: Options) -> int:
     from inspo.offline.sources import known_datasets, list_text
 
-    print(commands_here(list_text(known_datasets(options.datasets_dir))))
+    _say(commands_here(list_text(known_datasets(options.datasets_dir))))
     return 0
 
 
@@ -48,7 +48,7 @@ def run_download(options: Options) -> int:
     from inspo.offline.download import download
 
     def log(message: str) -> None:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
 
     chosen = _given(options, "from_file", "force")
     try:
@@ -68,7 +68,7 @@ def run_convert(options: Options) -> int:
     data = convert(options.source, options.target, **chosen)
     print(f"{options.target}: {_facts(data.metadata)} ({name})")
     for note in data.metadata.notes:
-        print(f"  note: {note}")
+        _say(f"  note: {note}")
     if name in LEFT_OUT:
         print(f"  left out, which the format does not store: {LEFT_OUT[name]}")
     return 0
@@ -89,7 +89,7 @@ def run_inspect(options: Options) -> int:
     from inspo.offline.inspection import inspect, to_text
 
     inspection = inspect(load_dataset(options.path, in_memory="auto"))
-    print(json.dumps(inspection.as_dict(), indent=1) if options.json else to_text(inspection))
+    _say(json.dumps(inspection.as_dict(), indent=1) if options.json else to_text(inspection))
     if options.plot:
         from inspo.experiments.dataset_plots import draw_dataset
 
@@ -145,6 +145,11 @@ def run_collect(options: Options) -> int:
             "`python src/dataset.py collect --help` has an example."
         )
     return run_main(options.words)
+
+
+def _say(text: str) -> None:
+    """Print what a file says of itself."""
+    print(printable(text))
 
 
 def _given(options: Options, *names: str) -> dict[str, Any]:

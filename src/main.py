@@ -103,14 +103,19 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
         finally:
             console.removeHandler(log_file)
             log_file.close()
+            if log_file.failure:
+                _run.observers[0].failures["cout.txt"] = log_file.failure
 
-    return experiment.run().result
+    result = experiment.run().result
+    experiment.observers[0].require_written()
+    return result
 
 
 def make_experiment(values: dict[str, Any], folder: Path) -> sacred.Experiment:
     """A Sacred experiment that records into `folder` and prints nothing of its own."""
     import sacred
-    from sacred.observers import FileStorageObserver
+
+    from inspo.utils.sacred_files import RecordObserver
 
     # No capture: Sacred's would swallow the progress bar. Our log writes cout.txt by itself.
     sacred.SETTINGS["CAPTURE_MODE"] = "no"
@@ -120,7 +125,7 @@ def make_experiment(values: dict[str, Any], folder: Path) -> sacred.Experiment:
     sacred.SETTINGS["HOST_INFO"]["INCLUDE_GPU_INFO"] = False  # it would call nvidia-smi
     experiment = sacred.Experiment(values["name"], save_git_info=False)
     experiment.logger = sacred_logger()  # type: ignore[assignment]
-    experiment.observers.append(FileStorageObserver(folder, copy_sources=False))
+    experiment.observers.append(RecordObserver(folder, copy_sources=False))
     experiment.add_config(values)
     return experiment
 

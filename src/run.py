@@ -40,6 +40,7 @@ from inspo.utils.logging import Logger, progress_bar
 from inspo.utils.run_state import Pace, Progress, Saver
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
+from inspo.utils.stored_state import put_back
 
 
 def run(args: Settings, logger: Logger) -> dict[str, Any]:
@@ -337,13 +338,8 @@ def load_policy(args: Settings, logger: Logger) -> tuple[VectorRunner, int]:
 
 
 def load_agent(mac: BasicMAC, saved: Checkpoint) -> None:
-    try:
-        mac.agent.load_state_dict(saved.files["agent.th"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{saved.folder}/agent.th does not fit this configuration (a checkpoint of "
-            f"{saved.text.get('env')} {saved.text.get('map_name')}): {error}"
-        ) from error
+    note = f" (a checkpoint of {saved.text.get('env')} {saved.text.get('map_name')})"
+    put_back(mac.agent, saved.files["agent.th"], saved.folder / "agent.th", note)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,12 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.utils.settings import Settings
 
+# What an optimiser keeps of each parameter.
+MOMENTS: dict[type, set[str]] = {
+    th.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    th.optim.RMSprop: {"step", "square_avg"},
+}
+
 
 class StatsLogger(Protocol):
     """What learners need of a logger: the harness's, or EPyMARL's behind the plugin."""
@@ -76,6 +82,7 @@ class Learner:
             network.load_state_dict(state["networks"][name])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
+            _require_moments(optimiser, name)
         self.updates, self.log_t = state["updates"], state["log_t"]
 
     def save_models(self, path: str | Path) -> None:
@@ -87,6 +94,17 @@ class Learner:
         # On a GPU, Adam would have to wait for its counts of steps at every update.
         state = th.load(Path(path) / "learner.th", map_location="cpu", weights_only=True)
         self.load_state_dict(state)
+
+
+def _require_moments(optimiser: th.optim.Optimizer, name: str) -> None:
+    """ValueError unless what the optimiser has kept of its steps fits its parameters."""
+    expected = MOMENTS.get(type(optimiser))
+    for parameter, kept in optimiser.state.items():
+        if expected and kept.keys() != expected:
+            raise ValueError(f"optimisers.{name}.state: expected {', '.join(sorted(expected))}")
+        for key, value in kept.items():
+            if key != "step" and value.shape != parameter.shape:
+                raise ValueError(f"optimisers.{name}.state: {key} has shape {list(value.shape)}")
 
 
 def optimise(loss: th.Tensor, optimiser: th.optim.Optimizer, clip: float) -> th.Tensor:

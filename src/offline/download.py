@@ -25,6 +25,7 @@ from inspo.offline.scratch import AUTO
 from inspo.offline.sources import Source, find_source
 from inspo.offline.transfer import fetch
 from inspo.utils.errors import DatasetError
+from inspo.utils.reading import read_text
 
 JUNK = "__MACOSX"  # what macOS adds to archives: the same names once more
 
@@ -42,6 +43,10 @@ class Job:
     @property
     def downloads(self) -> Path:
         return self.datasets_dir / "downloads"
+
+    @property
+    def ledger(self) -> Path:
+        return self.downloads / "ledger.json"
 
     def target(self, quality: str) -> Path:
         return self.datasets_dir / self.source.target(quality)
@@ -100,11 +105,15 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
     if path.is_dir():
         return _convert_parts(job, path, origin)
     if is_archive(path):
-        _check_hash(job, job.source.archive or f"{job.source.name}/{path.name}", path)
-        return _from_archive(job, path, origin)
-    if find_parts(path, job.source.qualities):
-        _check_hash(job, f"{job.source.name}/{path.name}", path)
-    return _convert_parts(job, path, origin, [describe_content(path)])
+        key = job.source.archive or f"{job.source.name}/{path.name}"
+        facts = _checked(job, key, path)
+        made = _from_archive(job, path, origin)
+    else:
+        key = f"{job.source.name}/{path.name}"
+        facts = _checked(job, key, path)
+        made = _convert_parts(job, path, origin, [describe_content(path)])
+    _record(job, key, facts)  # not before: what is refused never arrived
+    return made
 
 
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
@@ -220,7 +229,7 @@ def _obtain(job: Job, address: str, key: str) -> Path:
     """`downloads/key`: as it is if it is what arrived first, fetched from `address` otherwise."""
     path = job.downloads / key
     if path.exists() and not job.force:
-        _check_hash(job, key, path)
+        _record(job, key, _checked(job, key, path))
         return path
     arriving = path.with_name(f"{path.name}.new")
     files.new_parents(path)
@@ -228,7 +237,7 @@ def _obtain(job: Job, address: str, key: str) -> Path:
     try:
         stated = fetch(address, arriving, log=job.log, progress=job.progress)
         _check_content(arriving, address)
-        _check_hash(job, key, arriving, stated)
+        _record(job, key, _checked(job, key, arriving, stated))
     except DatasetError as error:
         arriving.unlink(missing_ok=True)  # going on with what is wrong would never make it right
         raise DatasetError(f"{error}\n{_advice(job.source)}") from error
@@ -268,7 +277,7 @@ def _advice(source: Source) -> str:
 def read_ledger(path: Path) -> dict[str, dict[str, Any]]:
     """What arrived when, how large, with which SHA-256: key -> facts."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
         if all({"bytes", "sha256"} <= entry.keys() for entry in entries.values()):
             return dict(entries)
         reason = "an entry without its size or hash"
@@ -282,8 +291,8 @@ def read_ledger(path: Path) -> dict[str, dict[str, Any]]:
     )
 
 
-def _check_hash(job: Job, key: str, path: Path, stated: str | None = None) -> None:
-    """DatasetError unless a file has the hash that is known of it.
+def _checked(job: Job, key: str, path: Path, stated: str | None = None) -> dict[str, Any]:
+    """Size and hash of a file; DatasetError unless they are what is known of it.
 
     Known are those of the catalogue, of the host (`stated`), and of what arrived first under this
     key. With `force` what is there now is what must be there from now on.
@@ -296,19 +305,28 @@ def _check_hash(job: Job, key: str, path: Path, stated: str | None = None) -> No
             "damaged, or was published anew. To take it as it is, run the command again with "
             "--force."
         )
-    ledger = job.downloads / "ledger.json"
+    known = read_ledger(job.ledger).get(key)
+    if known is not None and not job.force and not _same(known, facts):
+        raise DatasetError(
+            f"{path}: has changed: {known['bytes']} bytes with SHA-256 "
+            f"{known['sha256'][:16]}... arrived on {known.get('arrived', 'an unknown day')}, "
+            f"now it is {facts['bytes']} bytes with {facts['sha256'][:16]}.... It is damaged, "
+            "or was published anew. To take the new one, run the command again with --force."
+        )
+    return facts
+
+
+def _same(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(known[name] == facts[name] for name in facts)
+
+
+def _record(job: Job, key: str, facts: dict[str, Any]) -> None:
+    """Put what `_checked` gave into the ledger."""
+    ledger = job.ledger
     with files.locked(ledger):
         entries = read_ledger(ledger)
-        known = entries.get(key)
-        if known is not None and all(known[name] == facts[name] for name in facts):
+        if key in entries and _same(entries[key], facts):
             return
-        if known is not None and not job.force:
-            raise DatasetError(
-                f"{path}: has changed: {known['bytes']} bytes with SHA-256 "
-                f"{known['sha256'][:16]}... arrived on {known.get('arrived', 'an unknown day')}, "
-                f"now it is {facts['bytes']} bytes with {facts['sha256'][:16]}.... It is damaged, "
-                "or was published anew. To take the new one, run the command again with --force."
-            )
         arrived = time.strftime("%Y-%m-%d", time.gmtime())
         entries[key] = facts | {"address": job.source.address, "arrived": arrived}
         try:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from inspo.utils.errors import CheckpointError, nearest
+from inspo.utils.reading import read_text, require_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -39,6 +40,12 @@ class Checkpoint:
     step: int
     files: dict[str, Any]
     text: dict[str, Any]
+
+    def entry(self, name: str) -> Any:
+        """The content of one of its files; CheckpointError if there is no such file."""
+        if name not in self.files:
+            raise CheckpointError(_lacks(self.folder, name, self.files))
+        return self.files[name]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -257,9 +264,7 @@ def load_checkpoint(
     wanted_files = list(listed) if only is None else list(only)
     for name in wanted_files:
         if name not in listed:
-            raise CheckpointError(
-                f"{folder} holds no {name}: expected it beside {', '.join(listed) or 'nothing'}"
-            )
+            raise CheckpointError(_lacks(folder, name, listed))
     files = {name: _read_entry(folder / name, listed[name], map_location) for name in wanted_files}
     text = {k: v for k, v in manifest.items() if k not in ("format_version", "step", "files")}
     return Checkpoint(folder, int(manifest["step"]), files, text)
@@ -269,13 +274,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of one step's folder."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {MANIFEST} (it holds {_listing(folder)}): "
             "not a checkpoint of this program, or an incomplete copy of one"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is broken: {error}. Use another step (load_step)") from error
     whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
     if not whole or not isinstance(manifest.get("step"), int):
@@ -285,18 +290,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {manifest.get('format_version')!r}; "
             f"this program reads format {FORMAT_VERSION}"
         )
+    if not isinstance(manifest.get("config", {}), dict):
+        raise CheckpointError(f"{path} is broken: config: expected the run's configuration")
+    for name, facts in manifest["files"].items():
+        if not re.fullmatch(r"\w[\w.-]*", name) or not isinstance(facts, dict):
+            raise CheckpointError(f"{path} is broken: files: '{name}' is no file of a checkpoint")
+        for key, kind in (("bytes", int), ("sha256", str)):
+            if not isinstance(facts.get(key), kind):
+                raise CheckpointError(
+                    f"{path} is broken: files.{name}.{key}: expected {kind.__name__}, found "
+                    f"{facts.get(key)!r}"
+                )
     return manifest
+
+
+def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
+    return f"{folder} holds no {name}: expected it beside {', '.join(listed) or 'nothing'}"
 
 
 def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
     advice = "Use another step (load_step) or a fresh copy of the folder"
     try:
-        size = path.stat().st_size
-        if size != facts.get("bytes"):
+        size = require_file(path)
+        if size != facts["bytes"]:
             raise CheckpointError(
-                f"{path} is broken: expected {facts.get('bytes'):,} bytes, found {size:,}. {advice}"
+                f"{path} is broken: expected {facts['bytes']:,} bytes, found {size:,}. {advice}"
             )
-        if _hash(path) != facts.get("sha256"):
+        if _hash(path) != facts["sha256"]:
             raise CheckpointError(
                 f"{path} is broken: its content differs from the hash in {MANIFEST}. {advice}"
             )
@@ -310,7 +330,9 @@ def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
             f"{path} is not a file of this program: it holds objects other than tensors and plain "
             f"values, which are not loaded because they could run code. {advice}"
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the unpickler makes of a file that is none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read: {reason}. {advice}") from error
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -357,6 +358,12 @@ def check_names(values: Mapping[str, Any]) -> None:
                 f"{key}: expected a name without '/' of at most {NAME_BYTES} bytes, since files "
                 f"are named by it; found {text[:60]!r}"
             )
+    length = len(f"{values.get('name')}{map_label(values)}".encode())
+    if length > 2 * NAME_BYTES:
+        raise ConfigError(
+            f"name, map_name and quality: expected {2 * NAME_BYTES} bytes together, since a folder "
+            f"is named by all of them; found {length}"
+        )
 
 
 def absolute_paths(values: Mapping[str, Any], typed: set[str], cwd: Path) -> dict[str, Any]:
@@ -366,8 +373,19 @@ def absolute_paths(values: Mapping[str, Any], typed: set[str], cwd: Path) -> dic
         path = get(result, key)
         if path:
             base = cwd if key in typed else PROJECT_ROOT
-            put(result, key, str((base / expand_user(path, key)).resolve()))
+            put(result, key, str(_resolved(base / expand_user(path, key), key)))
     return result
+
+
+def _resolved(path: Path, key: str) -> Path:
+    """The path without links; ConfigError, naming the key, where the system knows no such path."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a link to itself, a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{key}: no path can be {str(path)[:200]!r}: {reason}") from error
 
 
 def expand_user(path: str | Path, key: str) -> Path:

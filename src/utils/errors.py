@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -28,6 +29,19 @@ class CheckpointError(UserError):
 
 class EnvironmentFailure(UserError):
     """An environment that broke, or whose process failed again and again."""
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelled out: those from a file could command a terminal.
+
+    >>> printable("a red \\x1b[31mword")
+    'a red \\\\x1b[31mword'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", _escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

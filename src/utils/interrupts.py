@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -12,12 +13,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from inspo.utils.errors import UserError
+from inspo.utils.errors import UserError, printable
 from inspo.utils.paths import PACKAGE, commands_here
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Modules of EPyMARL that have another name here.
 MOVED = {"components.episode_buffer": "inspo.components.episode_batch"}
+# What a disk or its owner refuses; other errors of the system are likely to be our fault.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -100,6 +104,7 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     0 and others: what `command` returned. 2: a UserError. 130, 143: SIGINT, SIGTERM. 141: whoever
     read our output has gone (`... | head`). stopped: the message of a SIGINT that nobody handled.
     """
+    _open_standard_streams()
     try:
         with sigterm_as_interrupt():
             return command()
@@ -109,10 +114,10 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
             return 2
         raise
     except UserError as error:
-        print(commands_here(f"error: {error}"), file=sys.stderr)
+        print(printable(commands_here(f"error: {error}")), file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"interrupted: {stop}", file=sys.stderr)
+        print(printable(f"interrupted: {stop}"), file=sys.stderr)
         return stop.exit_status
     except KeyboardInterrupt:
         print(f"interrupted: {stopped}", file=sys.stderr)
@@ -120,6 +125,27 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in FULL | REFUSED:
+            raise
+        advice = "Make room" if error.errno in FULL else "Check the path and its rights"
+        place = f"{error.filename or 'a file'}: {error.strerror}"
+        print(printable(f"error: {place}. {advice}, or choose another folder."), file=sys.stderr)
+        return 2
+
+
+def _open_standard_streams() -> None:
+    """Where a standard stream was closed (`2>&-`), let it lead nowhere.
+
+    The next file that is opened would have its number otherwise, and get what is meant for it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _moved_import(error: ModuleNotFoundError) -> str | None:

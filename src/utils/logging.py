@@ -6,6 +6,7 @@ cross from the device in a single copy, so that logging costs one synchronisatio
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from inspo.utils.config import map_label
-from inspo.utils.errors import ConfigError
+from inspo.utils.errors import ConfigError, printable
 from inspo.utils.settings import Settings
 
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
@@ -29,7 +30,7 @@ class _TqdmHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(printable(self.format(record)), file=sys.stderr)
         except Exception:
             self.handleError(record)
 
@@ -46,9 +47,23 @@ def get_console_logger(name: str = "main", level: int = logging.INFO) -> logging
     return logger
 
 
-def add_file(console: logging.Logger, path: Path) -> logging.Handler:
+class LogFile(logging.FileHandler):
+    """A log that says in `failure` what kept the last line out of its file, once it did."""
+
+    failure: str | None = None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        self.failure = str(getattr(error, "strerror", None) or error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written is known
+            super().close()
+
+
+def add_file(console: logging.Logger, path: Path) -> LogFile:
     """Let every line of the console go to a file as well (never the progress bar)."""
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
+    handler = LogFile(path, mode="a", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
     console.addHandler(handler)
     return handler

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from inspo.utils.checkpoints import (
     Checkpoint,
@@ -22,12 +22,7 @@ from inspo.utils.interrupts import GracefulExit
 from inspo.utils.keys import resume_differences
 from inspo.utils.logging import Logger
 from inspo.utils.settings import Settings
-
-
-class Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+from inspo.utils.stored_state import Stateful, naming, put_back, require_like
 
 
 @dataclass
@@ -92,15 +87,18 @@ class Saver:
         if self.args.save_model and p.t_env - p.last_save >= self.args.save_model_interval:
             self.save()
 
-    def save(self) -> None:
-        a, p = self.args, self.progress
-        p.last_save = p.t_env
-        run_state = {
-            "progress": vars(p).copy(),
+    def _run_state(self) -> dict[str, Any]:
+        return {
+            "progress": vars(self.progress).copy(),
             "random": get_random_states(),
             "logger": self.logger.state_dict(),
             "runner": self.runner.state_dict() if self.runner else None,
         }
+
+    def save(self) -> None:
+        a, p = self.args, self.progress
+        p.last_save = p.t_env
+        run_state = self._run_state()
         # Before the checkpoint that refers to it: a kill in between leaves the older pair whole.
         save_checkpoint(
             self.folder / "resume",
@@ -153,21 +151,23 @@ class Saver:
                 f"that of step {parts.step}. Use load_step=0, the last step."
             )
         self.folder = Path(a.resume)
-        self.learner.load_state_dict(saved.files["learner.th"])
+        put_back(self.learner, saved.entry("learner.th"), saved.folder / "learner.th")
         for name, part in self.parts.items():
-            part.load_state_dict(parts.files[name])
-        state = saved.files["run.th"]
-        vars(self.progress).update(state["progress"])
-        self.logger.load_state_dict(state["logger"])
-        if self.runner:
-            self.runner.load_state_dict(state["runner"])
-        set_random_states(state["random"])
+            put_back(part, parts.entry(name), parts.folder / name)
+        state = saved.entry("run.th")
+        with naming(saved.folder / "run.th"):
+            require_like(state, self._run_state())
+            vars(self.progress).update(state["progress"])
+            self.logger.load_state_dict(state["logger"])
+            if self.runner:
+                self.runner.load_state_dict(state["runner"])
+            set_random_states(state["random"])
         self.logger.info(f"resumed {self.folder} at step {saved.step}")
 
     def _check_config(self, saved: Checkpoint) -> None:
         differing = [
             f"{key} was {old!r} and is {new!r}"
-            for key, old, new in resume_differences(saved.text["config"], self.config)
+            for key, old, new in resume_differences(saved.text.get("config", {}), self.config)
         ]
         if differing:
             raise CheckpointError(

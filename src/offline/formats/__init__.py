@@ -36,6 +36,8 @@ def recognise(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     try:
         folders.restore(path)
+        if path.is_symlink() and not path.exists():
+            raise DatasetError(f"{path}: is a link that leads nowhere. Correct the link.")
         if not path.exists():
             raise DatasetError(
                 f"{path}: there is no such file or folder. Collect or download the dataset, or "

@@ -193,7 +193,7 @@ def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDatas
         if hints.verify_hash
         else meta.content_hash,
     )
-    for what in COMPUTED:
+    for what in COMPUTED if hints.verify_hash else COMPUTED[:2]:
         require_stated(f"{name}: attribute '{what}'", getattr(meta, what), getattr(counted, what))
     if hints.episode_limit is not None and hints.episode_limit < meta.episode_limit:
         # No episode is longer: the data are those of the smaller limit as well.
