@@ -349,3 +349,11 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, erro
     assert fitted.log_probs.isfinite().any()
     assert said[-1].startswith("warning: ") and "cannot be written" in said[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_few_episodes_and_any_share_leave_something_on_both_sides(tmp_path, episodes, held_out):
+    dataset = xor_b_data()[0].select(range(episodes))
+    fitted, *_ = fit(dataset, tmp_path, held_out=held_out, updates=20, others_updates=20)
+    assert np.isfinite(fitted.report["behaviour_nll"])

@@ -266,3 +266,37 @@ def test_cuda_states_and_map_location(folder):
     assert loaded.files["x.th"].device.type == "cpu"
     checkpoints.set_random_states(loaded.files["run.th"])
     assert torch.equal(torch.rand(3, device="cuda"), expected)
+
+
+# --- right hashes, wrong content ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda m: m["files"]["agent.th"].update(bytes=None), "files.agent.th.bytes: expected int"),
+        (lambda m: m["files"]["agent.th"].pop("sha256"), "files.agent.th.sha256"),
+        (lambda m: m["files"].update({"agent.th": 3}), "'agent.th' is no file of a checkpoint"),
+        (lambda m: m["files"].update({"../x": m["files"]["agent.th"]}), "'../x' is no file"),
+        (lambda m: m.update(config=[1]), "config"),
+        (lambda m: m.update(step="1"), "step"),
+    ],
+)
+def test_a_manifest_of_wrong_content(folder, change, part):
+    path = checkpoints.save_checkpoint(folder, 1, entries(), TEXT) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    assert part in error_of(folder) and str(path) in error_of(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "agent.th"])
+def test_a_file_without_end_is_not_read(folder, name):
+    path = checkpoints.save_checkpoint(folder, 1, entries(), TEXT) / name
+    if name == "agent.th":
+        manifest = json.loads((folder / "1" / "manifest.json").read_text())
+        manifest["files"][name]["bytes"] = 0  # what a device says of its size
+        (folder / "1" / "manifest.json").write_text(json.dumps(manifest))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "not a regular file" in error_of(folder) and name in error_of(folder)

@@ -524,3 +524,19 @@ def test_a_key_that_no_code_reads_is_an_error(tmp_path):
 def test_the_type_checkers_stub_is_up_to_date():
     script = PROJECT_ROOT / "scripts/settings_stub.py"
     assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0
+
+
+@pytest.mark.parametrize("key", ["dataset.path", "datasets_dir", "checkpoint_path", "collect.path"])
+@pytest.mark.parametrize("path", ["a" * 300, "loop/x", "nul\0byte", "/proc/self/fd\0"])
+def test_what_can_be_no_path_names_its_key(tmp_path, monkeypatch, key, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match=f"{key}: no path can be"):
+        load_config(["with", f"{key}={path}"])
+
+
+def test_names_that_are_too_long_together():
+    with pytest.raises(ConfigError, match="at most 80 bytes"):
+        load_config(["with", f"quality={'q' * 220}"])
+    with pytest.raises(ConfigError, match="160 bytes together"):
+        load_config(["with", f"quality={'q' * 80}", f"name={'n' * 80}"])

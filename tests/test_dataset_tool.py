@@ -601,3 +601,53 @@ def test_a_source_that_is_not_there(capsys, tmp_path, command):
     source = tmp_path / "nothing.h5"
     words = [f"{source}:3" if command == "mix" else source, *(tmp_path / t for t in targets)]
     assert "no such file" in refused(capsys, command, *words)
+
+
+# ------------------------------------------------------------------------------ odd content
+
+
+@pytest.mark.parametrize("target", ["folder", "x.vlt"])
+def test_a_folder_of_ours_is_held_to_its_hash_and_win_rate(capsys, tmp_path, data, file, target):
+    assert run("convert", file, tmp_path / target) == 0
+    assert run("validate", tmp_path / target) == 0
+    (meta,) = (tmp_path / target).glob("meta*.json")
+    before = json.loads(meta.read_text())
+    for change in ({"content_hash": "0" * 64}, {"win_rate": 0.999}):
+        content = before | {folders.KEY: before[folders.KEY] | change}
+        meta.write_text(json.dumps(content))
+        assert f"'{next(iter(change))}': says" in refused(capsys, "validate", tmp_path / target)
+    # A smaller limit cuts episodes: other data, which the hash is not of.
+    assert run("convert", tmp_path / target, tmp_path / "y.h5", "--episode-limit", 2) == 0
+
+
+def test_convert_says_what_it_has_cast(capsys, tmp_path, data):
+    batch = padded(data)
+    write_cfcql(tmp_path / "x.h5", batch | {"reward": batch["reward"].astype(float)})
+    assert run("convert", tmp_path / "x.h5", tmp_path / "y.h5") == 0
+    assert "key 'reward' was cast from float64 to float32, rounded" in capsys.readouterr().out
+    assert same(load_dataset(tmp_path / "y.h5"), data)
+
+
+@pytest.mark.parametrize("command", ["validate", "inspect", "list", "convert"])
+def test_escape_sequences_never_reach_the_terminal(capsys, tmp_path, data, command):
+    evil = "\x1b[2J\x9b31m\rhidden"
+    path = tmp_path / "smax" / "2s3z_medium.h5"
+    facts = replace(data.metadata, quality=evil, source=evil, map_name=evil, notes=(evil,))
+    write_dataset(path, replace(data, metadata=facts))
+    with h5py.File(path, "r+") as stored:
+        stored[evil] = 1
+        if command == "validate":
+            stored.attrs["env"] = evil
+            stored.attrs["format"] = evil
+    words = {"list": ["--datasets-dir", tmp_path], "convert": [path, tmp_path / "y.h5"]}
+    run(command, *words.get(command, [path]))
+    out = capsys.readouterr()
+    assert not set(out.out + out.err) & set("\x1b\x9b\r")
+
+
+def test_force_is_named_only_where_there_is_such_an_option(capsys, tmp_path, data, file):
+    write_dataset(tmp_path / "y.h5", data)
+    assert "or use --force" in refused(capsys, "convert", file, tmp_path / "y.h5")
+    with pytest.raises(DatasetError, match="or remove it") as caught:
+        write_dataset(file, data)  # as a collection does
+    assert "--force" not in str(caught.value)

@@ -837,3 +837,11 @@ def test_a_dataset_that_is_not_in_the_catalogue(capsys, tmp_path):
     assert dataset.main(["download", "x/y", "--datasets-dir", str(tmp_path)]) == 2
     assert "found no such dataset" in capsys.readouterr().err
     assert dataset.parse(["download", "x/y"]).datasets_dir == PROJECT_ROOT / "datasets"
+
+
+def test_what_is_refused_does_not_enter_the_ledger(bench, archive, tmp_path):
+    path = tmp_path / "given.zip"
+    zip_of(path, ("m_medium.h5", b"no dataset"))
+    assert "m_medium.h5" in bench.error(from_file=path) and not bench.ledger
+    path.write_bytes(archive)
+    assert len(bench(from_file=path)) == 4 and bench.ledger

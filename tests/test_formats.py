@@ -643,3 +643,102 @@ def test_memory_of_loading(tmp_path, foreign):
         check=True,
     )
     assert float(result.stdout) < 1.2
+
+
+# ------------------------------------------------------------------------- other dtypes
+
+
+@pytest.mark.parametrize(
+    ("key", "dtype"),
+    [
+        *[("reward", dtype) for dtype in ("f8", ">f8", "f2", "i8", "u1")],
+        *[("actions", dtype) for dtype in ("u1", "i4", "f4")],
+        *[(key, "?") for key in ("avail_actions", "terminated", FILLED)],
+    ],
+)
+@pytest.mark.parametrize("write", [write_cfcql, write_alberdice])
+def test_harmless_dtypes_are_cast_by_convert_and_named_by_readers(
+    tmp_path, data, write, key, dtype
+):
+    batch = padded(data)
+    if key == "reward":
+        batch[key] = np.round(np.abs(batch[key]))  # what all of these hold
+    expected = {name: array.copy() for name, array in batch.items()}
+    write(tmp_path / "x", batch | {key: batch[key].astype(dtype)})
+    command = f"python src/dataset.py convert {tmp_path / 'x'} NEW.h5"
+    assert command in error_of(tmp_path / "x")
+    read = load_dataset(tmp_path / "x", cast=True)
+    for name, array in read.episodes(range(len(read)), LIMIT + 1).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+        assert array.dtype == expected[name].dtype
+    assert any(key in note and "cast from" in note for note in read.metadata.notes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "dtype"),
+    [
+        ("reward", 1e300, "f8"),
+        ("reward", 2**24 + 1, "i8"),
+        ("actions", 0.5, "f4"),
+        ("actions", np.nan, "f4"),
+        ("avail_actions", 2**40, "i8"),
+    ],
+)
+def test_values_that_a_cast_would_change_are_refused(tmp_path, data, key, value, dtype):
+    batch = padded(data)
+    batch[key] = batch[key].astype(dtype)
+    batch[key][0, 0] = value
+    write_cfcql(tmp_path / "x.h5", batch)
+    error = error_of(tmp_path / "x.h5", cast=True)
+    assert f"key '{key}'" in error and "can hold, found" in error
+
+
+def test_other_dtypes_that_are_no_numbers_stay_refused(tmp_path, data):
+    batch = padded(data)
+    write_cfcql(tmp_path / "x.h5", batch | {"reward": batch["reward"].astype("c8")})
+    assert "complex64" in error_of(tmp_path / "x.h5", cast=True)
+
+
+# ------------------------------------------------------------------- what a file says of itself
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("return_mean", 1.5), ("return_std", 0.0), ("win_rate", 1.0), ("n_cut", 2)],
+)
+def test_statistics_in_a_file_are_those_of_its_data(file, attribute, value):
+    with h5py.File(file, "r+") as stored:
+        stored.attrs[attribute] = value
+    assert f"attribute '{attribute}': says {value}" in error_of(file)
+
+
+def test_victories_in_a_file_have_its_win_rate(file):
+    with h5py.File(file, "r+") as stored:
+        stored.attrs["battle_won"] = ~stored.attrs["battle_won"] & 0x80
+    assert "win_rate" in error_of(file)
+
+
+def test_a_file_of_ours_without_its_format_is_still_held_to_its_hash(file):
+    with h5py.File(file, "r+") as stored:
+        del stored.attrs["format"]
+    assert "attribute 'format': expected str, found None" in error_of(file)
+
+
+def test_a_scalar_in_the_place_of_filled(file):
+    with h5py.File(file, "r+") as stored:
+        del stored[FILLED]
+        stored[FILLED] = 1
+    assert f"[wrong_ndim] key '{FILLED}'" in error_of(file)
+
+
+@pytest.mark.parametrize("name", ["filled.npy", "meta.json"])
+def test_a_file_without_end_is_no_part_of_a_folder(tmp_path, data, name):
+    write_alberdice(tmp_path / "x", padded(data))
+    (tmp_path / "x" / name).unlink()
+    (tmp_path / "x" / name).symlink_to("/dev/zero")
+    assert name.split(".")[0] in error_of(tmp_path / "x")
+
+
+def test_a_link_to_itself(tmp_path):
+    (tmp_path / "x").symlink_to("x")
+    assert "leads nowhere" in error_of(tmp_path / "x")

@@ -1,6 +1,8 @@
 """The program from outside: exit statuses, one-line errors, what Sacred records, signals."""
 
+import errno
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -256,3 +258,98 @@ def test_outside_of_git_the_environment_names_the_commit(tmp_path, monkeypatch):
     assert git_commit(tmp_path) == git_commit(None) == "a1b2"
     monkeypatch.delenv("INSPO_COMMIT")
     assert git_commit(tmp_path) is git_commit(None) is None
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+class Full:
+    """From `begin` on there is no room for files with this name."""
+
+    def __init__(self, monkeypatch, name):
+        self.name, self.full, self.write = name, False, Path.write_text
+        monkeypatch.setattr(Path, "write_text", self)
+
+    def __get__(self, path, kind):
+        def write_text(text, **options):
+            if self.full and path.name.startswith(self.name):
+                self.write(path, text[:40])  # as much as there was room for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return self.write(path, text, **options)
+
+        return write_text
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "info.json"])
+@pytest.mark.parametrize("for_ever", [True, False])
+def test_a_record_without_room_is_an_error_and_keeps_what_it_held(
+    run_main, tmp_path, monkeypatch, capsys, name, for_ever
+):
+    disk, held = Full(monkeypatch, name), {}
+
+    def run(args, logger):
+        observer = logger._sinks[0].__self__.observers[0]
+        beat = logger._sinks[0].__self__._emit_heartbeat
+        logger.log_stat("loss", 1.0, 0)
+        beat()
+        held.update(folder=Path(observer.dir), before=(Path(observer.dir) / name).read_text())
+        disk.full = True
+        logger.log_stat("loss", 2.0, 1)
+        beat()
+        assert (held["folder"] / name).read_text() == held["before"]
+        disk.full = for_ever
+        logger.log_stat("loss", 3.0, 2)
+
+    assert run_main(run) == (2 if for_ever else 0)
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and err.count(f"{name} cannot be written: No space left") >= 1
+    assert not list(held["folder"].glob("*.tmp"))
+    if for_ever:
+        assert err.strip().splitlines()[-1].startswith("error: local_results_path: ")
+        assert (held["folder"] / name).read_text() == held["before"]
+    else:
+        assert read(held["folder"] / "metrics.json")["loss"]["values"] == [1.0, 2.0, 3.0]
+        assert read(held["folder"] / "run.json")["status"] == "COMPLETED"
+
+
+def test_no_room_at_the_beginning_starts_no_run(run_main, monkeypatch, capsys):
+    disk, started = Full(monkeypatch, "config.json"), []
+    disk.full = True
+    assert run_main(lambda *given: started.append(given)) == 2
+    err = capsys.readouterr().err
+    assert "config.json cannot be written: No space left" in err and "Traceback" not in err
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "Make room"), (errno.EROFS, "Check the path")]
+)
+def test_what_a_disk_refuses_is_one_line_and_other_errors_are_ours(capsys, number, advice):
+    def refuse():
+        raise OSError(number, os.strerror(number), "/data/x")
+
+    assert interrupts.exit_status(refuse) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: /data/x: {os.strerror(number)}. {advice}")
+    number = errno.ENOENT
+    with pytest.raises(FileNotFoundError):
+        interrupts.exit_status(refuse)
+
+
+def test_a_closed_stderr_leads_nowhere_and_never_into_a_file(tmp_path):
+    program = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from inspo.utils.interrupts import exit_status
+from inspo.utils.errors import UserError
+def command():
+    with open(sys.argv[2], "w") as file:
+        assert file.fileno() > 2
+        print("of use to nobody", file=sys.stderr, flush=True)
+        raise UserError("nor this")
+sys.exit(exit_status(command))
+"""
+    words = [sys.executable, "-c", program, ROOT / "package", tmp_path / "file"]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, words)]
+    assert subprocess.run(shell, check=False).returncode == 2
+    assert (tmp_path / "file").read_text() == ""

@@ -179,7 +179,7 @@ class _Fit:
         order = np.random.default_rng(seed).permutation(len(buffer))
         n_held_out = min(max(1, int(self.settings.held_out * len(buffer))), len(buffer) - 1)
         self.held_out, self.training = order[:n_held_out], order[n_held_out:]
-        if len(self.training) == 0:
+        if n_held_out == 0:
             self.held_out = self.training = order  # one episode: nothing can be held out
 
     def policies(self, mac: BasicMAC, others: AutoregressivePolicy | None) -> Behaviour:

@@ -195,9 +195,9 @@ def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any
 def read_battle_won(source: Hdf5Source) -> np.ndarray | None:
     """Who won each episode, uint8 `[E]`, from the attribute of that name (one bit an episode)."""
     packed = source.attributes().get("battle_won")
-    if packed is None:
+    if packed is None or FILLED not in source.arrays or not source.shape(FILLED):
         return None
-    n_episodes = (*source.shape(FILLED), 0)[0] if FILLED in source.arrays else 0
+    n_episodes = source.shape(FILLED)[0]
     packed = np.asarray(packed)
     if packed.dtype != np.uint8 or packed.shape != (-(-n_episodes // 8),):
         raise DatasetError(

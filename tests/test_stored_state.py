@@ -1,0 +1,83 @@
+"""Saved states that are put back: what is built otherwise is refused, and named."""
+
+import copy
+
+import pytest
+import torch as th
+from cases import build, random_batch, same_weights
+
+from inspo.learners import REGISTRY
+from inspo.utils.errors import CheckpointError
+from inspo.utils.stored_state import put_back
+
+ALGORITHMS = sorted(name.removesuffix("_learner") for name in REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The state of a learner after an update."""
+    learner, _, _ = build("bc")
+    learner.train(random_batch([4, 1]), 0, 0)
+    return learner.state_dict()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_a_learner_saved_is_put_back(tmp_path, algorithm):
+    learner, _, _ = build(algorithm)
+    learner.train(random_batch([4, 1, 6, 3]), 0, 0)
+    state = copy.deepcopy(learner.state_dict())
+    other, _, _ = build(algorithm)
+    put_back(other, state, tmp_path / "learner.th")
+    assert other.updates == 1
+    assert all(same_weights(other.networks[n], net) for n, net in learner.networks.items())
+
+
+def group(state):
+    return state["optimisers"]["policy"]["param_groups"][0]
+
+
+def moments(state):
+    return state["optimisers"]["policy"]["state"]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda s: s.update(optimisers={}), "optimisers: 'policy' is missing"),
+        (lambda s: s.pop("updates"), "'updates' is missing"),
+        (lambda s: s.update(updates="7"), "updates: expected a number, found str '7'"),
+        (lambda s: s.update(more=1), "'more' is not known"),
+        (lambda s: s.update(networks=[]), "networks: expected agent, found list"),
+        (lambda s: s["networks"]["agent"].update(x=1), "networks.agent: 'x' is not known"),
+        (lambda s: group(s).update(maximize=-1), "[0].maximize: expected False, found int -1"),
+        (lambda s: group(s).update(betas=(0.5, 0.999)), "[0].betas: expected (0.9, 0.999)"),
+        (lambda s: group(s).pop("betas"), "param_groups[0]: 'betas' is missing"),
+        (lambda s: group(s).update(lr=float("nan")), "[0].lr: expected a learning rate"),
+        (lambda s: group(s).update(params=[0]), "[0].params: expected [0, 1,"),
+        (lambda s: s["optimisers"]["policy"].update(param_groups=[]), "param_groups: expected 1"),
+        (lambda s: moments(s).update({0: 3}), "optimisers.policy.state[0]"),
+        (lambda s: moments(s)[0].pop("exp_avg"), "expected exp_avg, exp_avg_sq, step"),
+        (lambda s: moments(s)[0].update(exp_avg=th.ones(2)), "exp_avg has shape [2]"),
+    ],
+)
+def test_what_is_built_otherwise_is_named(tmp_path, trained, change, part):
+    state = copy.deepcopy(trained)
+    change(state)
+    learner, _, _ = build("bc")
+    with pytest.raises(CheckpointError) as caught:
+        put_back(learner, state, tmp_path / "learner.th")
+    message = str(caught.value)
+    assert part in message and message.startswith(str(tmp_path / "learner.th"))
+
+
+@pytest.mark.parametrize("state", [[1], None, 3, "x", {}])
+def test_weights_that_are_no_dictionary(tmp_path, state):
+    learner, _, _ = build("bc")
+    with pytest.raises(CheckpointError, match=r"agent\.th"):
+        put_back(learner.mac.agent, state, tmp_path / "agent.th")
+
+
+def test_flags_that_an_older_torch_did_not_know_may_be_missing(tmp_path, trained):
+    state = copy.deepcopy(trained)
+    del group(state)["maximize"]
+    put_back(build("bc")[0], state, tmp_path / "learner.th")
