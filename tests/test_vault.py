@@ -230,6 +230,7 @@ def _forget(pattern):
         (lambda f: (f / "manifest.ocdbt").write_bytes(b"x" * 99), "truncated or damaged"),
         (lambda f: os.truncate(f / "manifest.ocdbt", 30), "truncated or damaged"),
         (_forget("manifest.ocdbt"), "no known dataset"),
+        (lambda f: os.mkfifo(f / "d" / "pipe"), "expected a file"),
     ],
 )
 def test_damaged_vaults(tmp_path, data, damage, message):

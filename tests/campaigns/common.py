@@ -7,10 +7,16 @@ A campaign tries the program at random for some minutes. It is run by hand, as i
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import re
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "package"))
@@ -38,3 +44,133 @@ def tries(minutes: float) -> Iterator[int]:
 def report(name: str, figures: Mapping[str, float]) -> None:
     """Print the campaign's one line of figures: `kills: kills 141, failures 0`."""
     print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in figures.items()), flush=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands in forked processes: what is imported here need not be imported again
+
+
+def warm_up() -> None:
+    """Import what runs import late, so that it is there in every process that is forked."""
+    from inspo.utils.quiet import silence_third_parties
+
+    silence_third_parties()
+    import torch
+
+    import inspo.utils.sacred_files  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.optim.Adam(
+        [torch.nn.Parameter(torch.zeros(1))]
+    )  # imports a compiler, which takes longest
+
+
+class Child:
+    """A function in a process of its own, which is forked and has a session of its own.
+
+    log: the file that gets what it prints. The function's value is the exit status; 99 for an
+    exception, whose traceback is in the log.
+    """
+
+    def __init__(self, function: Callable[[], int], log: Path):
+        self.log = log
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 99
+            try:
+                os.setsid()
+                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                status = function() or 0
+            except SystemExit as stop:
+                status = stop.code if isinstance(stop.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(Exception):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(status)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status, minus the signal's number for a kill; None if it still runs."""
+        end = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= end:
+                return None
+            time.sleep(min(0.002, max(0.0, end - time.monotonic())))
+
+    def kill(self) -> None:
+        """SIGKILL, to this process alone."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def left(self) -> list[int]:
+        """The living processes of its session."""
+        return [pid for pid, session, _ in processes() if session == self.pid]
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def run(function: Callable[[], int], log: Path, seconds: float = 300.0) -> tuple[int, str]:
+    """The exit status of a function in a process of its own, and what it printed."""
+    child = Child(function, log)
+    status = child.wait(seconds)
+    if status is None:
+        child.kill()
+        return -signal.SIGALRM, child.printed()
+    return status, child.printed()
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """(number, session, command line) of each living process."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if state != "Z":
+                yield int(folder.name), int(session), words
+
+
+LEFTOVER = re.compile(r"\..*\.(tmp|lock|replaced|unpacked)|.*\.tmp|\d+\.old")
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and locks in a folder. A grid's cells keep their lock's file, `.lock`."""
+    return [path for path in folder.rglob("*") if LEFTOVER.fullmatch(path.name)]
+
+
+def an_hour_later(folder: Path) -> None:
+    """Make temporary files old: the program spares those of the last minute."""
+    for path in leftovers(folder):
+        with contextlib.suppress(OSError):
+            os.utime(path, (time.time() - 3600,) * 2)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether nested values are equal, tensors and arrays bit for bit."""
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(same(one[key], other[key]) for key in one)
+        )
+    if isinstance(one, list | tuple):
+        return (
+            isinstance(other, list | tuple)
+            and len(one) == len(other)
+            and all(map(same, one, other))
+        )
+    if hasattr(one, "dtype") != hasattr(other, "dtype"):
+        return False
+    if hasattr(one, "numpy"):
+        return bool(one.dtype == other.dtype and one.equal(other))
+    if hasattr(one, "tobytes"):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return bool(alike and one.tobytes() == other.tobytes())
+    return bool(one == other or (one != one and other != other))

@@ -152,6 +152,9 @@ class VaultSource:
 
     def __init__(self, path: Path, content: dict[str, Any]):
         self.path = path
+        for item in path.rglob("*"):
+            if not (item.is_file() or item.is_dir()):  # tensorstore would wait for a pipe's end
+                raise DatasetError(f"{item}: expected a file, found none. Fetch the vault again.")
         structure = content.get("structure_shape")
         if not isinstance(structure, dict):
             raise DatasetError(
