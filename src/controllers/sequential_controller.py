@@ -26,10 +26,11 @@ class SequentialMAC(BasicMAC):
         super().__init__(scheme, groups, args)
         if not isinstance(self.agent, NonSharedAgents):
             raise ValueError(f"SequentialMAC needs per-agent networks (*_ns), not '{args.agent}'")
-        if args.blocks > self.n_agents:
+        blocks = getattr(args, "blocks", 0)  # AlberDICE has no such key
+        if blocks > self.n_agents:
             raise ConfigError(
                 f"blocks: expected at most {self.n_agents}, as many as there are agents; found "
-                f"{args.blocks}. 0 is a block an agent."
+                f"{blocks}. 0 is a block an agent."
             )
 
     def log_policy(
