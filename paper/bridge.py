@@ -24,21 +24,21 @@ COMMON = 0.1  # share of the episodes from which an order of crossing is the pol
 
 @dataclass(frozen=True)
 class Crossing:
-    """An episode in which both agents reach their goals.
+    """An episode in which all agents reach their goals.
 
-    states `[L + 1, S]`, actions `[L, 2]`. first: the agent that is home first. share: of how many
+    states `[L + 1, S]`, actions `[L, n]`. order: the agents as they come home. share: of how many
     of the episodes `played` this order was seen.
     """
 
     states: np.ndarray
     actions: np.ndarray
-    first: int
+    order: tuple[int, ...]
     share: float
     played: int
     value: float  # the return
 
     def record(self) -> dict[str, Any]:
-        return {"first": self.first, "share": self.share, "played": self.played} | {
+        return {"first": self.order[0], "share": self.share, "played": self.played} | {
             "return": self.value
         }
 
@@ -53,7 +53,7 @@ def reproduce(options: Options) -> bool:
     name = check_algorithms(options.algorithms or ["inspo"])[0]
     cells = changed(table.cells, options.changes)
     folder = options.results / "runs" / table.runs
-    shown: dict[int, tuple[str, Crossing]] = {}  # who crosses first -> title, episode
+    shown: dict[tuple[int, ...], tuple[str, Crossing]] = {}  # order -> title, episode
     record: dict[str, Any] = {}
     for seed in table.comparison.seeds:
         cell = cells[f"bridge_{quality}", name, seed]
@@ -66,11 +66,11 @@ def reproduce(options: Options) -> bool:
             "orders_of_crossing": [crossing.record() for crossing in crossings]
         }
         for crossing in crossings:
-            text = f"agent {crossing.first + 1} first, return {crossing.value:.2f}"
+            text = f"agent {crossing.order[0] + 1} first, return {crossing.value:.2f}"
             share = f"{crossing.share:.0%} of {crossing.played} episodes"
             print(f"seed {seed}: {text}, {share}")
             if crossing.share >= COMMON:
-                shown.setdefault(crossing.first, (f"seed {seed}: {text}", crossing))
+                shown.setdefault(crossing.order, (f"seed {seed}: {text}", crossing))
         if len(shown) == 2:
             break
     if not shown:
@@ -98,10 +98,10 @@ def draw(stem: Path, name: str, shown: list[tuple[str, Crossing]]) -> list[Path]
 def best_crossings(run: Run) -> list[Crossing]:
     """The best sampled episode of each order of crossing that the last policy plays.
 
-    At most two, the more frequent first; UserError if no episode reaches the goals.
+    The most frequent one first; UserError if no episode reaches the goals.
     """
     runner = _runner(run)
-    seen: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
+    seen: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     played = 0
     for _ in range(BATCHES):
         batch = runner.run(test_mode=True)
@@ -109,16 +109,16 @@ def best_crossings(run: Run) -> list[Crossing]:
         for b, (length, value) in enumerate(zip(stats.lengths, stats.returns)):
             played += 1
             states = batch["state"][b, : int(length) + 1].cpu().numpy()
-            first = first_home(states)
-            if first is not None:
+            order = order_home(states)
+            if order is not None:
                 actions = batch["actions"][b, : int(length), :, 0].cpu().numpy()
-                seen[first].append({"states": states, "actions": actions, "value": value})
+                episode = {"states": states, "actions": actions, "value": value}
+                seen.setdefault(order, []).append(episode)
     runner.close_env()
     best = [
-        Crossing(**max(episodes, key=lambda e: e["value"]), first=first,
+        Crossing(**max(episodes, key=lambda e: e["value"]), order=order,
                  share=len(episodes) / played, played=played)
-        for first, episodes in seen.items()
-        if episodes
+        for order, episodes in seen.items()
     ]  # fmt: skip
     if not best:
         raise UserError(
@@ -127,12 +127,13 @@ def best_crossings(run: Run) -> list[Crossing]:
     return sorted(best, key=lambda crossing: -crossing.share)
 
 
-def first_home(states: np.ndarray) -> int | None:
-    """The agent that reaches its goal first, if both do by the end (together: agent 0)."""
-    done = np.array([is_done(cells) for cells in decode(states)])  # [T, 2]
+def order_home(states: np.ndarray) -> tuple[int, ...] | None:
+    """The agents in the order in which they reach their goals, if all do by the end (together: the
+    lower number first)."""
+    done = is_done(decode(states))  # [T, n]
     if not done[-1].all():
         return None
-    return int(done.argmax(axis=0).argmin())
+    return tuple(int(agent) for agent in np.argsort(done.argmax(axis=0), kind="stable"))
 
 
 def _runner(run: Run):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,29 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inspo.envs import VECTOR_REGISTRY
-from inspo.envs.bridge import (
-    DOWN,
-    GOALS,
-    LEFT,
-    N_COLUMNS,
-    N_ROWS,
-    RIGHT,
-    STARTS,
-    STAY,
-    UP,
-    WALLS,
-    BridgeVectorEnv,
-    decode,
-    encode,
-    is_done,
-    move,
-    team_reward,
-)
-from inspo.offline.game_data import make_dataset, optimal_plan
+from inspo.envs.bridge import BridgeVectorEnv, decode, encode, is_done, move, team_reward
+from inspo.envs.bridge_boards import BOARD_OF, BOARDS, DOWN, LEFT, MOVES, RIGHT, STAY, UP, Board
+from inspo.offline.game_data import make_dataset, optimal_plan, plan_in_order
 from inspo.utils.errors import ConfigError
 from paper.boards import episode_png, episodes_gif
 
-FREE = [(r, c) for r in range(N_ROWS) for c in range(N_COLUMNS) if (r, c) not in WALLS]
+TWO = BOARDS["bridge"]
+GOALS, STARTS = TWO.goals, TWO.starts
+FREE = list(map(tuple, np.argwhere(~TWO.wall)))
+N_AGENTS = pytest.mark.parametrize("n_agents", [3, 4])
 
 
 def board(*cells) -> np.ndarray:
@@ -75,6 +66,79 @@ CASES = {
 def test_rule(case):
     one, two, first, second, *after = CASES[case]
     assert move(board(one, two), np.array([[first, second]])).tolist() == [list(map(list, after))]
+
+
+def test_two_agents_move_as_before_there_were_more():
+    """All 324 boards x 25 actions; the sum is that of the function that knew two agents alone."""
+    cells = np.repeat(np.array(list(np.ndindex(3, 6, 3, 6))).reshape(-1, 2, 2), 25, axis=0)
+    after = move(cells, np.tile(np.array(list(np.ndindex(5, 5))), (324, 1)))
+    places = (after[..., 0] * 6 + after[..., 1]).astype(np.uint8)
+    assert hashlib.sha256(places.tobytes()).hexdigest() == (
+        "107ac200bbdaea4fc4ef429b0217a7717a9dce2a18d14adc7490f23ee006585c"
+    )
+
+
+def by_the_rules(board: Board, cells: list, actions: list) -> list:
+    """The rules one agent at a time, as a reference for `move`."""
+    goals, agents = [tuple(goal) for goal in board.goals], range(board.n_agents)
+    cells = [tuple(cell) for cell in cells]
+    wish = list(cells)
+    for i in agents:
+        row, column = np.array(cells[i]) + MOVES[actions[i]]
+        inside = 0 <= row < board.wall.shape[0] and 0 <= column < board.wall.shape[1]
+        if cells[i] != goals[i] and inside and not board.wall[row, column]:
+            wish[i] = (row, column)
+    moving = {i for i in agents if wish[i] != cells[i]}
+    stopped = set()
+    for i, j in itertools.combinations(sorted(moving), 2):
+        if wish[i] == wish[j]:
+            stopped.add(j)
+        if wish[i] == cells[j] and wish[j] == cells[i] and wish[i] != goals[i]:
+            stopped |= {i, j}
+    changed = True
+    while changed:
+        held = {cells[j] for j in agents if cells[j] != goals[j] and j not in moving - stopped}
+        more = {i for i in moving - stopped if wish[i] in held and wish[i] != goals[i]}
+        stopped, changed = stopped | more, bool(more)
+    return [wish[i] if i in moving - stopped else cells[i] for i in agents]
+
+
+@N_AGENTS
+def test_more_agents_move_by_the_same_rules(n_agents):
+    """Boards drawn at random, most of them crowded, so that agents do stand in each other's way."""
+    board, rng = BOARD_OF[n_agents], np.random.default_rng(n_agents)
+    free = np.argwhere(~board.wall)
+    near = np.abs(free - rng.choice(free, size=(1500, 1))).sum(axis=2) <= 2
+    cells = np.stack([rng.choice(free[row], size=n_agents) for row in near])
+    cells[:300, 0] = board.goals[0]  # some are done
+    actions = rng.integers(5, size=(1500, n_agents))
+    after = move(cells, actions)
+    expected = [by_the_rules(board, *case) for case in zip(cells.tolist(), actions.tolist())]
+    assert (after == np.array(expected)).all()
+    assert 0.2 < (after == cells).all(axis=2).mean() < 0.8
+
+
+MORE_CASES = {  # bridge_3: cells, actions, cells after
+    "three in a row follow": ([(1, 3), (1, 4), (1, 5)], [RIGHT] * 3, [(1, 4), (1, 5), (1, 6)]),
+    "one that is stopped stops those behind it": (
+        [(1, 2), (1, 3), (1, 4)], [RIGHT, RIGHT, STAY], [(1, 2), (1, 3), (1, 4)],
+    ),
+    "the first of three wins a cell": (
+        [(0, 2), (1, 1), (2, 2)], [DOWN, RIGHT, UP], [(1, 2), (1, 1), (2, 2)],
+    ),
+    "a swap holds up the third": (
+        [(1, 3), (1, 4), (1, 2)], [RIGHT, LEFT, RIGHT], [(1, 3), (1, 4), (1, 2)],
+    ),
+    "one passes another that is done": (
+        [(1, 7), (2, 7), (1, 6)], [STAY, UP, RIGHT], [(1, 7), (1, 7), (1, 6)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MORE_CASES)
+def test_rule_of_three(case):
+    before, actions, after = MORE_CASES[case]
+    assert move(np.array([before]), np.array([actions]))[0].tolist() == list(map(list, after))
 
 
 def test_boards_do_not_touch_each_other():
@@ -189,7 +253,8 @@ def test_a_finished_board_stays_as_it_is_until_reset():
 def replay(dataset) -> None:
     """Play a dataset's actions again and compare every number of it."""
     batch = dataset.episodes(np.arange(len(dataset)), dataset.metadata.episode_limit + 1)
-    env = BridgeVectorEnv(n_envs=len(dataset), episode_limit=dataset.metadata.episode_limit)
+    facts = dataset.metadata
+    env = BridgeVectorEnv(facts.map_name, len(dataset), episode_limit=facts.episode_limit)
     env.reset()
     for t in range(dataset.metadata.episode_limit + 1):
         filled = batch["filled"][:, t, 0] == 1
@@ -233,17 +298,103 @@ def test_optimal_plans_are_those_of_the_published_file(optimal):
     assert optimal.arrays["terminated"].sum() == 500 and optimal.metadata.n_cut == 0
 
 
-def test_no_faster_way_home():
-    """Breadth-first search over all joint actions: 8 steps, so the plans are optimal in time."""
-    actions = np.array([[a, b] for a in range(5) for b in range(5)])
-    seen, frontier, steps = set(), {tuple(STARTS["adjacent"].ravel())}, 0
-    while tuple(GOALS.ravel()) not in frontier:
-        seen |= frontier
-        cells = np.repeat(np.array(sorted(frontier)).reshape(-1, 2, 2), 25, axis=0)
-        after = move(cells, np.tile(actions, (len(frontier), 1)))
-        frontier = set(map(tuple, after.reshape(-1, 4).tolist())) - seen
-        steps += 1
-    assert steps == 8
+def steps_home(board: Board) -> np.ndarray:
+    """What each agent alone needs from every cell, `[n, rows, columns]`; 99 in a wall."""
+    steps = np.full((board.n_agents, *board.wall.shape), 99)
+    for agent, goal in enumerate(map(tuple, board.goals)):
+        steps[agent][goal], queue = 0, [goal]
+        for cell in queue:
+            for beside in map(tuple, cell + MOVES[1:]):
+                inside = min(beside) >= 0 and (beside < np.array(board.wall.shape)).all()
+                if inside and not board.wall[beside] and steps[agent][beside] == 99:
+                    steps[agent][beside] = steps[agent][cell] + 1
+                    queue.append(beside)
+    return steps
+
+
+@pytest.mark.parametrize(("name", "least"), [("bridge", 8), ("bridge_3", 9)])
+def test_no_faster_way_home(name, least):
+    """Breadth-first search over all joint actions, without the states from which an agent could
+    not get home in time even alone: the plans are optimal in time."""
+    board = BOARDS[name]
+    n, shape, alone = board.n_agents, board.wall.shape * board.n_agents, steps_home(board)
+    actions = np.array(list(np.ndindex(*[5] * n)))
+
+    def solved(limit: int) -> bool:
+        seen, frontier = np.zeros(np.prod(shape), dtype=bool), board.starts["adjacent"][None]
+        for left in range(limit - 1, -1, -1):
+            before = np.repeat(frontier, len(actions), axis=0)
+            after = move(before, np.tile(actions, (len(frontier), 1)))
+            need = alone[np.arange(n), after[..., 0], after[..., 1]]
+            after = after[(need <= left).all(axis=1)].reshape(-1, 2 * n)
+            reached = np.unique(np.ravel_multi_index(tuple(after.T), shape))
+            reached = reached[~seen[reached]]
+            seen[reached] = True
+            frontier = np.stack(np.unravel_index(reached, shape), axis=1).reshape(-1, n, 2)
+        return len(frontier) > 0  # with no step left, all are home
+
+    assert solved(least) and not solved(least - 1)
+
+
+@N_AGENTS
+def test_the_plans_are_as_short_as_the_bridge_lets_them_be(n_agents):
+    """Each path is a shortest one, and all lead over one cell, which one agent enters in a step."""
+    board = BOARD_OF[n_agents]
+    alone, starts = steps_home(board), board.starts["adjacent"]
+    length = len(board.paths[0])
+    for agent, path in enumerate(board.paths):
+        cells = starts[agent] + np.cumsum(MOVES[list(path)], axis=0)
+        assert len(path) == length == alone[agent][tuple(starts[agent])]
+        assert tuple(cells[1]) == (board.wall.shape[0] // 2, starts[:, 1].max() + (n_agents == 3))
+        assert not board.wall[tuple(cells.T)].any() and (cells[-1] == board.goals[agent]).all()
+    assert len(plan_in_order(board, range(n_agents))) == length + n_agents - 1
+
+
+@N_AGENTS
+def test_every_order_of_crossing_takes_as_long_and_is_worth_as_much(n_agents):
+    board, name = BOARD_OF[n_agents], f"bridge_{n_agents}"
+    orders = list(itertools.permutations(range(n_agents)))
+    env = BridgeVectorEnv(name, n_envs=len(orders))
+    plans = np.stack([plan_in_order(board, order) for order in orders])
+    middle = board.wall.shape[1] // 2  # a column of the bridge
+    crossed, total = np.full((len(orders), n_agents), -1), np.zeros(len(orders))
+    for t in range(plans.shape[1]):
+        out = env.step(plans[:, t])
+        total += out.reward
+        crossed[(env.cells[..., 1] == middle) & (crossed < 0)] = t
+    assert plans.shape[1] == {3: 9, 4: 10}[n_agents] and out.terminated.all()
+    assert [tuple(row) for row in crossed.argsort(axis=1)] == orders
+    assert np.ptp(total) < 0.02 * np.abs(total).mean()
+
+
+def play_by_orders(name: str, orders: list[tuple[int, ...]], limit: int = 20) -> float:
+    """The return if each agent keeps an order of its own: it goes once those that are before it in
+    this order have left their starts."""
+    env = BridgeVectorEnv(name, episode_limit=limit)
+    board, starts = env.board, env.board.starts["adjacent"]
+    taken, total = np.zeros(env.n_agents, dtype=int), 0.0
+    for _ in range(limit):
+        gone = (env.cells[0] != starts).any(axis=1)
+        actions, before = np.zeros(env.n_agents, dtype=int), env.cells[0]
+        for i, order in enumerate(orders):
+            if gone[list(order[: order.index(i)])].all() and taken[i] < len(board.paths[i]):
+                actions[i] = board.paths[i][taken[i]]
+        out = env.step(actions[None])
+        taken += (env.cells[0] != before).any(axis=1)
+        total += float(out.reward[0])
+    return total
+
+
+@N_AGENTS
+def test_members_of_teams_with_different_orders_lose_together(n_agents):
+    name, there = f"bridge_{n_agents}", tuple(range(n_agents))
+    back = there[::-1]
+    alone = [play_by_orders(name, [order] * n_agents) for order in (there, back)]
+    assert alone == pytest.approx([-2.38, -2.38], abs=0.05)
+    mixtures = [list(mix) for mix in itertools.product([there, back], repeat=n_agents)][1:-1]
+    values = np.array([play_by_orders(name, mix) for mix in mixtures])
+    assert values.mean() < 2 * np.mean(alone)
+    assert (values < 2 * np.mean(alone)).mean() > 0.5
 
 
 def test_mixed_is_random_play_and_then_optimal(mixed, optimal):
@@ -270,6 +421,59 @@ def test_generation_is_deterministic(optimal):
     assert other.metadata.return_mean == pytest.approx(optimal.metadata.return_mean)
 
 
+@pytest.mark.parametrize("name", BOARDS)
+def test_agents_that_are_cloned_one_by_one_do_not_cross_well(name):
+    """In states of `optimal` each plays as there, whatever the others do; elsewhere at random."""
+    data, rng = make_dataset("bridge", name, "optimal"), np.random.default_rng(0)
+    start, n_agents = data.is_transition(), data.metadata.n_agents
+    counts: dict[bytes, np.ndarray] = {}
+    for state, actions in zip(data.arrays["state"][start], data.arrays["actions"][start][..., 0]):
+        shares = counts.setdefault(state.tobytes(), np.zeros((n_agents, 5)))
+        shares[np.arange(n_agents), actions] += 1
+    env, total = BridgeVectorEnv(name, n_envs=200), 0.0
+    for _ in range(20):
+        states = env.observe()["state"]
+        cloned = np.stack([counts.get(s.tobytes(), np.ones((n_agents, 5))) for s in states])
+        below = cloned.cumsum(axis=-1) / cloned.sum(axis=-1, keepdims=True)
+        total += env.step((below > rng.random((200, n_agents, 1))).argmax(axis=-1)).reward.mean()
+    assert total < 2 * data.metadata.return_mean
+
+
+@N_AGENTS
+def test_data_of_more_agents(n_agents):
+    name, orders = f"bridge_{n_agents}", math.factorial(n_agents)
+    mixed, optimal = (make_dataset("bridge", name, quality) for quality in ("mixed", "optimal"))
+    replay(mixed)
+    assert len(optimal) == 600 and (optimal.lengths == {3: 9, 4: 10}[n_agents]).all()
+    episodes = optimal.episodes(np.arange(600))["actions"].reshape(600, -1)
+    _, counts = np.unique(episodes, axis=0, return_counts=True)
+    assert counts.tolist() == [600 // orders] * orders
+    assert mixed.select(np.arange(600, 1200)).metadata.content_hash == optimal.metadata.content_hash
+    random = mixed.select(np.arange(600))
+    played = random.arrays["actions"][random.is_transition()]
+    assert np.bincount(played.ravel()) / played.size == pytest.approx([0.2] * 5, abs=0.02)
+    assert mixed.metadata.n_agents == n_agents and mixed.metadata.state_shape == 4 * n_agents
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BridgeVectorEnv("bridge_5"), r"map_name: .*'bridge_5'.*Known: bridge, bridge_3"),
+        (lambda: BridgeVectorEnv("bridge_3", start="apart"), r"start: .*'apart'\. Known: adjacent"),
+        (lambda: BridgeVectorEnv(start="apert"), r"start: .*'apert'\. Known: adjacent, apart"),
+        (lambda: BridgeVectorEnv("bridge_3", observation="onehot"), "13,824 numbers wide"),
+        (lambda: BridgeVectorEnv("bridge_4", observation="onehot"), "810,000 numbers wide"),
+        (lambda: make_dataset("bridge", "bridge_5", "optimal"), "Known: none"),
+        (lambda: make_dataset("bridge", "bridge_3", "optimum"), "Did you mean 'optimal'"),
+        (lambda: make_dataset("bridge", "bridge_3", "mixed", episode_limit=8), "take 9 steps"),
+        (lambda: make_dataset("bridge", "bridge_4", "mixed", episode_limit=9), "take 10 steps"),
+    ],
+)
+def test_bad_input_says_what_there_is(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
 def test_a_limit_below_the_plans_is_refused():
     with pytest.raises(ConfigError, match="episode_limit"):
         make_dataset("bridge", "bridge", "optimal", episode_limit=7)
@@ -286,6 +490,10 @@ def test_png_and_gif(tmp_path, optimal):
     episodes_gif(tmp_path / "both.gif", states, actions, ["one", "two"])
     with Image.open(tmp_path / "both.gif") as image:
         assert image.format == "GIF" and image.n_frames == 9 and image.info["loop"] == 0
+    three = BOARDS["bridge_3"].starts["adjacent"][None]
+    episode_png(tmp_path / "three.png", encode(three), title="Bridge")
+    with Image.open(tmp_path / "three.png") as image:
+        assert image.width > image.height > 100
     episodes_gif(tmp_path / "one.gif", states[:1, :4])
     with Image.open(tmp_path / "one.gif") as image:
         assert image.n_frames == 4

@@ -9,13 +9,15 @@ import pytest
 from cases import make_args
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from PIL import Image
 
 from inspo import main as program
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.envs import drawing
-from inspo.envs.bridge import LEFT, STAY, BridgeVectorEnv, encode
+from inspo.envs.bridge import encode
+from inspo.envs.bridge_boards import BOARD_OF, LEFT
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.runners import REGISTRY
 from inspo.utils.errors import ConfigError
@@ -39,17 +41,32 @@ def discs(ax, colour):
     return found
 
 
-def test_bridge_shows_the_agents_the_goals_and_the_moves():
-    cells = np.array([[[1, 2], [1, 3]], [[1, 1], [1, 3]]])
-    episode = {"state": encode(cells), "actions": np.array([[[LEFT], [STAY]], [[0], [0]]])}
-    ax = drawn(drawing.draw_bridge, BridgeVectorEnv(), episode, 0)
-    assert [place[:2] for place in discs(ax, OURS)] == [(2.5, 1.5)]
-    assert [place[:2] for place in discs(ax, THEIRS)] == [(3.5, 1.5)]
-    (arrow,) = [text for text in ax.texts if not text.get_text()]  # agent 2 stays
-    assert arrow.xy[0] < 2.5 and arrow.xy[1] == 1.5
-    last = drawn(drawing.draw_bridge, BridgeVectorEnv(), episode, 1)
-    assert [place[:2] for place in discs(last, OURS)] == [(1.5, 1.5)]
-    assert all(text.get_text() for text in last.texts)  # nothing is played any more
+@pytest.mark.parametrize("cells", [[[1, 2], [1, 3]], [[0, 1], [1, 3], [2, 1]]])
+def test_bridge_shows_the_agents_the_goals_and_the_moves(cells):
+    n = len(cells)
+    cells = np.array([cells, cells])
+    cells[1, 0] += [0, -1]
+    played = np.zeros((2, n, 1), dtype=int)
+    played[0, 0] = LEFT
+    episode = {"state": encode(cells), "actions": played}
+    for t in (0, 1):
+        ax = drawn(drawing.draw_bridge, None, episode, t)
+        found = [patch for patch in ax.patches if isinstance(patch, Circle)]
+        assert [patch.center for patch in found] == [(x + 0.5, y + 0.5) for y, x in cells[t]]
+        assert [to_hex(patch.get_facecolor()) for patch in found] == list(drawing.AGENTS[:n])
+        squares = [patch.get_xy()[:4].mean(0).tolist() for patch in ax.patches
+                   if to_hex(patch.get_edgecolor()) in drawing.AGENTS]  # fmt: skip
+        assert squares == [[x + 0.5, y + 0.5] for y, x in BOARD_OF[n].goals]
+        arrows = [text for text in ax.texts if not text.get_text()]
+        assert len(arrows) == 1 - t  # the others stay, and in the last board nothing is played
+        assert t or (arrows[0].xy[0] < cells[0, 0, 1] and arrows[0].xy[1] == cells[0, 0, 0] + 0.5)
+
+
+def test_agents_in_one_cell_stand_beside_each_other():
+    ax = Figure().subplots()
+    drawing.draw_board(ax, np.array([[1, 7]] * 3))
+    places = [patch.center for patch in ax.patches if isinstance(patch, Circle)]
+    assert np.array(places) == pytest.approx(np.array([(7.25, 1.5), (7.5, 1.5), (7.75, 1.5)]))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
 from inspo.utils.paths import PROJECT_ROOT
 from paper import figure3, figure5, main_job, paths, starcraft, tables, timing
-from paper.bridge import first_home
+from paper.bridge import order_home
 from paper.commands import ALL, COMMANDS
 from paper.options import Options, changed
 from paper.reader import read_file, read_table
@@ -402,14 +402,19 @@ def test_pictures_are_written(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-def test_who_is_home_first_on_bridge():
-    from inspo.envs.bridge import GOALS, STARTS, encode
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 2, 0), (3, 0, 2, 1)])
+def test_the_order_in_which_agents_come_home_on_bridge(order):
+    from inspo.envs.bridge import encode
+    from inspo.envs.bridge_boards import BOARD_OF
 
-    for first in (0, 1):
-        boards = np.stack([STARTS["adjacent"], STARTS["adjacent"], GOALS])  # [T, agents, 2]
-        boards[1, first] = GOALS[first]
-        assert first_home(encode(boards)) == first
-        assert first_home(encode(boards[:2])) is None
+    board = BOARD_OF[len(order)]
+    boards = np.stack([board.starts["adjacent"]] * (len(order) + 1))  # [T, agents, 2]
+    for t, agent in enumerate(order):
+        boards[t + 1 :, agent] = board.goals[agent]
+    assert order_home(encode(boards)) == order
+    assert order_home(encode(boards[:-1])) is None
+    together = np.stack([board.starts["adjacent"], board.goals])
+    assert order_home(encode(together)) == tuple(range(len(order)))
 
 
 # What a table's file holds already

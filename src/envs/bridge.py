@@ -1,21 +1,30 @@
-"""Bridge: two agents must cross a bridge one cell wide, in opposite directions.
+"""Bridge: agents must cross a bridge one cell wide, where they cannot pass each other.
 
-    b . # # . .      b  goal of agent 2      a  goal of agent 1
-    . . 1 2 . .      the bridge is the middle row; its two cells between the walls hold one agent
-    . . # # . a      across, so that one of the two has to go back first
+    b . # # . .      . 1 . # # . c .      . 1 # # d .      1, 2, ...: agents
+    . . 1 2 . .      2 . . . . . . a      2 . # # . c      a, b, ...: their goals
+    . . # # . a      . 3 . # # . b .      . . . . . .
+                                          3 . # # . b
+                                          . 4 # # a .
 
-The game is Fu et al. 2022's in the version of AlberDICE (Matsunaga et al. 2023), and its rules
-were read off AlberDICE's published trajectories: replaying them gives the same numbers.
+The game of two agents (`bridge`) is Fu et al. 2022's in the version of AlberDICE (Matsunaga et al.
+2023), and its rules were read off AlberDICE's published trajectories: replaying them gives the same
+numbers. They cross in opposite directions, so that one of the two has to go back first.
+
+Those of three and four (`bridge_3`, `bridge_4`) are ours. All cross in the same direction, one
+after the other. All of them are two steps from the mouth of the bridge and as far from it to their
+goals, so every order of crossing takes the same 9 (four agents: 10) steps, and the mean distances
+differ little. What an order needs is that exactly one goes while the others wait: if two teams
+keep different orders, members of both may wait for each other for ever.
 
 Rules of a step, for cells (row, column) and actions stay, up, down, right, left:
 1. An agent on its goal is done: it stays there, whatever it plays, and stops nobody.
 2. A move off the grid or into a wall is no move.
-3. An agent cannot enter a cell in which the other one stays, its own goal excepted. It can where
+3. An agent cannot enter a cell in which another one stays, its own goal excepted. It can where
    the other one leaves.
-4. Two agents that would swap cells both stay, unless agent 1 thereby reaches its goal.
-5. Of two agents that would enter the same cell, agent 1 moves and agent 2 stays.
-So two agents share a cell only where it is the goal of one that is done.
-The reward is shared: -0.1 x the mean over both agents of the Euclidean distance to the goal after
+4. Two agents that would swap cells both stay, unless the first of them thereby reaches its goal.
+5. Of agents that would enter the same cell, the first moves and the others stay.
+So agents share a cell only where it is the goal of one that is done.
+The reward is shared: -0.1 x the mean over the agents of the Euclidean distance to the goal after
 the step, where one that was done before counts 0.
 """
 
@@ -25,21 +34,14 @@ from typing import Any
 
 import numpy as np
 
+from inspo.envs.bridge_boards import BOARD_OF, BOARDS, MOVES, STAY, Board
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.utils.errors import ConfigError, nearest
 
-N_ROWS, N_COLUMNS = 3, 6
-N_CELLS = N_ROWS * N_COLUMNS
-WALLS = ((0, 2), (0, 3), (2, 2), (2, 3))
-GOALS = np.array([[2, 5], [0, 0]])  # [agent, (row, column)]
-STARTS = {
-    "adjacent": np.array([[1, 2], [1, 3]]),  # side by side on the bridge
-    "apart": np.array([[1, 1], [1, 4]]),  # at the two ends of it
-}
-STAY, UP, DOWN, RIGHT, LEFT = range(5)
-MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, 1], [0, -1]])  # [action, (row, column)]
 
-_WALL = np.zeros((N_ROWS, N_COLUMNS), dtype=bool)
-_WALL[tuple(np.array(WALLS).T)] = True
+def board_of(cells: np.ndarray) -> Board:
+    """The board of cells `[..., n, 2]`."""
+    return BOARD_OF[cells.shape[-2]]
 
 
 def same_cell(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -48,81 +50,82 @@ def same_cell(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def is_done(cells: np.ndarray) -> np.ndarray:
-    """Whether each agent is on its goal: cells `[..., 2, 2]` -> bool `[..., 2]`."""
-    return same_cell(cells, GOALS)
+    """Whether each agent is on its goal: cells `[..., n, 2]` -> bool `[..., n]`."""
+    return same_cell(cells, board_of(cells).goals)
 
 
 def move(cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """One step of N boards (rules 1 to 5 above).
 
-    cells: int `[N, 2, 2]`, (row, column) of both agents. actions: int `[N, 2]`.
-    Returns the new cells `[N, 2, 2]`.
+    cells: int `[N, n, 2]`, (row, column) of the agents. actions: int `[N, n]`.
+    Returns the new cells `[N, n, 2]`.
     """
+    wall, n_agents = board_of(cells).wall, cells.shape[1]
     done = is_done(cells)
     wish = cells + MOVES[actions]
-    inside = ((wish >= 0) & (wish < (N_ROWS, N_COLUMNS))).all(axis=-1)
+    inside = ((wish >= 0) & (wish < wall.shape)).all(axis=-1)
     row, column = np.where(inside[..., None], wish, 0).transpose(2, 0, 1)
-    free = inside & ~_WALL[row, column] & ~done
-    wish = np.where(free[..., None], wish, cells)
+    moving = inside & ~wall[row, column] & ~done & (actions != STAY)
+    wish = np.where(moving[..., None], wish, cells)
 
-    moving = ~same_cell(wish, cells)
     home = is_done(wish)
-    first, second = 0, 1
-    in_the_way = ~np.logical_or.reduce(done, axis=1)  # a done agent stops nobody
-    meet = same_cell(wish[:, first], wish[:, second])
-    swap = same_cell(wish[:, first], cells[:, second]) & same_cell(wish[:, second], cells[:, first])
-    # where `meet` is true and one of the two does not move, the other one runs into it
-    stopped = np.stack(
-        [
-            ~home[:, first] & (meet & ~moving[:, second] | swap),
-            meet & (moving[:, first] | ~home[:, second]) | swap & ~home[:, first],
-        ],
-        axis=1,
-    )
-    stopped &= in_the_way[:, None] & moving
-    return np.where(stopped[..., None], cells, wish)
+    both = moving[:, :, None] & moving[:, None]  # [N, n, n], as are the next
+    onto = same_cell(wish[:, :, None], cells[:, None])  # i would enter the cell of j
+    earlier = np.tri(n_agents, k=-1, dtype=bool)  # j before i
+    contested = both & earlier & same_cell(wish[:, :, None], wish[:, None])
+    first_home = np.where(earlier, home[:, None], home[:, :, None])
+    swap = both & onto & onto.transpose(0, 2, 1) & ~first_home
+    stopped = np.logical_or.reduce(contested | swap, axis=2)
+    for _ in range(n_agents - 1):  # one that is stopped may stop the one behind it
+        holding = ~done & (~moving | stopped)
+        stopped |= moving & ~home & np.logical_or.reduce(onto & holding[:, None], axis=2)
+    return np.where((moving & ~stopped)[..., None], wish, cells)
 
 
 def team_reward(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The shared reward of a step from cells `before` to `after` `[N, 2, 2]`, float32 `[N]`."""
-    distance = np.linalg.norm(GOALS - after, axis=-1)
+    """The shared reward of a step from cells `before` to `after` `[N, n, 2]`, float32 `[N]`."""
+    distance = np.linalg.norm(board_of(after).goals - after, axis=-1)
     own = np.where(is_done(before), 0.0, -0.1 * distance).astype(np.float32)
     return own.mean(axis=1)
 
 
 def encode(cells: np.ndarray, observation: str = "coordinates") -> np.ndarray:
-    """The state of cells `[N, 2, 2]`, float32 `[N, 8]` or `[N, 324]`.
+    """The state of cells `[N, n, 2]`, float32 `[N, 4 n]`, or `[N, 324]` of two agents.
 
-    `coordinates`: row, column, goal row, goal column of agent 1, then of agent 2. `onehot`: 1 at
-    the index `18 x cell of agent 1 + cell of agent 2`, where `cell = 6 x row + column`.
+    `coordinates`: row, column, goal row, goal column of agent 1, then of agent 2, and so on.
+    `onehot`: 1 at the index `18 x cell of agent 1 + cell of agent 2`, where
+    `cell = 6 x row + column`.
     """
+    board = board_of(cells)
     if observation == "coordinates":
-        goals = np.broadcast_to(GOALS, cells.shape)
-        return np.concatenate([cells, goals], axis=-1).reshape(len(cells), 8).astype(np.float32)
-    flat = cells[..., 0] * N_COLUMNS + cells[..., 1]  # [N, 2]
-    states = np.zeros((len(cells), N_CELLS**2), dtype=np.float32)
-    states[np.arange(len(cells)), flat[:, 0] * N_CELLS + flat[:, 1]] = 1
+        goals = np.broadcast_to(board.goals, cells.shape)
+        return np.concatenate([cells, goals], axis=-1).reshape(len(cells), -1).astype(np.float32)
+    n_cells, n_columns = board.wall.size, board.wall.shape[1]
+    flat = cells[..., 0] * n_columns + cells[..., 1]  # [N, 2]
+    states = np.zeros((len(cells), n_cells**2), dtype=np.float32)
+    states[np.arange(len(cells)), flat[:, 0] * n_cells + flat[:, 1]] = 1
     return states
 
 
 def decode(states: np.ndarray) -> np.ndarray:
-    """The cells int `[N, 2, 2]` of states `[N, 8]` (coordinates) or `[N, 324]` (onehot)."""
+    """The cells int `[N, n, 2]` of states `[N, 4 n]` (coordinates) or `[N, 324]` (onehot)."""
     states = np.asarray(states)
-    if states.shape[-1] == 8:
-        return np.rint(states.reshape(-1, 2, 4)[..., :2]).astype(np.int64)
-    joint = states.argmax(axis=-1)
-    flat = np.stack([joint // N_CELLS, joint % N_CELLS], axis=-1)
-    return np.stack([flat // N_COLUMNS, flat % N_COLUMNS], axis=-1)
+    wall = BOARD_OF[2].wall
+    if states.shape[-1] == wall.size**2:
+        cells = np.unravel_index(states.argmax(axis=-1), 2 * wall.shape)
+        return np.stack(cells, axis=-1).reshape(-1, 2, 2)
+    return np.rint(states.reshape(len(states), -1, 4)[..., :2]).astype(np.int64)
 
 
 class BridgeVectorEnv(VectorEnv):
     """N boards of Bridge in numpy. Nothing in it is random.
 
-    map_name: `bridge`. episode_limit: steps after which an episode is truncated; the reward of
-    that step is paid as of any other. (AlberDICE's own simulator calls the limit an end and pays
-    0 there.) start: `adjacent` on the bridge, or `apart` at its ends. observation: how the state
-    is written, `coordinates` (8 numbers) or `onehot` (324); both agents observe the whole state.
-    info: `solved`, 1 in the step in which both agents are done.
+    map_name: `bridge`, `bridge_3` or `bridge_4`. episode_limit: steps after which an episode is
+    truncated; the reward of that step is paid as of any other. (AlberDICE's own simulator calls the
+    limit an end and pays 0 there.) start: `adjacent`, as drawn above; of two agents also `apart`,
+    at the ends of the bridge. observation: how the state is written, `coordinates` (4 numbers an
+    agent) or `onehot` (324, of two agents); all agents observe the whole state. ConfigError for
+    other values. info: `solved`, 1 in the step in which all agents are done.
     """
 
     def __init__(
@@ -133,9 +136,26 @@ class BridgeVectorEnv(VectorEnv):
         start: str = "adjacent",
         observation: str = "coordinates",
     ):
+        if map_name not in BOARDS:
+            raise ConfigError(
+                f"env_args.map_name: no board of Bridge is called '{map_name}'."
+                f"{nearest(map_name, BOARDS)} Known: {', '.join(BOARDS)}."
+            )
+        self.board = BOARDS[map_name]
+        if start not in self.board.starts:
+            raise ConfigError(
+                f"env_args.start: {map_name} has no start '{start}'. Known: "
+                f"{', '.join(self.board.starts)}."
+            )
+        if observation == "onehot" and self.board.n_agents > 2:
+            size = self.board.wall.size**self.board.n_agents
+            raise ConfigError(
+                f"env_args.observation: a one-hot state of {map_name} would be {size:,} numbers "
+                "wide; use coordinates."
+            )
         self.map_name, self.start, self.observation = map_name, start, observation
         self.n_envs = int(n_envs)
-        self.n_agents = 2
+        self.n_agents = self.board.n_agents
         self.episode_limit = episode_limit
         self._seed = 0
         self.reset()
@@ -160,7 +180,7 @@ class BridgeVectorEnv(VectorEnv):
         self._seed = int(state["seed"])
 
     def reset(self) -> None:
-        self.cells = np.tile(STARTS[self.start], (self.n_envs, 1, 1))  # [N, 2, 2]
+        self.cells = np.tile(self.board.starts[self.start], (self.n_envs, 1, 1))  # [N, n, 2]
         self._finished = np.zeros(self.n_envs, dtype=bool)
         self._steps = 0  # all start together, so one clock serves all
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # matplotlib takes half a second, which most runs do not need
 Episode = dict[str, np.ndarray]
 Drawing = Callable[["Axes", Any, Episode, int], None]
 
-TEAMS = ("#2e6f95", "#d1495b")  # ours and theirs, agent 1 and agent 2; the colour-blind see both
+TEAMS = ("#2e6f95", "#d1495b")  # ours and theirs; the colour-blind see both
+AGENTS = (*TEAMS, "#3a9c97", "#e8a04c")  # of Bridge
 GROUND, WALL, LINE, INK, HEALTH = "#faf8f3", "#4a4e57", "#d8d3c8", "#33363d", "#5aa469"
 PIXELS, DPI = 560, 100  # the width of a frame
 STEP_MS, END_MS = 200, 2000  # how long a step stays, and the last one
@@ -90,8 +91,9 @@ def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> No
         temporary.unlink(missing_ok=True)
 
 
-def _cell(ax: Axes, row: int, column: int, **style: Any) -> None:
-    ax.fill([column, column + 1, column + 1, column], [row, row, row + 1, row + 1], **style)
+def _cell(ax: Axes, row: int, column: int, margin: float = 0.0, **style: Any) -> None:
+    left, right, top, bottom = column + margin, column + 1 - margin, row + margin, row + 1 - margin
+    ax.fill([left, right, right, left], [top, top, bottom, bottom], **style)
 
 
 # ---- matrix games --------------------------------------------------------------------------------
@@ -117,35 +119,60 @@ def draw_matrix(ax: Axes, env: Any, episode: Episode, t: int) -> None:
         ax.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=15)
     if t:
         row, column = (0, actions[0]) if env.n_agents == 1 else actions[:2]
-        style = {"facecolor": "none", "edgecolor": INK, "linewidth": 5, "clip_on": False}
+        style: dict[str, Any] = {
+            "facecolor": "none",
+            "edgecolor": INK,
+            "linewidth": 5,
+            "clip_on": False,
+        }
         _cell(ax, row, column, **style, zorder=3)
 
 
 # ---- Bridge --------------------------------------------------------------------------------------
 
 
-def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
-    """The board: goals as rings, agents as discs, an arrow for each move that is played."""
-    cells = bridge.decode(episode["state"][t : t + 1])[0]
-    ax.set(xlim=(0, bridge.N_COLUMNS), ylim=(bridge.N_ROWS, 0))
-    for row, column in np.ndindex(bridge.N_ROWS, bridge.N_COLUMNS):
-        colour = WALL if (row, column) in bridge.WALLS else GROUND
-        _cell(ax, row, column, facecolor=colour, edgecolor=LINE)
-    together = (cells[0] == cells[1]).all()
-    done = bridge.is_done(cells)
+def draw_board(
+    ax: Axes, cells: np.ndarray, actions: np.ndarray | None = None, size: float = 14
+) -> None:
+    """The board of cells `[n, 2]`: goals as squares, agents as discs; with `actions [n]`, an arrow
+    for each move that is played. size: of the agents' numbers, in points."""
+    from matplotlib.patches import Circle
+
+    board, done = bridge.board_of(cells), bridge.is_done(cells)
+    rows, columns = board.wall.shape
+    ax.set(xlim=(-0.06, columns + 0.06), ylim=(rows + 0.06, -0.06), aspect="equal")
+    for (row, column), wall in np.ndenumerate(board.wall):
+        _cell(ax, row, column, facecolor=WALL if wall else GROUND, edgecolor=LINE)
     for i, (row, column) in enumerate(cells):
-        goal = bridge.GOALS[i] + 0.5
-        ax.plot(goal[1], goal[0], "s", markersize=48, color=TEAMS[i] + "22", mec=TEAMS[i], mew=2)
-        x, y = column + 0.5 + (0.2 * (2 * i - 1) if together else 0), row + 0.5
-        ax.plot(x, y, "o", markersize=22 if together else 36, color=TEAMS[i], mec="white", mew=2)
-        ax.text(x, y, f"{i + 1}", color="white", ha="center", va="center", fontweight="bold")
-        action = episode["actions"][t, i, 0]
-        if t < len(episode["state"]) - 1 and action != bridge.STAY and not done[i]:
-            down, right = bridge.MOVES[action] * 0.75
-            ax.annotate(
-                "", (x + right, y + down), (x + right / 2.2, y + down / 2.2),
-                arrowprops={"arrowstyle": "-|>", "color": TEAMS[i], "lw": 2, "mutation_scale": 16},
-            )  # fmt: skip
+        colour, (goal_row, goal_column) = AGENTS[i], board.goals[i]
+        inset: dict[str, Any] = {
+            "facecolor": colour + "22",
+            "edgecolor": colour,
+            "linewidth": size / 7,
+        }
+        _cell(ax, goal_row, goal_column, margin=0.14, **inset)
+        sharing = np.flatnonzero(bridge.same_cell(cells, cells[i]))
+        alone = len(sharing) == 1
+        x = column + (np.flatnonzero(sharing == i)[0] + 1) / (len(sharing) + 1)
+        y = row + 0.5
+        radius = 0.3 if alone else 0.2
+        ax.add_patch(Circle((x, y), radius, facecolor=colour, edgecolor="white", zorder=3))
+        style: dict[str, Any] = {"color": "white", "fontweight": "bold"}
+        style["fontsize"] = size if alone else 0.8 * size
+        ax.text(x, y, f"{i + 1}", ha="center", va="center_baseline", zorder=4, **style)
+        if actions is not None and actions[i] != bridge.STAY and not done[i]:
+            down, right = bridge.MOVES[actions[i]] * 0.34
+            arrow = {"arrowstyle": "-|>", "color": colour, "lw": size / 6, "mutation_scale": size}
+            arrow |= {"shrinkA": 0, "shrinkB": 0}
+            ends = (x + 1.9 * right, y + 1.9 * down), (x + right, y + down)
+            ax.annotate("", *ends, zorder=5, arrowprops=arrow)
+
+
+def draw_bridge(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The board of a step, and what is played in it."""
+    cells = bridge.decode(episode["state"][t : t + 1])[0]
+    played = episode["actions"][t, :, 0] if t < len(episode["state"]) - 1 else None
+    draw_board(ax, cells, played)
 
 
 # ---- SMAX ----------------------------------------------------------------------------------------

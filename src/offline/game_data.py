@@ -15,6 +15,8 @@ Bridge as in AlberDICE's published files):
 | bridge | bridge | optimal    | 500      | both orders of crossing, half each                     |
 | bridge | bridge | mixed      | 1,000    | 500 episodes of uniformly random play, then `optimal`  |
 
+`bridge_3` and `bridge_4` have 600 episodes for 500: every order of crossing 100 or 25 times.
+
 `tabular.matrix_games` says which other matrix games and qualities there are. Their datasets are the
 smallest of at least 1,200 episodes (`m_ne`: 1,000) in which the proportions of the joint actions
 are exact and each occurs 8 times. The counts are exact, not drawn; the order of the episodes is
@@ -24,12 +26,15 @@ drawn. In `balanced` of two agents, where 1,000 is not a multiple of 9, one join
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inspo.envs.bridge import DOWN, LEFT, RIGHT, STAY, UP, BridgeVectorEnv
+from inspo.envs.bridge import BridgeVectorEnv
+from inspo.envs.bridge_boards import BOARDS, DOWN, LEFT, RIGHT, STAY, UP, Board
 from inspo.envs.matrix import MatrixVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
 from inspo.offline.formats.canonical_writer import write_dataset
@@ -39,11 +44,11 @@ from inspo.utils.errors import ConfigError, nearest
 
 MIN_COUNT = 8  # episodes of the rarest joint action of a matrix game
 MAX_EPISODES = 200_000
-BRIDGE_EPISODES = 500  # of each kind
+BRIDGE_EPISODES = {2: 500, 3: 600, 4: 600}  # of each kind; 600 = 100 x 3! = 25 x 4!
 BRIDGE_QUALITIES = ("optimal", "mixed")
 
 # (env, map) that `dataset.py list` names; for other numbers of agents the data are made likewise.
-LISTED = [*(("matrix", name) for name in matrix_games.QUALITIES), ("bridge", "bridge")]
+LISTED = [*(("matrix", name) for name in matrix_games.QUALITIES), *(("bridge", b) for b in BOARDS)]
 
 
 def qualities(env: str, map_name: str) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ def qualities(env: str, map_name: str) -> tuple[str, ...]:
     if env == "matrix":
         game = matrix_games.find(map_name)
         return matrix_games.QUALITIES[game.kind] if game else ()
-    return BRIDGE_QUALITIES if (env, map_name) == ("bridge", "bridge") else ()
+    return BRIDGE_QUALITIES if env == "bridge" and map_name in BOARDS else ()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -126,23 +131,56 @@ def optimal_plan(first_to_cross: int, room: int, rng: np.random.Generator) -> np
     return np.array([[TURNED[a] for a in first], [TURNED[a] for a in second]]).T
 
 
-def optimal_actions(episode_limit: int, rng: np.random.Generator) -> np.ndarray:
-    """`BRIDGE_EPISODES` optimal plans, half in each order, int `[E, limit, 2]` (0 after the end).
+def plan_in_order(board: Board, order: Sequence[int]) -> np.ndarray:
+    """The plan of three or four agents that cross in this order, int `[steps, n]`.
 
-    Each room is used by a third of them. The rooms differ in the distances on the way, so the
-    returns are -1.290, -1.259 and -1.235, and the mean is that of AlberDICE's file, -1.262.
+    Each waits where it starts until the one before it has made a step.
     """
-    plans = rng.permutation(BRIDGE_EPISODES)
-    actions = np.zeros((BRIDGE_EPISODES, episode_limit, 2), dtype=np.int64)
-    for episode, plan in enumerate(plans):
-        room = (LEFT, UP, DOWN)[plan // 2 % 3]
-        actions[episode, :8] = optimal_plan(plan % 2, room, rng)
-    return actions
+    path_length = len(board.paths[0])
+    plan = np.full((path_length + len(order) - 1, len(order)), STAY)
+    for turn, agent in enumerate(order):
+        plan[turn : turn + path_length, agent] = board.paths[agent]
+    return plan
 
 
-def random_actions(episode_limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniformly random actions of `BRIDGE_EPISODES` episodes, int `[E, limit, 2]`."""
-    return rng.integers(5, size=(BRIDGE_EPISODES, episode_limit, 2))
+def shortest_plans(board: Board, rng: np.random.Generator) -> np.ndarray:
+    """Optimal plans, every order of crossing equally often, int `[E, steps, n]`, shuffled.
+
+    Of two agents, each room is used by a third of the plans. The rooms differ in the distances on
+    the way, so the returns are -1.290, -1.259 and -1.235, and the mean is that of AlberDICE's file,
+    -1.262.
+    """
+    shuffled = rng.permutation(BRIDGE_EPISODES[board.n_agents])
+    if board.n_agents == 2:
+        rooms = (LEFT, UP, DOWN)
+        return np.stack([optimal_plan(k % 2, rooms[k // 2 % 3], rng) for k in shuffled])
+    orders = list(permutations(range(board.n_agents)))
+    return np.stack([plan_in_order(board, orders[k % len(orders)]) for k in shuffled])
+
+
+def bridge_actions(
+    map_name: str, quality: str, limit: int, streams: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """The actions of a Bridge dataset, int `[E, limit, n]` (0 after the end)."""
+    known = qualities("bridge", map_name)
+    if quality not in known:
+        raise ConfigError(
+            f"quality: no data '{quality}' of bridge/{map_name} are generated."
+            f"{nearest(quality, known)} Known: {', '.join(known) or 'none'}."
+        )
+    board = BOARDS[map_name]
+    plans = shortest_plans(board, streams[0])
+    episodes, steps, n_agents = plans.shape
+    if limit < steps:
+        raise ConfigError(
+            f"env_args.episode_limit: the optimal plans of {map_name} take {steps} steps, so the "
+            f"data need a limit of {steps} or more; found {limit}."
+        )
+    optimal = np.zeros((episodes, limit, n_agents), dtype=np.int64)
+    optimal[:, :steps] = plans
+    if quality == "optimal":
+        return optimal
+    return np.concatenate([streams[1].integers(5, size=optimal.shape), optimal])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,22 +232,9 @@ def make_dataset(
         actions = joint_actions(map_name, quality, streams[0])
         simulator: VectorEnv = MatrixVectorEnv(map_name, n_envs=len(actions))
     else:
-        known = qualities(env, map_name)
-        if quality not in known:
-            raise ConfigError(
-                f"quality: no data '{quality}' of {env}/{map_name} are generated."
-                f"{nearest(quality, known)} Known: {', '.join(known) or 'none'}."
-            )
-        if episode_limit < 8:
-            raise ConfigError(
-                "env_args.episode_limit: the optimal plans of Bridge take 8 steps, so the data "
-                f"need a limit of 8 or more; found {episode_limit}."
-            )
-        actions = optimal_actions(episode_limit, streams[0])
-        if quality == "mixed":
-            actions = np.concatenate([random_actions(episode_limit, streams[1]), actions])
+        actions = bridge_actions(map_name, quality, episode_limit, streams)
         simulator = BridgeVectorEnv(
-            n_envs=len(actions), episode_limit=episode_limit, observation=observation
+            map_name, len(actions), episode_limit=episode_limit, observation=observation
         )
     arrays, lengths = play(simulator, actions)
     info: dict[str, Any] = simulator.get_env_info()
