@@ -15,7 +15,7 @@ from inspo.experiments.cells import Cell
 from inspo.experiments.cells import finished_run_of as finished
 from inspo.experiments.plots import MUTED, STYLE, colour, plt, save
 from inspo.experiments.records import Run
-from inspo.experiments.statistics import bootstrap, normal_interval, wilson
+from inspo.experiments.statistics import bootstrap, normal_interval, sampling_interval, wilson
 from inspo.experiments.tables import fixed, interval, text_table, write_json
 from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
@@ -24,8 +24,6 @@ from paper.reader import label
 from paper.tables import run_missing
 
 MAP = "2s3z"
-# Points of the learning curve: enough episodes to read a trend from, few enough to cost little.
-CURVE = {"test_nepisode": 96}
 
 
 def reproduce(options: Options) -> bool:
@@ -37,7 +35,7 @@ def reproduce(options: Options) -> bool:
             name if quality == "medium" else f"{quality}_{name}",
             name,
             "smax_offline",
-            {"map_name": MAP, "quality": quality, "seed": 0, **CURVE},
+            {"map_name": MAP, "quality": quality, "seed": 0},
         )
         for name in check_algorithms(options.algorithms or ["inspo", "bc"])
     }
@@ -151,33 +149,33 @@ def dataset_facts(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Curve:
-    """One algorithm's line over updates, and its final test: a value with its interval."""
+    """One algorithm's tests: values with the ends of their 95 % intervals, all `[K]`."""
 
     algorithm: str
-    updates: Sequence[float]
-    values: Sequence[float]
-    final: tuple[float, tuple[float, float]]
+    trained: np.ndarray  # the share of its training before each test, in %
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping[str, Any]) -> Path:
-    """Win rate and return over updates, with the final tests as points at the end of the lines."""
+    """Win rate and return over training, each test with its interval, the final ones marked."""
 
-    def curve(name: str, metric: str, final: tuple[float, tuple[float, float]]) -> Curve:
-        tests = runs[name].tests[:-1] or runs[name].tests
-        updates = [runs[name].updates_at(test["t_env"]) for test in tests]
-        return Curve(name, updates, [test[metric] for test in tests], final)
+    def curves(metric: str, share: bool) -> list[Curve]:
+        result = []
+        for name, run in runs.items():
+            trained = [100 * test["t_env"] / max(run.t_env, 1) for test in run.tests]
+            values = [test[metric] for test in run.tests]
+            low, high = zip(*(sampling_interval(test, metric, share) for test in run.tests))
+            result.append(Curve(name, *np.array([trained, values, low, high], dtype=float)))
+        return result
 
-    wins, returns = [], []
-    for name, run in runs.items():
-        won, reached = run.raw["battle_won"], run.raw["returns"]
-        final = (sum(won) / len(won), wilson(sum(won), len(won)))
-        wins.append(curve(name, "test_battle_won_mean", final))
-        final = (sum(reached) / len(reached), bootstrap(reached))
-        returns.append(curve(name, "test_return_mean", final))
     first = next(iter(runs.values()))
+    updates = ", ".join(f"{label(name, name)} {run.updates:,}" for name, run in runs.items())
     data = f"data ({quality})"
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11.2, 4.3))
+        wins, returns = curves("test_battle_won_mean", True), curves("test_return_mean", False)
         _draw_panel(left, "Win rate", "battles won, %", wins, data, facts["win_rate"], 100.0)
         left.set_ylim(-2, 102)
         _draw_panel(right, "Return", "return of an episode", returns, data, facts["return_mean"])
@@ -186,9 +184,9 @@ def draw_curve(path: Path, runs: Mapping[str, Run], quality: str, facts: Mapping
         title = f"Offline on SMAX {MAP}, {quality} data"
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         figure.supxlabel(
-            f"Greedy tests of {first.config['test_nepisode']} episodes along the way; points: "
-            f"last checkpoint, {len(first.raw['returns'])} episodes, 95 % intervals (Wilson; "
-            "bootstrap).",
+            f"Greedy tests of {first.config['test_nepisode']} episodes, the last (point) of "
+            f"{len(first.raw['returns'])}, with the 95 % intervals of these episodes. Updates: "
+            f"{updates}.",
             x=0.01, ha="left", fontsize=8, color=MUTED,
         )  # fmt: skip
         return save(figure, path)
@@ -204,24 +202,17 @@ def _draw_panel(
     scale: float = 1.0,
 ) -> None:
     """One axes. data: the label of the data's own mean, level."""
-    end = max(max(curve.updates, default=1) for curve in curves)
     if level is not None:
         ax.axhline(level * scale, color=colour("data"), ls=(0, (4, 3)), lw=1.6, label=data)
-    for place, curve in enumerate(curves):
-        ax.plot(
-            curve.updates,
-            np.asarray(curve.values, dtype=float) * scale,
-            color=colour(curve.algorithm),
-            label=label(curve.algorithm, curve.algorithm),
-            zorder=3 if curve.algorithm == "inspo" else 2,
-        )
-        value, (low, high) = curve.final
-        ax.errorbar(
-            end * (1.03 + 0.025 * place), value * scale,
-            yerr=[[(value - low) * scale], [(high - value) * scale]],
-            fmt="o", ms=6, capsize=3.5, lw=1.6, color=colour(curve.algorithm), clip_on=False,
-        )  # fmt: skip
+    for curve in curves:
+        ink = colour(curve.algorithm)
+        front = 3 if curve.algorithm == "inspo" else 2
+        name = label(curve.algorithm, curve.algorithm)
+        values, low, high = (x * scale for x in (curve.values, curve.low, curve.high))
+        ax.fill_between(curve.trained, low, high, color=ink, alpha=0.18, lw=0, zorder=front)
+        ax.plot(curve.trained, values, color=ink, label=name, zorder=front)
+        ax.plot(curve.trained[-1:], values[-1:], "o", color=ink, ms=6, clip_on=False, zorder=front)
     ax.set_title(title)
-    ax.set_xlabel("gradient updates")
+    ax.set_xlabel("training done, %")
     ax.set_ylabel(unit)
-    ax.set_xlim(0, end * (1.06 + 0.025 * len(curves)))
+    ax.set_xlim(0, 101)

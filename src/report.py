@@ -26,6 +26,7 @@ what it writes into DIR:
   aggregates.csv             interquartile means, profiles, probabilities of improvement
   curves.csv                 the learning curves
   learning_curves.png .pdf   mean over seeds with 95 % bootstrap interval, over updates
+                             (one seed: with the 95 % interval of its tests' episodes)
   performance_profiles.png .pdf
   marl_eval.json             the aggregated runs, for marl-eval's tools
 

@@ -129,6 +129,19 @@ def test_without_words_the_defaults_run():
 
 
 @pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (["--env-config=smax_offline"], (320, 960)),
+        (["--env-config=smax_offline", "with", "test_nepisode=32"], (32, 960)),
+        (["--env-config=sc2_offline"], (32, 320)),
+    ],
+)
+def test_how_many_episodes_a_test_has(words, numbers):
+    values = load_config(["--config=inspo", *words]).values
+    assert (values["test_nepisode"], values["final_test_nepisode"]) == numbers
+
+
+@pytest.mark.parametrize(
     ("argv", "parts"),
     [
         (["--config"], ["--config needs a name"]),

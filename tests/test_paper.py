@@ -395,7 +395,8 @@ def test_pictures_are_written(tmp_path):
     picture = partial(figure3.draw_figure3, read_file("figure3")["joint_policies"])
     comparison = replace(read_table("figure3").comparison, picture=picture)
     write(comparison, {("xor_b", "inspo", 0): run}, tmp_path)
-    won = played(0, 0.5, config={"test_nepisode": 96}, tests=[played(0, 0.5).final] * 3)
+    test = played(0, 0.5).final | {"test_episodes": 320.0}
+    won = played(0, 0.5, config={"test_nepisode": 320}, tests=[test | {"t_env": 0}, test])
     facts = {"win_rate": 0.4, "return_mean": 0.5}
     main_job.draw_curve(tmp_path / "curve.png", {"inspo": won}, "medium", facts)
     for name in ("paths", "figure5", "figure3", "curve"):

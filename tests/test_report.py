@@ -519,6 +519,18 @@ def test_learning_curves_are_over_updates_with_intervals(tmp_path):
     assert band.low[-1] == pytest.approx(2 / 8) and band.high[-1] == pytest.approx(6 / 8)
 
 
+@pytest.mark.parametrize("metric", ["battle_won", "return"])
+def test_the_interval_of_one_seed_is_that_of_its_tests_episodes(tmp_path, metric):
+    folder = write_record(tmp_path, won=4, steps=(0, 50), final={"test_episodes": 400})
+    edit(folder, lambda run: run["result"]["tests"][1].update(test_episodes=100))
+    band = curves_of(selected(tmp_path, metric=metric), 20)[TASK]["BC"]
+    half = (band.high - band.low) / 2
+    assert np.isnan(half[0])  # of before the number of episodes was recorded
+    # Shares of .125 and .5, by Wilson within 3 %; the mean 10 with a deviation of 1.
+    expected = {"battle_won": [(0.125 * 0.875 / 100) ** 0.5, 0.025], "return": [np.nan, 0.05]}
+    assert half[1:] / 1.96 == pytest.approx(expected[metric], rel=0.03, nan_ok=True)
+
+
 # --------------------------------------------------------------------------------------------------
 # The files
 

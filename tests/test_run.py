@@ -116,6 +116,8 @@ def test_smoke(start, tmp_path, algorithm, environment):
     assert result["tests"][0]["t_env"] == 0
     assert result["final"]["t_env"] == result["t_env"] >= int(steps_for(environment).split("=")[1])
     assert {"test_return_mean", "test_return_std", "test_ep_length_mean"} <= set(result["final"])
+    numbers = [test["test_episodes"] for test in result["tests"]]
+    assert numbers == [6] * (len(numbers) - 1) + [10]
     step = models(tmp_path) / str(result["t_env"])
     assert {p.name for p in step.iterdir()} >= {"agent.th", "learner.th", "run.th"}
 

@@ -150,6 +150,7 @@ def test_exactly_n_test_episodes_and_no_leak(make_runner, tmp_path, kind):
     assert not set(stats.returns) & set(before[0])  # none from training
 
     summary = stats.summary("test_")
+    assert summary["test_episodes"] == 5
     assert summary["test_return_mean"] == pytest.approx(np.mean(stats.returns))
     assert summary["test_return_std"] == pytest.approx(np.std(stats.returns))
     assert summary["test_ep_length_mean"] == pytest.approx(np.mean(stats.lengths))

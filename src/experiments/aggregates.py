@@ -16,6 +16,7 @@ import numpy as np
 from inspo.experiments.entries import Entry
 from inspo.experiments.records import is_number
 from inspo.experiments.selection import RETURN_METRICS, Selection
+from inspo.experiments.statistics import sampling_interval
 from inspo.utils.quiet import silence_third_parties
 
 STATISTICS = ("IQM", "median", "mean", "optimality gap")
@@ -163,7 +164,7 @@ def seeded(seed: int) -> Iterator[None]:
 class Band(NamedTuple):
     """A learning curve: mean over seeds with its 95 % bootstrap interval, all `[K]`.
 
-    The interval of one seed is not known: nan.
+    The interval of one seed is that of its tests' episodes; nan where it is not known.
     """
 
     updates: np.ndarray
@@ -172,23 +173,24 @@ class Band(NamedTuple):
     high: np.ndarray
 
 
-def learning_curve(entry: Entry, metric: str, reps: int) -> Band:
+def learning_curve(entry: Entry, metric: str, share: bool, reps: int) -> Band:
     """Over gradient updates, at the tests of the run with the fewest; others are interpolated.
 
     Tests in which the metric is no number are left out (the report names them).
     """
-    curves = []
+    curves, ends = [], []
     for run in entry.runs.values():
         tests = [test for test in run.tests if is_number(test.get(metric))]
         steps, values = np.array([(test["t_env"], test[metric]) for test in tests], dtype=float).T
         curves.append((run.updates_at(steps), values))
+        ends.append(np.array([sampling_interval(test, metric, share) for test in tests]).T)
     grid = min((updates for updates, _ in curves), key=len)
     values = np.stack([np.interp(grid, *curve) for curve in curves])  # [n, K]
+    if len(values) == 1:
+        return Band(grid, values[0], *ends[0])
     drawn = np.random.default_rng(0).integers(len(values), size=(reps, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975], axis=0)
-    unknown = np.full(len(grid), np.nan)
-    ends = (low, high) if len(values) > 1 else (unknown, unknown)
-    return Band(grid, values.mean(axis=0), *ends)
+    return Band(grid, values.mean(axis=0), low, high)
 
 
 def curves_of(selection: Selection, reps: int) -> dict[str, dict[str, Band]]:
@@ -196,6 +198,6 @@ def curves_of(selection: Selection, reps: int) -> dict[str, dict[str, Band]]:
     curves: dict[str, dict[str, Band]] = {}
     for data in selection.tasks:
         for entry in filter(lambda entry: entry.averaged, selection.column(data)):
-            band = learning_curve(entry, selection.metric, reps)
+            band = learning_curve(entry, selection.metric, selection.share, reps)
             curves.setdefault(data.key, {})[entry.method.key] = band
     return curves

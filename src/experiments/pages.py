@@ -104,8 +104,9 @@ Welch's t-test at 5 % finds no difference from the best. Compared are cells with
 task's seeds, or as many as --min-seeds asks for, and at least two: one seed cannot be tested, and \
 where a cell has only one, bold is the best of the others."""
 SHADED = """\
-Shaded: the 95 % bootstrap interval of the mean over seeds (learning curves; none for one seed), \
-of the share of runs (performance profiles)."""
+Shaded, at 95 %: the bootstrap interval of the mean over seeds (learning curves; for one seed the \
+interval of its tests' episodes, if their number is recorded), of the share of runs (performance \
+profiles)."""
 FILES = """\
 [runs.csv](runs.csv): every run, and whether it counts. [cells.csv](cells.csv): every mean. \
 [curves.csv](curves.csv): the learning curves."""

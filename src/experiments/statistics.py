@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist  # the standard library's, not this module
 
 import numpy as np
@@ -67,6 +67,25 @@ def bootstrap(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
 
 
 def normal_interval(mean: float, std: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean of which only mean, standard deviation and number are known."""
-    low, high = stats.norm.interval(level, mean, std / math.sqrt(n))
-    return float(low), float(high)
+    """Interval of a mean of which only mean, standard deviation and number are known.
+
+    >>> [round(x, 3) for x in normal_interval(10.0, 2.0, 16)]
+    [9.02, 10.98]
+    """
+    half = NormalDist().inv_cdf(0.5 + level / 2) * std / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def sampling_interval(test: Mapping[str, float], metric: str, share: bool) -> tuple[float, float]:
+    """95 % interval of one test's mean, as far as the drawing of its episodes goes.
+
+    share: the metric is a share of the episodes, and the interval Wilson's; another metric needs
+    its standard deviation. `nan` where that, or the number of episodes, is not in the record.
+    """
+    n = int(test.get("test_episodes", 0))
+    std = test.get(f"{metric.removesuffix('_mean')}_std")
+    if n and share:
+        return wilson(test[metric] * n, n)
+    if n and std is not None:
+        return normal_interval(test[metric], std, n)
+    return math.nan, math.nan

@@ -62,11 +62,12 @@ class EpisodeStats:
     def summary(self, prefix: str = "") -> dict[str, float]:
         """EPyMARL's keys: return_mean, return_std, ep_length_mean and {name}_mean of each info.
 
-        And `episodes_lost`, if there were any.
+        And `episodes`, how many these are of, and `episodes_lost`, if there were any.
         """
         if not self.returns:
             return {}
         stats = {
+            "episodes": float(len(self)),
             "return_mean": float(np.mean(self.returns)),
             "return_std": float(np.std(self.returns)),
             "ep_length_mean": float(np.mean(self.lengths)),
