@@ -83,7 +83,7 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
         run_folder = Path(_run.observers[0].dir)
         log_file = add_file(console, run_folder / "cout.txt")
         try:
-            logger = Logger(console)
+            logger = Logger(console, bars=settings.use_progress_bar)
             logger.setup_sacred(_run)
             _run.info.update(record_of(config, argv))
             torch.set_num_threads(settings.torch_threads)

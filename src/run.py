@@ -36,7 +36,8 @@ from inspo.runners.vector_runner import EpisodeStats, VectorRunner
 from inspo.utils.checkpoints import Checkpoint, load_checkpoint
 from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
 from inspo.utils.interrupts import GracefulExit
-from inspo.utils.logging import Logger, progress_bar
+from inspo.utils.logging import Logger
+from inspo.utils.phases import TRAINING
 from inspo.utils.run_state import Pace, Progress, Saver
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
@@ -85,7 +86,8 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    with training_bar(args, progress) as bar, saver.saving_if_the_environment_fails():
+    training = logger.phase(TRAINING, args.t_max, initial=progress.t_env)
+    with training, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if runner and progress.test_due(args.test_interval):
                 test(logger, runner, progress, args.test_nepisode)
@@ -94,7 +96,7 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
             steps = int(batch["filled"].sum())
             progress.t_env += steps
             progress.episode += args.batch_size
-            bar.update(steps)
+            training.update(steps, learner.stage)
             if progress.log_due(args.log_interval):
                 logger.log_stat("updates_per_second", pace(learner.updates), progress.t_env)
                 logger.print_recent_stats()
@@ -117,8 +119,10 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
 
 def open_dataset(args: Settings, logger: Logger, stop: GracefulExit) -> tuple[OfflineDataset, Path]:
     """The dataset that the configuration asks for, made first if it can be, and its path."""
-    bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
-    path = ensure_dataset(args, logger.info, bar, stop.check)
+    logger.phase("looking for the data")  # which another run may be making
+    collecting = partial(logger.phase, "collecting data", unit="episode")
+    path = ensure_dataset(args, logger.info, collecting, stop.check)
+    logger.phase("reading the data")
     known, advise = known_shapes(args)
     dataset = load_dataset(
         path,
@@ -172,6 +176,7 @@ def fit_behaviour(
         Path(args.datasets_dir) / "cache",
         logger.info,
         stop.check,
+        logger.phase,
     )
     fitted.annotate(buffer)
     learner.start_from(fitted)
@@ -204,7 +209,8 @@ def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, 
     if args.resume:
         saver.resume()
     pace = Pace(learner.updates)
-    with training_bar(args, progress) as bar, saver.saving_if_the_environment_fails():
+    training = logger.phase(TRAINING, args.t_max, initial=progress.t_env)
+    with training, saver.saving_if_the_environment_fails():
         while progress.t_env < args.t_max and not stop.requested:
             if args.test_nepisode and progress.test_due(args.test_interval):
                 test(logger, runner, progress, args.test_nepisode)
@@ -217,7 +223,7 @@ def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, 
                 progress.played -= args.train_interval
                 if batch := training_batch(args, episodes, buffer):
                     learner.train(batch, runner.t_env, progress.episode)
-            bar.update(runner.t_env - progress.t_env)
+            training.update(runner.t_env - progress.t_env)
             progress.t_env = runner.t_env
             if progress.log_due(args.log_interval):
                 logger.log_stats(runner.train_stats.summary(), progress.t_env)
@@ -303,8 +309,8 @@ def run_collect(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
         source=f"{args.name}, {Path(args.checkpoint_path).name}, t_env {step}, "
         f"{'greedy' if args.test_greedy else 'sampled'}, epsilon {args.test_epsilon}",
     )
-    bar = partial(progress_bar, enabled=args.use_progress_bar, desc="collecting", unit="episode")
-    facts = collect([part], args, path, args.seed, bar, stop.check)
+    collecting = partial(logger.phase, "collecting data", unit="episode")
+    facts = collect([part], args, path, args.seed, collecting, stop.check)
     logger.info(
         f"{path}: {facts.n_episodes} episodes, return {facts.return_mean:.2f}, "
         f"win rate {facts.win_rate}, hash {facts.content_hash[:16]}"
@@ -355,15 +361,12 @@ def build(args: Settings, scheme: dict[str, Any], logger: Logger) -> tuple[Basic
     return mac, learner
 
 
-def training_bar(args: Settings, progress: Progress) -> Any:
-    return progress_bar(
-        args.t_max, enabled=args.use_progress_bar, initial=progress.t_env, desc=args.name
-    )
-
-
-def test(logger: Logger, runner: VectorRunner, progress: Progress, n_episodes: int) -> EpisodeStats:
+def test(
+    logger: Logger, runner: VectorRunner, progress: Progress, n_episodes: int, name: str = "test"
+) -> EpisodeStats:
     """Play `n_episodes` test episodes with the present policy and log what became of them."""
-    stats = runner.test(n_episodes)
+    with logger.phase(name, n_episodes, unit="episode", brief=True) as phase:
+        stats = runner.test(n_episodes, phase.update)
     summary = stats.summary("test_")
     if hasattr(runner.env, "exact_statistics"):  # a matrix game needs no sampling
         summary |= runner.env.exact_statistics(first_policies(runner))
@@ -387,7 +390,7 @@ def final_test(
     args: Settings, logger: Logger, runner: VectorRunner, progress: Progress
 ) -> dict[str, Any]:
     """The test that is reported: the last policy's. Closes the runner."""
-    stats = test(logger, runner, progress, args.final_test_nepisode)
+    stats = test(logger, runner, progress, args.final_test_nepisode, "final test")
     logger.print_recent_stats()
     simulator = getattr(runner.env, "simulator", args.env)
     runner.close_env()

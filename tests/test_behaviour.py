@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import DatasetMetadata, OfflineDataset, behaviour
 from inspo.offline.buffer import OfflineBuffer
 from inspo.utils.config import load_config
+from inspo.utils.phases import Phase
 from inspo.utils.settings import Settings
 
 XOR_B = np.array([[1, 1], [1, 0]]) / 3
@@ -72,7 +74,7 @@ def make_settings(info, behaviour, **changes) -> Settings:
     return Settings(values).with_facts(device="cpu", **info)
 
 
-def fit(dataset, folder, seed=3, log=print, hidden_dim=16, check=lambda: None, **behaviour_keys):
+def fit(dataset, folder, seed=3, log=print, hidden_dim=16, check=lambda: None, phase=Phase, **keys):
     """(behaviour, buffer, mac)."""
     info = dataset.metadata.env_info()
     few = {
@@ -80,11 +82,11 @@ def fit(dataset, folder, seed=3, log=print, hidden_dim=16, check=lambda: None, *
         "others_updates": 300, "others_lr": 0.01, "others_hidden_dim": 16,
     }  # fmt: skip
     network = {"agent": "mlp_ns", "obs_last_action": False, "hidden_dim": hidden_dim}
-    args = make_settings(info, few | behaviour_keys, seed=seed, **network)
+    args = make_settings(info, few | keys, seed=seed, **network)
     mac = mac_REGISTRY[args.mac](build_scheme(info), {"agents": args.n_agents}, args)
     buffer = OfflineBuffer(dataset, 0)
     content = dataset.metadata.content_hash
-    return behaviour.obtain(buffer, mac, args, content, folder, log, check), buffer, mac
+    return behaviour.obtain(buffer, mac, args, content, folder, log, check, phase), buffer, mac
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +333,19 @@ def test_a_stop_is_heard_while_fitting_and_says_that_nothing_is_saved(tmp_path):
     assert len(calls) == 3
     assert "nothing of the fit is saved" in said[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_each_fit_is_a_phase_that_says_how_far_it_is(tmp_path):
+    told: list[dict] = []
+    few = {"updates": 6, "others_updates": 4, "eval_interval": 2, "patience": 1, "others_lr": 0.0}
+    fit(xor_b_data(20)[0], tmp_path, phase=partial(Phase, tell=told.append), **few)
+    names = list(dict.fromkeys(state["name"] for state in told))
+    assert names == ["fitting behaviour policies", "fitting others' policy"]
+    parts = [state["text"].split(", ") for state in told]
+    assert parts[1][0] == "fitting behaviour policies 1/6 updates"
+    assert parts[1][-1] == "may stop early" and parts[3][-1].startswith("held-out NLL 0.")
+    # Nothing is learned at a rate of 0, so that the first look at the held-out episodes ends it.
+    assert parts[-1][0] == "fitting others' policy 2/4 updates"
 
 
 @pytest.mark.parametrize(

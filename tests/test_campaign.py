@@ -19,7 +19,7 @@ from inspo.experiments import campaign, cells
 from inspo.experiments.campaign import CampaignReport, last_lines, resumable, run_cells
 from inspo.experiments.cells import Cell, command_of, finished_run_of
 from inspo.experiments.pool import CellIsBusy, LocalPool
-from inspo.experiments.records import differences, progress_of
+from inspo.experiments.records import differences, doing
 from inspo.utils.checkpoints import save_checkpoint
 from inspo.utils.errors import ConfigError, UserError
 from inspo.utils.interrupts import exit_status
@@ -115,7 +115,8 @@ def test_a_run_says_what_was_run_and_what_came_out(ran):
     assert len(result.raw["returns"]) == len(result.raw["lengths"]) == 7
     assert result.dataset["episodes"] == 1200
     assert result.hours > 0 and result.model_folder.is_dir()
-    assert progress_of(folder / "bc/seed0", 0.0, 5120) == 0.5  # by Sacred's own metrics
+    last = doing(folder / "bc/seed0", 0.0)
+    assert last[:2] == ("final test", 1.0) and last.text.startswith("final test 7/7 episodes, ")
     assert finished_run_of(folder, asked[1]) is None
 
 
@@ -379,15 +380,15 @@ def test_what_a_user_set_aside_is_no_record(data, tmp_path, name):
     assert (result.folder, result.hours, result.command) == (home, 0.0, [])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"loss": 3}', '{"loss": {"steps": []}}'])
-def test_progress_by_metrics_that_say_nothing(data, tmp_path, text):
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"phase": 3}', '{"phase": {"name": "a"}}'])
+def test_a_record_that_does_not_say_what_the_run_is_at(data, tmp_path, text):
     home = record(data, tmp_path)
-    assert progress_of(tmp_path / "bc/seed0", 0.0, 10) == 0.0
-    (home / "metrics.json").write_text(text)
-    assert progress_of(tmp_path / "bc/seed0", 0.0, 10) == 0.0
-    (home / "metrics.json").write_text('{"loss": {"steps": [1, 4]}, "q": {"steps": [5, 2]}}')
-    assert progress_of(tmp_path / "bc/seed0", 0.0, 10) == 0.4
-    assert progress_of(tmp_path / "bc/seed0", time.time() + 60, 10) == 0.0  # an earlier session's
+    assert doing(tmp_path / "bc/seed0", 0.0) is None
+    (home / "info.json").write_text(text)
+    assert doing(tmp_path / "bc/seed0", 0.0) is None
+    (home / "info.json").write_text('{"phase": {"name": "test", "share": 0.4, "text": "so far"}}')
+    assert doing(tmp_path / "bc/seed0", 0.0) == ("test", 0.4, "so far")
+    assert doing(tmp_path / "bc/seed0", time.time() + 60) is None  # an earlier session's
 
 
 # --------------------------------------------------------------------------------------------------
@@ -411,8 +412,9 @@ def running(data, home, first, now):
     """A cell that began with a share of its steps, and has done another one by now."""
     folder = home / "sacred/bc/xor_b/1"
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"loss": {"steps": [now]}}))
-    return campaign._Running(cell(data, home.name), home, 0, 0.0, 100, first / 100)
+    phase = {"name": "training", "share": now / 100, "text": f"training {now}/100 steps"}
+    (folder / "info.json").write_text(json.dumps({"phase": phase}))
+    return campaign._Running(cell(data, home.name), home, 0, 0.0, first / 100)
 
 
 def test_the_time_left_counts_what_this_session_did(data, tmp_path, line):
@@ -421,7 +423,14 @@ def test_the_time_left_counts_what_this_session_did(data, tmp_path, line):
     line.show(CampaignReport(), runs, 2)
     assert line.n == pytest.approx(1.83)
     assert remaining(line) == pytest.approx((4 - 1.83) / 0.03)
-    assert line.postfix == "0 of 4 runs, 2 running elsewhere, a 91%, b 92%"
+    said = "a: training 91/100 steps; b: training 92/100 steps"
+    assert line.postfix == f"0 of 4 runs; 2 running elsewhere; {said}"
+    # A test within the training takes nothing back.
+    (runs[0].home / "sacred/bc/xor_b/1/info.json").write_text(
+        '{"phase": {"name": "test", "share": 0.0, "text": "test 0/320 episodes"}}'
+    )
+    line.show(CampaignReport(), runs, 0)
+    assert line.n == pytest.approx(1.83) and "; a: test 0/320 episodes; b" in line.postfix
 
 
 def test_what_failed_or_was_reused_is_no_work(data, tmp_path, line):

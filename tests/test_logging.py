@@ -12,14 +12,15 @@ import torch
 from inspo.utils import logging as run_logging
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError
-from inspo.utils.logging import Logger, add_file, get_console_logger, progress_bar, to_floats
+from inspo.utils.logging import Logger, add_file, get_console_logger, to_floats
+from inspo.utils.phases import progress_bar
 from inspo.utils.seeding import seed_everything, spawn_seeds
 from inspo.utils.settings import Settings
 
 
 class FakeSacred:
     def __init__(self):
-        self.scalars = []
+        self.scalars, self.info = [], {}
 
     def log_scalar(self, key, value, t):
         self.scalars.append((key, value, t))

@@ -27,17 +27,19 @@ from tqdm import tqdm
 
 from inspo.experiments.cells import Cell, check_cells, command_of, finished_run_of
 from inspo.experiments.pool import LOG, CellIsBusy, Pool, check_free
-from inspo.experiments.records import Run, newest_checkpoint, progress_of
+from inspo.experiments.records import Doing, Run, doing, newest_checkpoint
 from inspo.utils.errors import CheckpointError, UserError
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.keys import resume_differences
+from inspo.utils.phases import TRAINING
 
 TAIL_LINES = 12  # of a failed cell's log, in its report
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0  # for the processes to save, once they were asked to stop
 BUSY_SECONDS = 10.0  # between two tries of a cell that another process runs
-SHOWN = 4  # running cells that the progress line names
+SHOWN = 4  # running cells that the progress display names
+STARTING = Doing("starting", 0.0, "starting")
 
 OnFinished = Callable[[Cell, Run], None]
 
@@ -112,18 +114,24 @@ def run_cells(
 
 @dataclass
 class _Running:
-    """A cell whose process runs. first: the share of its steps that it began with."""
+    """A cell whose process runs. first: the share of its training that it began with."""
 
     cell: Cell
     home: Path
     log_start: int  # where this session's output begins in the log
     began: float
-    t_max: int
     first: float
+    share: float = 0.0  # how much of the cell is done, 0 to 1: of its training
+    doing: Doing = STARTING
 
-    def share(self) -> float:
-        """How much of the cell is done, 0 to 1."""
-        return max(self.first, progress_of(self.home, self.began, self.t_max))
+    def __post_init__(self) -> None:
+        self.share = self.first
+
+    def look(self) -> None:
+        """Read what it is at."""
+        self.doing = doing(self.home, self.began) or self.doing
+        if self.doing.name == TRAINING:
+            self.share = max(self.share, self.doing.share)
 
     def output(self) -> str:
         """All that this session has written to its log."""
@@ -186,7 +194,7 @@ class _Campaign:
                 self.line.say(f"{cell.id} starts anew: {reason}")
             log, t_max = home / LOG, int(values["t_max"])
             start = log.stat().st_size if log.exists() else 0
-            running = _Running(cell, home, start, time.time(), t_max, min(1.0, step / t_max))
+            running = _Running(cell, home, start, time.time(), min(1.0, step / t_max))
             self.running[self.pool.submit(command_of(cell, self.folder, model), home)] = running
         except CellIsBusy:
             self._put_behind(cell)
@@ -202,7 +210,8 @@ class _Campaign:
     def _settle(self, future: Future[int]) -> None:
         """Take the result of a process that has ended, or report its last lines."""
         running = self.running.pop(future)
-        cell, share = running.cell, running.share()
+        running.look()
+        cell, share = running.cell, running.share
         try:
             status = future.result()
         except CellIsBusy:  # on a cluster it is the node that notices
@@ -274,10 +283,12 @@ class _Line(tqdm):
 
     What was there before is no such work, nor is what failed: the share that a run resumes with,
     the rest of a failed one, and what another campaign finished move the bar, and its start too.
+    What the runs are at stands below the bar, a line each; in a file, behind it.
     """
 
     def __init__(self, n_cells: int, title: str, progress: bool):
         self.worked, self._shown = 0.0, -math.inf  # worked: by the runs that have ended, in cells
+        self._below: list[tqdm] = []
         super().__init__(
             total=float(n_cells),
             desc=title,
@@ -297,14 +308,33 @@ class _Line(tqdm):
         if self.disable or (not over and now - self._shown < PROGRESS_SECONDS):
             return
         self._shown = now
-        shares = [run.share() for run in running]
+        for run in running:
+            run.look()
+        runs = [f"{run.cell.id}: {run.doing.text}" for run in running[:SHOWN]]
+        runs += [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
         parts = [f"{report.ended} of {self.total:.0f} runs"]
         parts += [f"{len(report.failed)} failed"] if report.failed else []
         parts += [f"{elsewhere} running elsewhere"] if elsewhere else []
-        parts += [f"{run.cell.id} {share:.0%}" for run, share in zip(running[:SHOWN], shares)]
-        parts += [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
-        self.set_postfix_str(", ".join(parts), refresh=over)
-        worked = self.worked + sum(share - run.first for run, share in zip(running, shares))
-        position = max(self.n, report.ended + sum(shares))
+        if sys.stderr.isatty():
+            self._write_below(runs)
+        else:
+            parts += runs
+        self.set_postfix_str("; ".join(parts), refresh=over)
+        worked = self.worked + sum(run.share - run.first for run in running)
+        position = max(self.n, report.ended + sum(run.share for run in running))
         self.initial = position - worked
         self.update(position - self.n)
+
+    def _write_below(self, lines: Sequence[str]) -> None:
+        while len(self._below) < len(lines):
+            place = len(self._below) + 1
+            self._below.append(
+                tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
+            )
+        for k, line in enumerate(self._below):
+            line.set_description_str(f"  {lines[k]}" if k < len(lines) else "")
+
+    def close(self) -> None:
+        for line in self._below:
+            line.close()
+        super().close()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inspo.utils.config import PATH_KEYS, flatten, get, put, type_name
 from inspo.utils.errors import UserError
@@ -295,20 +295,27 @@ def newest_checkpoint(home: Path) -> Path | None:
     return newest.parents[1] if newest else None
 
 
-def progress_of(home: Path, since: float, t_max: int) -> float:
-    """The share of t_max that the session begun at time `since` has trained, by its record.
+class Doing(NamedTuple):
+    """What a run is at: the name of its phase, the share of it that is done, and all in words."""
 
-    Sacred writes `metrics.json` every ten seconds; 0 as long as there is none.
+    name: str
+    share: float
+    text: str
+
+
+def doing(home: Path, since: float) -> Doing | None:
+    """What the session begun at time `since` is at, by its record (`utils.phases`).
+
+    Sacred writes `info.json` every ten seconds; None as long as it says nothing.
     """
     try:
-        written = {path.stat().st_mtime: path for path in home.glob("sacred/*/*/*/metrics.json")}
+        written = {path.stat().st_mtime: path for path in home.glob("sacred/*/*/*/info.json")}
         if max(written) < since:
-            return 0.0
-        metrics = json.loads(written[max(written)].read_text(encoding="utf-8"))
-        steps = [metric["steps"][-1] for metric in metrics.values() if metric["steps"]]
-        return min(1.0, max(steps, default=0) / max(t_max, 1))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return 0.0
+            return None
+        phase = json.loads(written[max(written)].read_text(encoding="utf-8"))["phase"]
+        return Doing(phase["name"], float(phase["share"]), phase["text"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def comparable_settings(config: Mapping[str, Any]) -> dict[str, Any]:

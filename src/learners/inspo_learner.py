@@ -223,6 +223,7 @@ class InSPOLearner(Learner):
         a = self.args
         progress = t_env / a.t_max
         improving = progress >= a.critic_warmup
+        self.stage = "" if improving else f"critics alone until {a.critic_warmup:.0%}"
         share = (progress - a.critic_warmup) / (1 - a.critic_warmup)  # of the policies' training
         beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
         logging = self.log_due(t_env)

@@ -34,9 +34,11 @@ class Learner:
         updates: number of calls of `train` so far.
         needs_behaviour: whether batches must carry what `offline.behaviour` computes; then
             `start_from(behaviour)` is called once before the first `train`.
+        stage: what it trains just now, where that is not everything; for the progress display.
     """
 
     needs_behaviour = False
+    stage = ""
 
     def __init__(
         self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings

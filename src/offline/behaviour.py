@@ -25,6 +25,7 @@ from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import files
 from inspo.offline.buffer import OfflineBuffer
+from inspo.utils.phases import Phase
 from inspo.utils.rl_utils import cosine_rate, gather_actions, masked_log_softmax
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
@@ -70,6 +71,7 @@ def obtain(
     cache_dir: Path,
     log: Log,
     check: Check,
+    phase: Callable[..., Phase] = Phase,
 ) -> Behaviour:
     """The behaviour policies from the cache, or fitted now and put there.
 
@@ -80,6 +82,7 @@ def obtain(
         mac: a controller whose agents are of the class to fit; only its shape is used.
         log: gets a line of text at each stage.
         check: called at every update; raises if the run was asked to stop.
+        phase: begins the phase of each fit.
     """
     seed = args.seed or 0
     settings = {
@@ -116,7 +119,8 @@ def obtain(
     with th.random.fork_rng([buffer.device] if buffer.device.type == "cuda" else []):
         th.manual_seed(spawn_seeds(seed, "behaviour", 1)[0])
         try:
-            fitted = _Fit(buffer, args, log, check).policies(copy.deepcopy(mac), make_others())
+            fit = _Fit(buffer, args, log, check, phase)
+            fitted = fit.policies(copy.deepcopy(mac), make_others())
         except KeyboardInterrupt:
             log("behaviour policies: stopped while they were fitted; nothing of the fit is saved")
             raise
@@ -173,8 +177,16 @@ class _Fit:
     training, held_out: numbers of episodes; the same if there is only one.
     """
 
-    def __init__(self, buffer: OfflineBuffer, args: Settings, log: Log, check: Check):
-        self.buffer, self.settings, self.log, self.check = buffer, args.behaviour, log, check
+    def __init__(
+        self,
+        buffer: OfflineBuffer,
+        args: Settings,
+        log: Log,
+        check: Check,
+        phase: Callable[..., Phase],
+    ):
+        self.buffer, self.settings = buffer, args.behaviour
+        self.log, self.check, self.phase = log, check, phase
         seed = spawn_seeds(args.seed or 0, "held_out", 1)[0]
         order = np.random.default_rng(seed).permutation(len(buffer))
         n_held_out = min(max(1, int(self.settings.held_out * len(buffer))), len(buffer) - 1)
@@ -214,20 +226,24 @@ class _Fit:
         their NLL. name: for the log. loss: of a batch that it draws."""
         parameters = list(stopping.network.parameters())
         optimiser = th.optim.Adam(parameters, lr=rate)
-        for update in range(updates):
-            self.check()
-            cosine_rate(optimiser, rate, update / updates)
-            value = loss()
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            if clip < math.inf:
-                th.nn.utils.clip_grad_norm_(parameters, clip)
-            optimiser.step()
-            if (update + 1) % self.settings.eval_interval == 0 or update + 1 == updates:
-                nll = held_out_nll()
-                self.log(f"{name}: update {update + 1}, held-out NLL {nll:.4f}")
-                if stopping.observe(nll):
-                    break
+        note = "may stop early"
+        with self.phase(f"fitting {name}", updates, unit="update") as phase:
+            for update in range(updates):
+                self.check()
+                cosine_rate(optimiser, rate, update / updates)
+                value = loss()
+                optimiser.zero_grad(set_to_none=True)
+                value.backward()
+                if clip < math.inf:
+                    th.nn.utils.clip_grad_norm_(parameters, clip)
+                optimiser.step()
+                phase.update(1, note)
+                if (update + 1) % self.settings.eval_interval == 0 or update + 1 == updates:
+                    nll = held_out_nll()
+                    self.log(f"{name}: update {update + 1}, held-out NLL {nll:.4f}")
+                    note = f"may stop early, held-out NLL {nll:.4f}"
+                    if stopping.observe(nll):
+                        break
         return stopping.restore()
 
     # Eq. 21

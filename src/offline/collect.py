@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch as th
 import yaml
-from tqdm import tqdm
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
@@ -29,6 +28,7 @@ from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.tabular import matrix_games
 from inspo.utils.errors import CheckpointError, DatasetError, nearest
 from inspo.utils.paths import POLICIES
+from inspo.utils.phases import Phase
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
 
@@ -148,13 +148,13 @@ def check_obtainable(args: Any) -> None:
 def ensure_dataset(
     args: Settings,
     log: Callable[[str], None],
-    progress: Callable[[int], tqdm[Any]],
+    progress: Callable[[int], Phase],
     check: Callable[[], None] = lambda: None,
 ) -> Path:
     """The path of the dataset that `args` asks for, made first if it can be made here.
 
-    progress: gives a bar of a total. check: called between batches; raises if the run was asked to
-    stop. Raises DatasetError if it is neither there nor can be made.
+    progress: begins a phase of so many episodes. check: called between batches; raises if the run
+    was asked to stop. Raises DatasetError if it is neither there nor can be made.
     """
     path = dataset_path(args)
     if path.exists() or args.dataset.path:
@@ -200,7 +200,7 @@ def collect(
     args: Settings,
     path: Path,
     seed: int,
-    progress: Callable[[int], tqdm[Any]],
+    progress: Callable[[int], Phase],
     check: Callable[[], None] = lambda: None,
 ) -> DatasetMetadata:
     """Roll out `parts` into a dataset file at `path`; nothing is left there if it fails.
@@ -246,7 +246,7 @@ def _collect_part(
     args: Settings,
     runner: Any,
     writer: CanonicalWriter,
-    bar: tqdm[Any],
+    bar: Phase,
     check: Callable[[], None],
 ) -> None:
     scheme = build_scheme(runner.get_env_info())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inspo.utils.errors import DatasetError
-from inspo.utils.logging import progress_bar
+from inspo.utils.phases import progress_bar
 
 TIMEOUT = 30.0  # seconds without a byte
 RETRIES = 5  # of one call, each goes on where the last broke off

@@ -172,12 +172,16 @@ class VectorRunner:
             for name, values in out.info.items():
                 infos.setdefault(name, np.zeros(n))[ended] = values[ended]
 
-    def test(self, n_episodes: int) -> EpisodeStats:
-        """Play test episodes and count exactly `n_episodes`, the first of the batches played."""
+    def test(self, n_episodes: int, played: Callable[[int], None] = lambda n: None) -> EpisodeStats:
+        """Play test episodes and count exactly `n_episodes`, the first of the batches played.
+
+        played: told after each batch how many more of them there are.
+        """
         stats = EpisodeStats()
-        while len(stats) < n_episodes:
+        while (left := n_episodes - len(stats)) > 0:
             self.run(test_mode=True)
-            stats.extend(self.last_stats, n_episodes - len(stats))
+            stats.extend(self.last_stats, left)
+            played(min(left, self.batch_size))
         return stats
 
     def save_replay(self) -> str:

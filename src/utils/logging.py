@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from inspo.utils.config import map_label
 from inspo.utils.errors import ConfigError, printable
+from inspo.utils.phases import Phase
 from inspo.utils.settings import Settings
 
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
@@ -69,24 +70,6 @@ def add_file(console: logging.Logger, path: Path) -> LogFile:
     return handler
 
 
-def progress_bar(
-    total: int, *, enabled: bool = True, initial: int = 0, desc: str = "", unit: str = "step"
-) -> tqdm:
-    """A bar with rate and remaining time, on stderr. In a log file it speaks twice a minute."""
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=desc,
-        unit=unit,
-        unit_scale=total >= 100_000,
-        disable=not enabled,
-        dynamic_ncols=True,
-        smoothing=0.05,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        file=sys.stderr,
-    )
-
-
 def to_floats(stats: Mapping[str, Any]) -> dict[str, float]:
     """Numbers, numpy scalars and tensors of one element as floats; one copy from each device.
 
@@ -117,17 +100,21 @@ class Logger:
     that the metrics of a resumed run are those of the whole run.
     """
 
-    def __init__(self, console: logging.Logger | None = None):
+    def __init__(self, console: logging.Logger | None = None, bars: bool = False):
+        """bars: whether phases are shown on stderr."""
+        self.bars = bars
         self.console_logger = console or get_console_logger()
         self.stats: dict[str, list[tuple[int, float]]] = {}
         self._sinks: list[Any] = []
+        self._record: dict[str, Any] = {}
         self._printed: dict[str, int] = {}  # how many values of a key have been shown
 
     # --- sinks ------------------------------------------------------------------------------------
 
     def setup_sacred(self, run: Any) -> None:
-        """Send every scalar to a Sacred run (its metrics.json)."""
+        """Send every scalar to a Sacred run (its metrics.json), and the phase (its info.json)."""
         self._sinks.append(run.log_scalar)
+        self._record = run.info
 
     def setup_tb(self, folder: str | Path) -> None:
         """Send every scalar to TensorBoard files in `folder`."""
@@ -199,6 +186,13 @@ class Logger:
 
     def warning(self, message: str) -> None:
         self.console_logger.warning(message)
+
+    def phase(self, name: str, total: int | None = None, **options: Any) -> Phase:
+        """What the run does from now on, until it is closed or the next one begins."""
+        return Phase(name, total, **options, bar=self.bars, tell=self._tell)
+
+    def _tell(self, state: dict[str, Any]) -> None:
+        self._record["phase"] = state
 
     # --- checkpoints ------------------------------------------------------------------------------
 
