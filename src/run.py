@@ -69,6 +69,7 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
     args = args.with_facts(**facts.env_info())
     runner = None
     if args.test_nepisode:
+        logger.phase("starting the simulator")
         runner = runner_REGISTRY[args.runner](args, logger)
         check_matches(facts, runner.get_env_info(), args.map_name, str(path))
     scheme = build_scheme(facts.env_info())
@@ -133,6 +134,7 @@ def open_dataset(args: Settings, logger: Logger, stop: GracefulExit) -> tuple[Of
         episode_limit=known.get("episode_limit", args.env_args.get("episode_limit")),
         in_memory=args.dataset.in_memory,
         advise=advise,
+        phase=logger.phase,
     )
     facts = dataset.metadata
     if differing := "; ".join(differing_settings(facts, args.env_args, str(path))):
@@ -191,6 +193,7 @@ def fit_behaviour(
 def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, Any]:
     """Play, learn from what was played, and test, as EPyMARL does."""
     started = time.monotonic()
+    logger.phase("starting the simulator")
     runner = runner_REGISTRY[args.runner](args, logger)
     check_online(args)
     args = args.with_facts(**runner.get_env_info())

@@ -339,9 +339,11 @@ def test_each_fit_is_a_phase_that_says_how_far_it_is(tmp_path):
     told: list[dict] = []
     few = {"updates": 6, "others_updates": 4, "eval_interval": 2, "patience": 1, "others_lr": 0.0}
     fit(xor_b_data(20)[0], tmp_path, phase=partial(Phase, tell=told.append), **few)
-    names = list(dict.fromkeys(state["name"] for state in told))
-    assert names == ["fitting behaviour policies", "fitting others' policy"]
-    parts = [state["text"].split(", ") for state in told]
+    kinds = ("behaviour policies", "others' policy")
+    names = [f"{what} {kind}" for kind in kinds for what in ("fitting", "evaluating")]
+    assert list(dict.fromkeys(state["name"] for state in told)) == names
+    assert [s["share"] for s in told if s["name"].startswith("eval")] == [0, 1, 0, 1]
+    parts = [state["text"].split(", ") for state in told if state["name"].startswith("fit")]
     assert parts[1][0] == "fitting behaviour policies 1/6 updates"
     assert parts[1][-1] == "may stop early" and parts[3][-1].startswith("held-out NLL 0.")
     # Nothing is learned at a rate of 0, so that the first look at the held-out episodes ends it.

@@ -295,6 +295,7 @@ class _Line(tqdm):
             disable=not progress,
             dynamic_ncols=True,
             smoothing=0.0,  # the mean rate: cells end in bursts
+            miniters=0,  # what the runs are at changes while the bar stands still
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
             file=sys.stderr,

@@ -221,10 +221,9 @@ class InSPOLearner(Learner):
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""
         a = self.args
-        progress = t_env / a.t_max
-        improving = progress >= a.critic_warmup
+        share = (t_env / a.t_max - a.critic_warmup) / (1 - a.critic_warmup)  # of the policies' time
+        improving = share >= 0
         self.stage = "" if improving else f"critics alone until {a.critic_warmup:.0%}"
-        share = (progress - a.critic_warmup) / (1 - a.critic_warmup)  # of the policies' training
         beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
         logging = self.log_due(t_env)
         data = AnnotatedTransitions(batch, self.mac)

@@ -82,7 +82,7 @@ def obtain(
         mac: a controller whose agents are of the class to fit; only its shape is used.
         log: gets a line of text at each stage.
         check: called at every update; raises if the run was asked to stop.
-        phase: begins the phase of each fit.
+        phase: begins the phase of each fit and evaluation.
     """
     seed = args.seed or 0
     settings = {
@@ -271,14 +271,16 @@ class _Fit:
     @th.no_grad()
     def _evaluate_individual(self, mac: BasicMAC) -> th.Tensor:
         """log mu_i over all actions for every row of the dataset, `[rows, n, A]`."""
-        values = []
-        for first in range(0, len(self.buffer), BLOCK):
-            batch = self.buffer.batch(np.arange(first, min(first + BLOCK, len(self.buffer))))
-            packed = PackedEpisodes(batch["filled"])
-            avail = packed.pack(batch["avail_actions"])
-            log_policy = masked_log_softmax(mac.unroll(batch, packed), avail)
-            padded = packed.unpack(log_policy)  # back from time-major to the dataset's order
-            values.append(padded[batch["filled"].squeeze(-1) > 0])
+        values, total = [], len(self.buffer)
+        with self.phase("evaluating behaviour policies", total, unit="episode") as phase:
+            for first in range(0, total, BLOCK):
+                batch = self.buffer.batch(np.arange(first, min(first + BLOCK, total)))
+                packed = PackedEpisodes(batch["filled"])
+                avail = packed.pack(batch["avail_actions"])
+                log_policy = masked_log_softmax(mac.unroll(batch, packed), avail)
+                padded = packed.unpack(log_policy)  # back from time-major to the dataset's order
+                values.append(padded[batch["filled"].squeeze(-1) > 0])
+                phase.update(batch.batch_size)
         return th.cat(values)
 
     # Eq. 22
@@ -314,10 +316,13 @@ class _Fit:
     @th.no_grad()
     def _evaluate_others(self, others: AutoregressivePolicy, log_probs: th.Tensor) -> th.Tensor:
         """log mu^{-i}(a^{-i} | s, a^i) for every row, `[rows, n]`."""
-        values = []
-        for rows in th.arange(len(log_probs), device=self.buffer.device).split(16384):
-            inputs = self._others_inputs(log_probs, rows)
-            values.append(th.stack([others(i, *inputs) for i in range(others.n_agents)], dim=-1))
+        values, total = [], len(log_probs)
+        with self.phase("evaluating others' policy", total, unit="row") as phase:
+            for rows in th.arange(total, device=self.buffer.device).split(16384):
+                inputs = self._others_inputs(log_probs, rows)
+                of_agents = [others(i, *inputs) for i in range(others.n_agents)]
+                values.append(th.stack(of_agents, dim=-1))
+                phase.update(len(rows))
         return th.cat(values)
 
     def _rows(self, episodes: np.ndarray) -> th.Tensor:

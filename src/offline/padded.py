@@ -6,7 +6,7 @@ here, once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -162,13 +162,17 @@ def check_filled(source: PaddedSource) -> tuple[np.ndarray, list[Violation]]:
 
 
 def flatten(
-    source: PaddedSource, lengths: np.ndarray, allocate: Allocate = np.empty
+    source: PaddedSource,
+    lengths: np.ndarray,
+    allocate: Allocate = np.empty,
+    read: Callable[[int], None] = lambda n_bytes: None,
 ) -> dict[str, np.ndarray]:
     """The filled rows of all episodes: key -> `[rows, ...]`.
 
     lengths: transitions to keep of each episode, int64 `[E]`. allocate: gives room for the rows of
-    one key. Numbers of another dtype are cast: floats may be rounded, all else must be exact.
-    Raises DatasetError if there is no room, or a value that the key's dtype cannot hold.
+    one key. read: told after each slab how many bytes of rows it had. Numbers of another dtype are
+    cast: floats may be rounded, all else must be exact. Raises DatasetError if there is no room, or
+    a value that the key's dtype cannot hold.
     """
     offsets = row_offsets(lengths)
     flat = {}
@@ -185,6 +189,7 @@ def flatten(
             mask = np.arange(n_steps) <= lengths[first:end, None]
             values = source.read(key, first, end, n_steps)[mask]
             rows[offsets[first] : offsets[end]] = _cast(values, spec.dtype, source.name, key)
+            read(values.size * rows.itemsize)
         flat[key] = rows
     return flat
 

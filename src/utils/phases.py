@@ -83,7 +83,8 @@ class Phase:
         self.done += n
         self.note = note
         self.bar.set_postfix_str(note, refresh=False)
-        self.bar.update(n)
+        # A whole batch may go beyond the total, where tqdm would forget it.
+        self.bar.update(min(self.done, self.total or 0) - self.bar.n)
         share = min(1.0, self.done / self.total) if self.total else 0.0
         self.tell({"name": self.name, "share": share, "text": str(self)})
 

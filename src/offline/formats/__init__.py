@@ -18,6 +18,7 @@ from inspo.offline.formats.common import PICKLE, Hints, describe_content
 from inspo.offline.offline_dataset import OfflineDataset
 from inspo.offline.validation import check_matches
 from inspo.utils.errors import DatasetError
+from inspo.utils.phases import Phase
 
 REGISTRY: dict[str, ModuleType] = {module.NAME: module for module in (canonical, alberdice, vault)}
 
@@ -69,6 +70,7 @@ def load_dataset(
     in_memory: bool | str = True,
     cast: bool = False,
     advise: Callable[[dict[str, int]], str] | None = None,
+    phase: Callable[..., Phase] = Phase,
 ) -> OfflineDataset:
     """Read and validate a dataset of any known format.
 
@@ -78,11 +80,11 @@ def load_dataset(
     content, where the file states one. in_memory: False holds the rows in a scratch file on disk,
     "auto" chooses by size against free memory. cast: take numbers of other dtypes where the
     canonical ones can hold them, floats rounded, and note it. advise: what to do with data of these
-    numbers that do not match, for the error. Raises DatasetError: one message with file, key,
-    expected, found, and what to do.
+    numbers that do not match, for the error. phase: begins the phase of reading. Raises
+    DatasetError: one message with file, key, expected, found, and what to do.
     """
     path = Path(path)
-    hints = Hints(env, map_name, quality, episode_limit, verify_hash, in_memory, cast)
+    hints = Hints(env, map_name, quality, episode_limit, verify_hash, in_memory, cast, phase)
     dataset: OfflineDataset = REGISTRY[recognise(path)].load(path, hints)
     check_matches(dataset.metadata, env_info, map_name, str(path), advise)
     return dataset

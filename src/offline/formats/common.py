@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layou
 from inspo.offline.scratch import allocator
 from inspo.offline.validation import require_valid, validate
 from inspo.utils.errors import DatasetError
+from inspo.utils.phases import Phase
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ class Hints:
     env, map_name, quality: recorded where the file is silent. episode_limit: longer episodes are
     cut there and lose their terminal and their victory. verify_hash: compare the content with the
     hash in the file, if it has one (not if episodes are cut). in_memory: see `offline.scratch`.
-    cast: take numbers of other dtypes and note it.
+    cast: take numbers of other dtypes and note it. phase: begins the phase of reading, where its
+    length is known.
     """
 
     env: str | None = None
@@ -56,6 +59,7 @@ class Hints:
     verify_hash: bool = True
     in_memory: bool | str = True
     cast: bool = False
+    phase: Callable[..., Phase] = Phase
 
 
 def read_padded(
@@ -83,7 +87,9 @@ def read_padded(
     n_bytes = int((kept + 1).sum()) * sum(
         int(np.prod(source.shape(key)[2:])) * spec.dtype.itemsize for key, spec in FIELDS.items()
     )
-    arrays = flatten(source, kept, allocator(hints.in_memory, n_bytes, source.name))
+    room = allocator(hints.in_memory, n_bytes, source.name)
+    with hints.phase("reading the data", n_bytes, unit="byte") as phase:
+        arrays = flatten(source, kept, room, phase.update)
     arrays["terminated"][np.repeat(cut, kept + 1)] = 0  # a cut episode goes on
     if metadata is None:
         limit = hints.episode_limit or source.shape("obs")[1] - 1
