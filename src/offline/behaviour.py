@@ -94,16 +94,7 @@ def obtain(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / f"behaviour_{key}.th"
-    state_dim = buffer.rows["state"].shape[-1]
-
-    def make_others() -> AutoregressivePolicy | None:
-        if args.behaviour.others == "none":
-            return None
-        width = args.behaviour.others_hidden_dim
-        others = AutoregressivePolicy(state_dim, args.n_agents, args.n_actions, width)
-        return others.to(buffer.device)
-
-    others = make_others()
+    others = _make_others(buffer, args)
     if path.exists():
         try:
             saved = th.load(path, map_location=buffer.device, weights_only=True)
@@ -120,12 +111,19 @@ def obtain(
         th.manual_seed(spawn_seeds(seed, "behaviour", 1)[0])
         try:
             fit = _Fit(buffer, args, log, check, phase)
-            fitted = fit.policies(copy.deepcopy(mac), make_others())
+            fitted = fit.policies(copy.deepcopy(mac), _make_others(buffer, args))
         except KeyboardInterrupt:
             log("behaviour policies: stopped while they were fitted; nothing of the fit is saved")
             raise
     _save(path, fitted, log)
     return fitted
+
+
+def _make_others(buffer: OfflineBuffer, args: Settings) -> AutoregressivePolicy | None:
+    if args.behaviour.others == "none":
+        return None
+    state_dim, width = buffer.rows["state"].shape[-1], args.behaviour.others_hidden_dim
+    return AutoregressivePolicy(state_dim, args.n_agents, args.n_actions, width).to(buffer.device)
 
 
 def _save(path: Path, fitted: Behaviour, log: Log) -> None:
