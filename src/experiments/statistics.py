@@ -44,8 +44,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
 
     By hand: scipy's (`binomtest`) takes whole numbers of successes alone.
 
-    >>> [round(x, 3) for x in wilson(8, 10)]
-    [0.49, 0.943]
+    >>> tuple(round(x, 3) for x in wilson(8, 10))
+    (0.49, 0.943)
     """
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share = successes / n
@@ -69,8 +69,8 @@ def bootstrap(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
 def normal_interval(mean: float, std: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a mean of which only mean, standard deviation and number are known.
 
-    >>> [round(x, 3) for x in normal_interval(10.0, 2.0, 16)]
-    [9.02, 10.98]
+    >>> tuple(round(x, 3) for x in normal_interval(10.0, 2.0, 16))
+    (9.02, 10.98)
     """
     half = NormalDist().inv_cdf(0.5 + level / 2) * std / math.sqrt(n)
     return mean - half, mean + half
