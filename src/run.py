@@ -34,7 +34,7 @@ from inspo.offline.collect import Part, acting_settings, collect, dataset_path, 
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.runners.vector_runner import EpisodeStats, VectorRunner
 from inspo.utils.checkpoints import Checkpoint, load_checkpoint
-from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
+from inspo.utils.errors import ConfigError, DatasetError, named
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.logging import Logger
 from inspo.utils.phases import TRAINING
@@ -84,13 +84,13 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
     progress = Progress()
     parts = {"buffer.th": buffer}
     saver = Saver(args, logger, mac.agent, learner, progress, runner, parts)
-    if args.resume:
-        saver.resume()
+    saver.begin()
     pace = Pace(learner.updates)
     training = logger.phase(TRAINING, args.t_max, initial=progress.t_env)
-    with training, saver.saving_if_the_environment_fails():
+    with training, saver.explaining_failures():
         while progress.t_env < args.t_max and not stop.requested:
             if runner and progress.test_due(args.test_interval):
+                learner.check_steps()
                 test(logger, runner, progress, args.test_nepisode)
             batch = buffer.sample(args.batch_size)
             learner.train(batch, progress.t_env, progress.episode)
@@ -102,7 +102,7 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
                 logger.log_stat("updates_per_second", pace(learner.updates), progress.t_env)
                 logger.print_recent_stats()
             saver.save_if_due()  # last, so that a resumed run logs at the same steps
-    saver.finish(stop)
+        saver.finish(stop)
     result = {
         "t_env": progress.t_env,
         "updates": learner.updates,
@@ -209,12 +209,13 @@ def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, 
     progress = Progress()
     parts = {"buffer.th": buffer} if buffer else {}
     saver = Saver(args, logger, mac.agent, learner, progress, runner, parts)
-    if args.resume:
-        saver.resume()
+    saver.begin()
+    runner.t_env = progress.t_env
     pace = Pace(learner.updates)
     training = logger.phase(TRAINING, args.t_max, initial=progress.t_env)
-    with training, saver.saving_if_the_environment_fails():
+    with training, saver.explaining_failures():
         while progress.t_env < args.t_max and not stop.requested:
+            learner.check_steps()  # acting waits for the device anyway
             if args.test_nepisode and progress.test_due(args.test_interval):
                 test(logger, runner, progress, args.test_nepisode)
             episodes = runner.run(test_mode=False)
@@ -235,7 +236,7 @@ def run_online(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str, 
                 runner.train_stats = EpisodeStats()
                 logger.print_recent_stats()
             saver.save_if_due()
-    saver.finish(stop)
+        saver.finish(stop)
     result = {
         "t_env": progress.t_env,
         "updates": learner.updates,
@@ -323,11 +324,6 @@ def run_collect(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
 
 def load_policy(args: Settings, logger: Logger) -> tuple[VectorRunner, int]:
     """A runner that plays the policy of `checkpoint_path`, and its step."""
-    if not args.checkpoint_path:
-        raise CheckpointError(
-            "checkpoint_path is empty: evaluate and collect need the model folder of a run, "
-            "as in `with evaluate=True checkpoint_path=results/models/RUN`."
-        )
     saved = load_checkpoint(
         args.checkpoint_path,
         args.load_step,
@@ -338,7 +334,7 @@ def load_policy(args: Settings, logger: Logger) -> tuple[VectorRunner, int]:
     runner = runner_REGISTRY[args.runner](args, logger)
     args = args.with_facts(**runner.get_env_info())
     scheme = build_scheme(runner.get_env_info())
-    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
+    mac = named(mac_REGISTRY, args.mac, "mac")(scheme, {"agents": args.n_agents}, args)
     load_agent(mac, saved)
     mac.agent.to(args.device)
     runner.setup(scheme, {"agents": args.n_agents}, None, mac)
@@ -357,8 +353,8 @@ def load_agent(mac: BasicMAC, saved: Checkpoint) -> None:
 
 def build(args: Settings, scheme: dict[str, Any], logger: Logger) -> tuple[BasicMAC, Learner]:
     """The controller and the learner, on `args.device`."""
-    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
-    learner = learner_REGISTRY[args.learner](mac, scheme, logger, args)
+    mac = named(mac_REGISTRY, args.mac, "mac")(scheme, {"agents": args.n_agents}, args)
+    learner = named(learner_REGISTRY, args.learner, "learner")(mac, scheme, logger, args)
     if args.device != "cpu":
         learner.cuda()
     return mac, learner

@@ -21,7 +21,15 @@ from inspo.utils.config import (
     to_yaml,
 )
 from inspo.utils.errors import ConfigError
-from inspo.utils.keys import Key, declare, may_differ_compared, may_differ_resumed, type_name
+from inspo.utils.keys import (
+    Key,
+    declare,
+    may_differ_compared,
+    may_differ_resumed,
+    resume_differences,
+    spread_over_t_max,
+    type_name,
+)
 from inspo.utils.nested import flatten
 from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
 from inspo.utils.yaml_files import read_comments, read_yaml
@@ -121,6 +129,26 @@ def test_a_flag_takes_its_name_after_an_equals_sign_or_a_space(style):
     assert arguments.overrides == (("a", "1"), ("b.c", "x=y"))
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["print_config", "--config=bc", "with", "lr=1", "name=a", "label=b c"],
+        ["--config=bc", "print_config", "with", "lr=1", "name=a", "label=b c"],
+        ["with", "lr=1", "--config=bc", "name=a", "label=b c", "print_config"],
+        ["print_config", "-n", "a", "--comment=b c", "with", "lr=1", "--config", "bc"],
+    ],
+)
+def test_words_stand_in_any_order_as_sacreds(argv):
+    arguments = parse_arguments(argv)
+    assert (arguments.command, arguments.algorithm) == ("print_config", "bc")
+    assert dict(arguments.overrides) == {"lr": "1", "name": "a", "label": "b c"}
+
+
+def test_sacreds_file_storage_is_the_results_folder():
+    assert parse_arguments(["-F", "x", "with", "lr=1"]).overrides[0] == ("local_results_path", "x")
+    assert parse_arguments(["with", "lr=1", "--help"]).command == "help"
+
+
 def test_without_words_the_defaults_run():
     run = parse_arguments([])
     assert (run.command, run.algorithm, run.environment) == ("run", "inspo", "smax_offline")
@@ -154,8 +182,11 @@ def test_how_many_episodes_a_test_has(words, numbers):
         (["print_confg"], ["print_confg", "'print_config'"]),
         (["with", "t_max"], ["'t_max'", "key=value"]),
         (["with", "=5"], ["key=value"]),
-        (["with", "--config=bc"], ["--config=bc", "before"]),
-        (["with", "--help"], ["before"]),
+        (["-l", "DEBUG"], ["-l is an option of Sacred's", "one level"]),
+        (["with", "lr=1", "--mongo_db=x"], ["local_results_path", "use_wandb"]),
+        (["--force"], ["nothing to force"]),
+        (["-F"], ["-F needs a name"]),
+        (["print_config", "print_config"], ["print_config"]),
     ],
 )
 def test_a_wrong_word_is_named(argv, parts):
@@ -204,6 +235,17 @@ def test_a_file_extends_another(folder):
     (folder / "envs/a.yaml").write_text("_extends: b\n")
     (folder / "envs/b.yaml").write_text("_extends: a\n")
     assert "_extends" in error_of(folder, "--env-config=a")
+    for parent in ("../algs/inspo", "[toy]", "''", "a", "{}"):
+        (folder / "envs/a.yaml").write_text(f"_extends: {parent}\n")
+        assert "_extends" in error_of(folder, "--env-config=a")
+    (folder / "envs/a.yaml").write_text("maps: 5\n")
+    assert "maps: expected a list" in error_of(folder, "--env-config=a")
+
+
+def test_a_file_in_another_encoding_is_named_and_leaves_the_help_whole(folder):
+    (folder / "algs/latin.yaml").write_bytes("# Schön\nlr: 0.5\n".encode("latin-1"))
+    assert "latin.yaml: cannot be read" in error_of(folder, "--config=latin", "--env-config=toy")
+    assert "latin  Sch" in help_text(folder)
 
 
 # --- aliases --------------------------------------------------------------------------------------
@@ -279,6 +321,85 @@ def test_what_converts_without_loss_is_converted(folder, word, value):
 def test_a_wrong_override_names_key_expected_and_found(folder, word, parts):
     message = error_of(folder, "--env-config=toy", "with", word)
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("alg", "word", "parts"),
+    [
+        ("inspo", "seed=4294967296", ["seed", "at most 4294967295"]),
+        ("inspo", "map_name=None", ["map_name: expected a name, found null"]),
+        ("inspo", "env=null", ["env", "--env-config=NAME"]),
+        ("inspo", "mac=basic_mac", ["mac", "'basic_mac'", "sequential_mac"]),
+        ("bc", "learner=qmix_learner", ["learner", "'qmix_learner'", "bc_learner"]),
+        ("bc", "agent=gru", ["agent", "'gru'", "rnn, mlp"]),
+        ("qmix", "mixer=vdn", ["mixer", "'vdn'", "Known: qmix"]),
+        ("qmix", "epsilon_start=5", ["epsilon_start", "at most 1"]),
+        ("mappo", "gae_lambda=5", ["gae_lambda", "at most 1"]),
+        ("inspo", "hidden_dim=0", ["hidden_dim", "at least 1"]),
+        ("inspo", "hidden_dim=10000000", ["hidden_dim", "at most 8192"]),
+        ("inspo", "torch_threads=3000000000", ["torch_threads", "at most 1024"]),
+        ("inspo", "log_interval=-1", ["log_interval", "at least 1"]),
+        ("inspo", "t_max=1e17", ["t_max", "up to 9.0072e+15"]),
+        ("inspo", "lr=1e31", ["lr", "up to 1e+30"]),
+        ("inspo", "alpha_range=[5,1]", ["alpha_range", "the smaller one first", "[5, 1]"]),
+        ("inspo", "alpha_range=[1]", ["alpha_range", "two numbers"]),
+        ("inspo", "alpha_range=[0.1,'x']", ["alpha_range", "two numbers"]),
+        ("inspo", "alpha_range=[0.1,1e999]", ["alpha_range", "finite"]),
+        ("inspo", "alpha_range=[0,1]", ["alpha_range", "more than 0"]),
+    ],
+)
+def test_what_no_run_could_have_is_refused(alg, word, parts):
+    environment = "matrix" if alg in ("qmix", "mappo") else "matrix_offline"
+    with pytest.raises(ConfigError) as caught:
+        load_config([f"--config={alg}", f"--env-config={environment}", "with", word])
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("record=a.gif", ["record", "evaluate=True alone", "training"]),
+        ("save_replay=True", ["save_replay", "evaluate=True alone"]),
+        ("collect.path=a.h5", ["collect.path", "collect.n_episodes=N alone"]),
+        ("load_step=5", ["load_step=5", "checkpoint_path or resume"]),
+        ("evaluate=True", ["checkpoint_path is empty", "evaluate=True needs"]),
+        ("collect.n_episodes=5", ["checkpoint_path is empty"]),
+        ("evaluate=True resume=r", ["resume", "training alone"]),
+        ("resume=r checkpoint_path=r", ["give one of the two"]),
+        ("evaluate=True collect.n_episodes=2 checkpoint_path=r", ["exclude each other"]),
+        ("evaluate=True checkpoint_path=r test_nepisode=0", ["test_nepisode", "at least 1"]),
+        ("evaluate=True checkpoint_path=r/32 load_step=16", ["step 32", "load_step=16"]),
+        ("resume=r/32 load_step=16", ["step 32", "load_step=16"]),
+        ("dataset.path=a.h5", ["dataset.path", "_offline"]),
+    ],
+)
+def test_a_key_that_would_be_ignored_is_refused(words, parts):
+    with pytest.raises(ConfigError) as caught:
+        load_config(["--config=qmix", "--env-config=matrix", "with", *words.split()])
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words", ["checkpoint_path=r load_step=5", "evaluate=True checkpoint_path=r/32 load_step=32"]
+)
+def test_a_key_that_counts_is_taken(words):
+    load_config(["--config=qmix", "--env-config=matrix", "with", *words.split()])
+
+
+def test_which_schedules_keep_a_run_from_being_extended():
+    def longer(alg, *words):
+        argv = [f"--config={alg}", "--env-config=matrix_offline", "with", "use_presets=False"]
+        values = load_config([*argv, *words])
+        before = values.values | {"t_max": 5}
+        return bool(resume_differences(before, values.values)), spread_over_t_max(values.values)
+
+    assert longer("cfcql", "t_max=6") == (False, [])
+    assert longer("cfcql", "t_max=4") == (True, [])
+    assert longer("bc", "t_max=6") == (False, [])
+    assert longer("bc", "t_max=6", "lr_decay=cosine") == (True, ["lr_decay"])
+    assert longer("inspo", "t_max=6", "beta=1.0") == (True, ["beta", "critic_warmup"])
+    assert longer("inspo", "t_max=6", "beta=0", "critic_warmup=0") == (False, [])
+    assert longer("alberdice", "t_max=6") == (True, ["alpha_end"])
 
 
 @pytest.mark.parametrize(
@@ -359,6 +480,8 @@ def test_the_command_line_goes_over_presets(folder):
         ("- {match: {mapp: a}, because: b, set: {lr: 1.0}}", ["entry 1", "mapp"]),
         ("- {match: {}, set: {lr: 1.0}}", ["entry 1", "because"]),
         ("- {match: {}, because: b, sett: {}}", ["entry 1", "match, because, set"]),
+        ("- {match: [a], because: b, set: {lr: 1.0}}", ["entry 1", "match"]),
+        ("- 5", ["entry 1"]),
         ("a: b", ["list"]),
     ],
 )
@@ -385,7 +508,7 @@ def test_an_online_run_has_no_quality_in_its_path(folder):
 
 def test_typed_paths_are_relative_to_where_one_stands(folder, tmp_path):
     values = load_config(
-        ["--env-config=toy", "with", "dataset.path=a/../b.h5"], folder, tmp_path
+        ["--env-config=toy_offline", "with", "dataset.path=a/../b.h5"], folder, tmp_path
     ).values
     assert values["dataset"]["path"] == str(tmp_path / "b.h5")
     assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
@@ -484,8 +607,10 @@ def test_every_key_is_declared_once_with_meaning_and_range(path):
         known = (path.name != "default.yaml" and default.get(name)) or inherited.get(name)
         assert key.meaning or known or name.endswith("map_name"), name
         if "int" in key.types or "float" in key.types:
-            assert key.bounds or key.choices or key.flags or known, f"{name} has no range"
-        assert not key.flags - {"any"} or path.name == "default.yaml"
+            assert key.bounds or key.choices or "any" in key.flags or known, f"{name} has no range"
+        assert "list" not in key.types or "range" in key.flags, f"{name} has no range"
+        may = {flag for flag in key.flags if flag.startswith("may ")}
+        assert not may or path.name == "default.yaml"
 
 
 def declared(path):

@@ -165,7 +165,7 @@ def test_the_order_is_cut_into_blocks(blocks, expected):
 
 def test_more_blocks_than_agents_are_refused():
     with pytest.raises(ConfigError, match=r"blocks: expected at most 3, .* found 4"):
-        sequential("random", blocks=4)
+        sequential("random", blocks=4).draw_order()
 
 
 def test_a_shared_network_is_refused():

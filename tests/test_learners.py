@@ -9,6 +9,7 @@ import torch as th
 
 from inspo.learners.learner import optimise
 from inspo.utils.config import names
+from inspo.utils.errors import TrainingFailure
 
 RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095}
 OPTIMISERS = {  # name -> the key of the rate of each group of parameters
@@ -159,6 +160,61 @@ def test_state_is_saved_whole(algorithm, tmp_path):
         other = twin.networks[name].state_dict()
         assert all(th.equal(v, other[k]) for k, v in network.state_dict().items()), name
     assert (twin.updates, twin.log_t) == (learner.updates, learner.log_t)
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("cause", ["lr", "rewards"])
+@every_algorithm
+def test_training_stops_at_the_update_that_is_not_finite(algorithm, cause, tmp_path):
+    if (algorithm, cause) == ("bc", "lr"):
+        return  # its weights become large, and stay finite
+    rates = keys_of(algorithm, lr=1e30, critic_lr=1e30) if cause == "lr" else {}
+    learner, _, args = cases.build(algorithm, **rates)
+    batch = cases.random_batch(cases.LENGTHS, args)
+    if cause == "rewards":
+        batch["reward"][:] = 1e38 * batch["reward"].sign()
+        if algorithm == "bc":  # which reads no rewards
+            batch["obs"][:] = float("inf")
+    with pytest.raises(TrainingFailure) as caught:
+        for k in range(50):
+            learner.train(batch, 50, 8 * k)
+    update, _, message = str(caught.value).partition(": the step of '")
+    assert int(update.removeprefix("update ")) == learner.updates + 1 <= (50 if rates else 1)
+    assert message.partition("'")[0] in learner.optimisers
+    assert ("rewards" in message) == (cause == "rewards")
+
+
+def test_where_looking_waits_for_the_device_it_is_put_off(monkeypatch):
+    """As on a GPU: the first bad update is named when it is asked for, which saving always does."""
+    learner, _, args = cases.build("qmix", lr=1e30)
+    checks = []
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "check_steps", lambda: checks.append(1))
+        for k in range(5):
+            learner.train(cases.random_batch(cases.LENGTHS, args), 50, 8 * k)
+    assert checks
+    with pytest.raises(TrainingFailure, match="update 2: the step of 'all'"):
+        learner.check_finite()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    learner, _, _ = cases.build("bc")
+    learner.save_models(tmp_path)
+    next(learner.mac.parameters()).data[0] = float("inf")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingFailure, match=r"update 0: networks\.agent\.\S+ is not finite"):
+        learner.save_models(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_rates_are_the_configurations_not_the_files(tmp_path):
+    learner, _, _ = cases.build("bc", lr=0.5)
+    learner.save_models(tmp_path)
+    twin, _, _ = cases.build("bc", lr=0.25)
+    twin.load_models(tmp_path)
+    assert twin.optimisers["policy"].param_groups[0]["lr"] == 0.25
 
 
 # What is logged

@@ -176,6 +176,37 @@ def test_help_imports_nothing_heavy():
     assert "usage:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--help > /dev/full", 2),
+        ("print_config --config=bc > /dev/full", 2),
+        ("print_config --config=bc | true", 141),
+        ("--help >&-", 0),
+    ],
+)
+def test_output_that_cannot_be_written(words, status):
+    command = f"{sys.executable} {ROOT}/src/main.py {words}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == status
+    expected = "error: a file, or the output: No space left on device. Make room"
+    assert done.stderr.startswith(expected) if status == 2 else not done.stderr
+    assert done.stderr.count("\n") == (status == 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 400 bytes")],
+)
+def test_out_of_memory_is_one_line(error, capsys):
+    def command():
+        raise error
+
+    assert interrupts.exit_status(command) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: out of memory") and message.count("\n") == 1
+
+
 def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
     """Two processes started together get folders and tokens of their own; both stop cleanly."""
     code = textwrap.dedent(

@@ -9,8 +9,9 @@ from test_behaviour import fit, known_policy_data
 from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.offline_dataset import FIELDS
-from inspo.offline.scratch import free_memory, is_on_disk
+from inspo.offline.scratch import is_on_disk
 from inspo.utils.errors import DatasetError
+from inspo.utils.memory import free_memory
 
 LENGTHS = np.array([4, 1, 9, 3, 3, 2])
 
@@ -148,7 +149,7 @@ def test_the_scratch_file_has_no_name_and_a_full_disk_is_one_error(stored, monke
 
 
 def test_free_memory_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr("inspo.offline.scratch.CGROUP", tmp_path)
+    monkeypatch.setattr("inspo.utils.memory.CGROUP", tmp_path)
     machine = free_memory()
     assert machine is None or machine > 1 << 20
     (tmp_path / "memory.max").write_text("1000\n")

@@ -257,6 +257,70 @@ def test_an_environment_that_keeps_failing_saves_the_run(start, tmp_path, monkey
     assert record(tmp_path, run="2")["result"]["t_env"] == 160
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "environment"), [("cfcql", "matrix_offline"), ("qmix", "matrix")]
+)
+def test_a_finished_run_that_is_extended_is_the_longer_run(
+    start, tmp_path, capsys, algorithm, environment
+):
+    assert start(algorithm, environment, "t_max=320", results="whole") == 0
+    assert start(algorithm, environment, "t_max=160", results="cut") == 0
+    resume = f"resume={models(tmp_path, 'cut')}"
+    assert start(algorithm, environment, "t_max=320", resume, results="cut") == 0
+    assert_same_end(tmp_path, "whole", "cut")
+    assert start(algorithm, environment, "t_max=240", resume, results="cut") == 2
+    assert "t_max was 320 and is 240" in capsys.readouterr().err
+
+
+def test_what_keeps_a_run_from_being_extended_is_named(start, tmp_path, capsys):
+    words = ["test_nepisode=0", "critic_warmup=0.5", "beta=0"]
+    assert start("inspo", "matrix_offline", "t_max=40", *words) == 0
+    resume = f"resume={models(tmp_path)}"
+    assert start("inspo", "matrix_offline", "t_max=80", *words, resume) == 2
+    error = capsys.readouterr().err
+    assert "t_max was 40 and is 80" in error and "schedules of critic_warmup" in error
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment"), [("macql", "matrix_offline"), ("qmix", "matrix")]
+)
+def test_training_with_a_checkpoint_goes_on_from_its_weights(
+    start, tmp_path, capsys, algorithm, environment
+):
+    """PyMARL's habit: a new run with the weights and the step of another."""
+    assert start(algorithm, environment, "t_max=80", results="first") == 0
+    path = f"checkpoint_path={models(tmp_path, 'first')}"
+    words = ["t_max=96", "lr=1e-20", path]
+    assert start(algorithm, environment, *words) == 0
+    assert record(tmp_path)["result"]["tests"][0]["t_env"] == 80
+    first, second = (
+        th.load(models(tmp_path, results) / step / "agent.th")
+        for results, step in (("first", "80"), ("results", "96"))
+    )
+    assert all(th.equal(first[key], second[key]) for key in first)
+    assert start(algorithm, environment, "t_max=80", path) == 2
+    assert "t_max: expected more than 80" in capsys.readouterr().err
+    assert start(algorithm, environment, *words, "hidden_dim=9") == 2
+    assert "does not fit this configuration" in capsys.readouterr().err
+
+
+def test_a_buffer_that_does_not_fit_is_refused_before_it_is_made(start, capsys):
+    assert start("qmix", "matrix", "t_max=80", "buffer_size=99999999999") == 2
+    assert "GiB of memory" in capsys.readouterr().err
+
+
+def test_a_run_that_is_no_longer_finite_fails_and_keeps_its_checkpoints(start, tmp_path, capsys):
+    words = ["t_max=160", "save_model_interval=8", "keep_checkpoints=0"]
+    assert start("macql", "matrix_offline", *words, "lr=1e20") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "error: update 2: the step of 'all' is not finite" in error
+    assert f"the last checkpoint is {models(tmp_path)}/16" in error
+    assert record(tmp_path)["status"] == "FAILED"
+    for path in models(tmp_path).glob("*/agent.th"):
+        assert all(weights.isfinite().all() for weights in th.load(path).values())
+
+
 def test_another_configuration_is_not_resumed(start, tmp_path, capsys):
     assert start("bc", "matrix_offline", "t_max=80", "test_nepisode=0") == 0
     resume = f"resume={models(tmp_path)}"

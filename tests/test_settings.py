@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 
+from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
 
 VALUES = {"lr": 0.1, "env_args": {"map_name": "2s3z", "seed": None}, "dataset": {"path": None}}
@@ -40,8 +41,9 @@ def test_nothing_can_be_changed():
 
 
 def test_a_key_that_is_not_there_is_named():
-    with pytest.raises(AttributeError, match="no key 'gamma'"):
+    with pytest.raises(AttributeError, match="no key 'gamma'") as caught:
         Settings(VALUES).gamma  # noqa: B018
+    assert isinstance(caught.value, UserError)  # an algorithm's file that lacks a key
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias, overload
 
 import torch as th
+
+from inspo.utils.memory import check_memory
 
 Scheme: TypeAlias = dict[str, dict[str, Any]]  # key -> vshape, dtype, group
 
@@ -47,14 +50,22 @@ class EpisodeBatch:
         max_seq_length: int,
         device: str | th.device = "cpu",
     ) -> EpisodeBatch:
-        """A batch of zeros, nothing filled."""
-        data = {}
+        """A batch of zeros, nothing filled. ConfigError if there is no memory for it."""
+        data, shapes = {}, {}
         for key, info in scheme.items():
             vshape = info["vshape"]
             shape = (vshape,) if isinstance(vshape, int) else tuple(vshape)
             agents = (n_agents,) if info.get("group") == "agents" else ()
-            full = (batch_size, max_seq_length, *agents, *shape)
-            data[key] = th.zeros(full, dtype=info.get("dtype", th.float32), device=device)
+            shapes[key] = (batch_size, max_seq_length, *agents, *shape)
+        types = {key: info.get("dtype", th.float32) for key, info in scheme.items()}
+        check_memory(
+            sum(math.prod(shapes[key]) * types[key].itemsize for key in shapes),
+            device,
+            f"{batch_size:,} episodes of {max_seq_length:,} steps",
+            "Choose a smaller buffer_size or batch_size_run, or a lower limit of steps",
+        )
+        for key, shape in shapes.items():
+            data[key] = th.zeros(shape, dtype=types[key], device=device)
         return cls(data)
 
     @property

@@ -14,6 +14,7 @@ from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY as agent_REGISTRY
 from inspo.modules.agents.agent import Agent
+from inspo.utils.errors import TrainingFailure, named
 from inspo.utils.rl_utils import masked_log_softmax
 from inspo.utils.settings import Settings
 
@@ -30,8 +31,8 @@ class BasicMAC:
         last = args.n_actions if args.obs_last_action else 0
         identity = args.n_agents if args.obs_agent_id else 0
         self.input_shape: int = scheme["obs"]["vshape"] + last + identity
-        self.agent: Agent = agent_REGISTRY[args.agent](self.input_shape, args)
-        self.action_selector = action_REGISTRY[args.action_selector](args)
+        self.agent: Agent = named(agent_REGISTRY, args.agent, "agent")(self.input_shape, args)
+        self.action_selector = named(action_REGISTRY, args.action_selector, "action_selector")(args)
         self.hidden_states = th.empty(0)  # see init_hidden
 
     # Acting
@@ -44,8 +45,16 @@ class BasicMAC:
         bs: Any = slice(None),
         test_mode: bool = False,
     ) -> th.Tensor:
-        """Actions of step t_ep for the episodes `bs`, long `[len(bs), n_agents]`."""
+        """Actions of step t_ep for the episodes `bs`, long `[len(bs), n_agents]`.
+
+        TrainingFailure if the agents' outputs are not finite.
+        """
         outputs = self.forward(ep_batch, t_ep, test_mode)[bs]
+        if not outputs.isfinite().all():
+            raise TrainingFailure(
+                "the outputs of the agents' networks are not finite, so that there is nothing to "
+                "act by: their weights are too large, most likely by a learning rate that is"
+            )
         avail = ep_batch["avail_actions"][bs, t_ep].to(outputs.device)
         return self.action_selector.select(outputs, avail, t_env, test_mode)
 

@@ -25,7 +25,9 @@ class SequentialMAC(BasicMAC):
     def __init__(self, scheme: Scheme, groups: dict[str, int], args: Settings):
         super().__init__(scheme, groups, args)
         if not isinstance(self.agent, NonSharedAgents):
-            raise ValueError(f"SequentialMAC needs per-agent networks (*_ns), not '{args.agent}'")
+            raise ConfigError(
+                f"agent: expected a network for each agent (rnn_ns, mlp_ns), found '{args.agent}'"
+            )
         blocks = getattr(args, "blocks", 0)  # AlberDICE has no such key
         if blocks > self.n_agents:
             raise ConfigError(

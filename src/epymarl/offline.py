@@ -28,7 +28,7 @@ from inspo.offline import OfflineDataset, check_matches, load_dataset
 from inspo.offline.behaviour import obtain
 from inspo.offline.buffer import OfflineBuffer
 from inspo.utils.config import get, has, put
-from inspo.utils.errors import ConfigError
+from inspo.utils.errors import ConfigError, named
 from inspo.utils.logging import to_floats
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
@@ -156,7 +156,7 @@ def make_learner(mac: Any, scheme: Any, logger: Any, args: SimpleNamespace) -> O
     require_offline(args)
     runner = args.offline_runner
     state = scheme["state"] | {"vshape": runner.settings.state_shape}
-    make = learner_REGISTRY[runner.settings.learner]
+    make = named(learner_REGISTRY, runner.settings.learner, "learner")
     runner.learner = make(mac, scheme | {"state": state}, Log(logger), runner.settings)
     return OfflineLearner(runner.learner, runner)
 
@@ -165,7 +165,7 @@ def make_controller(scheme: Any, groups: Any, args: SimpleNamespace) -> Any:
     """What `mac: offline` is."""
     require_offline(args)
     settings = args.offline_runner.settings
-    return mac_REGISTRY[settings.mac](scheme, groups, settings)
+    return named(mac_REGISTRY, settings.mac, "mac")(scheme, groups, settings)
 
 
 def require_offline(args: SimpleNamespace) -> None:

@@ -14,7 +14,7 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.controllers.sequential_controller import SequentialMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.autoregressive import LOG_FLOOR, ConditionalPolicy
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
@@ -48,7 +48,8 @@ def resample(ratio: th.Tensor, n_still: th.Tensor) -> tuple[th.Tensor, th.Tensor
     Returns: which transitions were drawn, long `[D]`, each once and in order; their weights `[D]`,
     in proportion to how often; the weight of each of the further rows, 0-d. All sum to 1.
     """
-    drawn = th.multinomial(ratio, len(ratio), replacement=True)
+    # The step that follows says what is wrong; multinomial would end the program (on a GPU).
+    drawn = th.multinomial(ratio.nan_to_num(nan=1.0), len(ratio), replacement=True)
     # What was not drawn is not computed: worth a third of an update, and D a look at the device.
     rows, counts = drawn.unique(return_counts=True)
     total = ratio.sum() + n_still
@@ -229,7 +230,7 @@ class AlberDICELearner(Learner):
         logits = self.data_policies.unroll(data.inputs, data.packed)[data.now]
         log_mu = masked_log_softmax(logits, data.now_avail)
         loss = -gather_actions(log_mu, data.actions).mean()
-        optimise(loss, self.optimisers["data"], math.inf)
+        self.descend("data", loss, math.inf)
         return log_mu.detach(), loss.detach()
 
     def _improve(
@@ -269,7 +270,7 @@ class AlberDICELearner(Learner):
 
         # Each loss has weights of its own, so one step of their sum is a step of each.
         loss = others_loss + nu_losses["nu_loss"] + e_loss + policy_loss
-        norm = optimise(loss, self.optimisers[f"agent_{i}"], math.inf)
+        norm = self.descend(f"agent_{i}", loss, math.inf)
         return {key: value.detach() for key, value in nu_losses.items()} | {
             "e_loss": e_loss.detach(),
             "e_mean": e.detach().mean(),

@@ -9,7 +9,7 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.utils.rl_utils import cosine_rate, masked_log_softmax
 from inspo.utils.settings import Settings
 
@@ -35,7 +35,7 @@ class BCLearner(Learner):
         loss = -data.taken(masked_log_softmax(logits, data.avail)).mean()
         if self.args.lr_decay == "cosine":
             cosine_rate(self.optimisers["policy"], self.args.lr, t_env / self.args.t_max)
-        norm = optimise(loss, self.optimisers["policy"], self.args.grad_norm_clip)
+        norm = self.descend("policy", loss, self.args.grad_norm_clip)
         self.updates += 1
         if self.log_due(t_env):
             self.logger.log_stats({"loss": loss.detach(), "grad_norm": norm}, t_env)

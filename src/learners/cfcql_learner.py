@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import optimise
 from inspo.learners.mixing import MixingLearner
 from inspo.utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp
 
@@ -88,7 +87,7 @@ class CFCQLLearner(MixingLearner):
             share = agent_weights(divergence, a.softmax_temp)
         cql_loss = ((share * masked_logsumexp(q_otherwise, avail)).sum(-1) - q_tot).mean()
         loss = td_loss + a.global_cql_alpha * cql_loss
-        norm = optimise(loss, self.optimisers["all"], a.grad_norm_clip)
+        norm = self.descend("all", loss, a.grad_norm_clip)
         self.updates += 1
 
         if self.updates % a.target_update_interval == 0:

@@ -10,7 +10,7 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.mixers.convex import ConvexMixer
 from inspo.utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
@@ -155,7 +155,7 @@ class ICQLearner(Learner):
             for s, o, actions, y in zip(*(x.split(a.critic_minibatch) for x in drawn)):
                 q = gather_actions(self.critic(s, o), actions)
                 loss = (self.mixer(q, s) - y).square().mean()
-                norms.append(optimise(loss, self.optimisers["critic"], a.grad_norm_clip))
+                norms.append(self.descend("critic", loss, a.grad_norm_clip))
                 losses.append(loss.detach())
         self.critic_steps += len(losses)
         return {
@@ -184,7 +184,7 @@ class ICQLearner(Learner):
             )
             k = self.mixer.weights(state)
         loss = -(k * weight * gather_actions(log_pi, data.actions)).mean()
-        norm = optimise(loss, self.optimisers["policy"], a.grad_norm_clip)
+        norm = self.descend("policy", loss, a.grad_norm_clip)
         return {
             "policy_loss": loss.detach(),
             "policy_grad_norm": norm,

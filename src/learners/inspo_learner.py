@@ -14,7 +14,7 @@ from inspo.components.schedules import hold_decay
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.controllers.sequential_controller import SequentialMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy
 from inspo.modules.mlp import MLP
 from inspo.modules.module_list import ListOf
@@ -83,7 +83,8 @@ def resample(log_rho: th.Tensor, how: str) -> Resampled:
     """
     ratio = (log_rho - log_rho.max()).exp()  # only proportions count
     if how == "draw":
-        index = th.multinomial(ratio, len(ratio), replacement=True)
+        # The step that follows says what is wrong; multinomial would end the program (on a GPU).
+        index = th.multinomial(ratio.nan_to_num(nan=1.0), len(ratio), replacement=True)
         return index, th.ones_like(ratio)
     index = th.randperm(len(ratio), device=ratio.device)
     return index, ratio[index] * (len(ratio) / ratio.sum())
@@ -326,7 +327,7 @@ class InSPOLearner(Learner):
             td.append((w * error.square()).mean())
             cql.append((w * penalty).mean())
             loss = td[-1] + a.cql_alpha * cql[-1]
-            norms.append(optimise(loss, self.optimisers[f"critic_{i}"], a.grad_norm_clip))
+            norms.append(self.descend(f"critic_{i}", loss, a.grad_norm_clip))
             soft_update(target, critic, a.target_tau)
         return {
             "critic_loss": th.stack(td).mean().detach(),
@@ -363,7 +364,7 @@ class InSPOLearner(Learner):
             if step:
                 log_policy = self._policy(i, data)
             losses.append(-(total * data.taken_by(i, log_policy)).mean())
-            norms.append(optimise(losses[-1], self.optimisers[f"policy_{i}"], a.grad_norm_clip))
+            norms.append(self.descend(f"policy_{i}", losses[-1], a.grad_norm_clip))
         return {
             "policy_loss": th.stack(losses).mean().detach(),
             "policy_grad_norm": th.stack(norms).mean(),
@@ -385,10 +386,7 @@ class InSPOLearner(Learner):
     def _adapt_temperature(self, kl: th.Tensor) -> None:
         """Eq. 25 with the sign mended, on log alpha."""
         loss = self.temperature["log_alpha"].exp() * (self.args.target_kl - kl)
-        optimiser = self.optimisers["alpha"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        self.descend("alpha", loss, math.inf)
         low, high = self.args.alpha_range
         self.temperature["log_alpha"].data.clamp_(math.log(low), math.log(high))
 

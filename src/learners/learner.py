@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.controllers.basic_controller import BasicMAC
+from inspo.utils.errors import TrainingFailure
+from inspo.utils.nested import flatten
 from inspo.utils.settings import Settings
 
 # What an optimiser keeps of each parameter.
@@ -17,6 +20,8 @@ MOMENTS: dict[type, set[str]] = {
     th.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     th.optim.RMSprop: {"step", "square_avg"},
 }
+UNCHECKED_STEPS = 500  # at most, on a GPU, where looking at a norm waits for all that was started
+LARGE_RATE = 0.1  # of learning: no sensible one is as large
 
 
 class StatsLogger(Protocol):
@@ -52,6 +57,8 @@ class Learner:
         self.log_t = -args.log_interval - 1  # the first update is logged
         self.networks: dict[str, th.nn.Module] = {"agent": mac.agent}
         self.optimisers: dict[str, th.optim.Optimizer] = {}
+        # Name of the optimiser, number of the update, loss and norm of the gradient.
+        self._unchecked: list[tuple[str, int, th.Tensor, th.Tensor]] = []
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         raise NotImplementedError
@@ -64,7 +71,51 @@ class Learner:
         if t_env - self.log_t < self.args.log_interval:
             return False
         self.log_t = t_env
+        self.check_steps()
         return True
+
+    def descend(self, name: str, loss: th.Tensor, clip: float) -> th.Tensor:
+        """One step of the optimiser `name` down `loss`; the norm of the gradient before clipping.
+
+        TrainingFailure if loss or gradient is not finite: at once on a CPU, on a GPU by the next
+        `check_steps`.
+        """
+        norm = optimise(loss, self.optimisers[name], clip)
+        self._unchecked.append((name, self.updates + 1, loss.detach(), norm))
+        if not norm.is_cuda or len(self._unchecked) == UNCHECKED_STEPS:
+            self.check_steps()
+        return norm
+
+    def check_steps(self) -> None:
+        """TrainingFailure for the first step since the last call whose gradient was not finite."""
+        steps, self._unchecked = self._unchecked, []
+        if not steps:
+            return
+        norms = th.stack([norm for *_, norm in steps]).tolist()
+        for (name, update, loss, _), norm in zip(steps, norms):
+            if not math.isfinite(norm):
+                groups = [g for opt in self.optimisers.values() for g in opt.param_groups]
+                rate = max(group["lr"] for group in groups)  # any one can spoil the others' losses
+                raise TrainingFailure(
+                    f"update {update}: the step of '{name}' is not finite (loss {loss.item():g}, "
+                    f"norm of its gradient {norm:g}), most likely because "
+                    + (
+                        f"the learning rate of {rate:g} is too large"
+                        if rate >= LARGE_RATE
+                        else "the rewards, the observations or a coefficient of the loss are too "
+                        f"large for 32-bit numbers, or the learning rate of {rate:g} is"
+                    )
+                )
+
+    def check_finite(self) -> None:
+        """TrainingFailure unless all steps and weights are finite. Before anything is saved."""
+        self.check_steps()
+        for key, value in flatten(self.state_dict()):
+            if isinstance(value, th.Tensor) and not value.isfinite().all():
+                raise TrainingFailure(
+                    f"update {self.updates}: {key} is not finite, most likely because a learning "
+                    "rate is too large"
+                )
 
     def cuda(self) -> None:
         for network in self.networks.values():
@@ -83,12 +134,15 @@ class Learner:
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            # Rates and the like are the configuration's, never the file's.
+            own = {"param_groups": optimiser.state_dict()["param_groups"]}
+            optimiser.load_state_dict(state["optimisers"][name] | own)
             _require_moments(optimiser, name)
         self.updates, self.log_t = state["updates"], state["log_t"]
 
     def save_models(self, path: str | Path) -> None:
         """Write `agent.th` (what acting needs) and `learner.th` (what training on needs)."""
+        self.check_finite()
         self.mac.save_models(path)
         th.save(self.state_dict(), Path(path) / "learner.th")
 

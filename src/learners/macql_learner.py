@@ -6,7 +6,6 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
-from inspo.learners.learner import optimise
 from inspo.learners.mixing import MixingLearner
 
 
@@ -56,7 +55,7 @@ class MACQLLearner(MixingLearner):
         q_drawn = q[data.now].gather(-1, drawn).transpose(1, 2)  # [M, K, n]
         cql_loss = (weights.mix_many(q_drawn).logsumexp(-1) - q_tot).mean()
         loss = td_loss + a.global_cql_alpha * cql_loss
-        norm = optimise(loss, self.optimisers["all"], a.grad_norm_clip)
+        norm = self.descend("all", loss, a.grad_norm_clip)
         self.updates += 1
 
         if self.updates % a.target_update_interval == 0:

@@ -11,7 +11,7 @@ from torch import nn
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import cosine_rate, entropy, gather_actions, masked_log_softmax
 from inspo.utils.settings import Settings
@@ -104,9 +104,9 @@ class MAPPOLearner(Learner):
             gain = th.min(ratio * advantage[:, None], clipped * advantage[:, None])
             policy_entropy = (entropy(log_policy) * choosing).sum() / n_choosing
             actor_loss = -(gain * choosing).sum() / n_choosing - a.entropy_coef * policy_entropy
-            actor_norm = optimise(actor_loss, self.optimisers["actor"], a.grad_norm_clip)
+            actor_norm = self.descend("actor", actor_loss, a.grad_norm_clip)
             critic_loss = F.huber_loss(self.critic(state[now]).squeeze(-1), targets)
-            critic_norm = optimise(critic_loss, self.optimisers["critic"], a.grad_norm_clip)
+            critic_norm = self.descend("critic", critic_loss, a.grad_norm_clip)
         self.updates += 1
 
         if self.log_due(t_env):

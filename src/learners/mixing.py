@@ -12,6 +12,7 @@ from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.qmix import QMixer
+from inspo.utils.errors import named
 from inspo.utils.rl_utils import UNAVAILABLE, gather_actions
 from inspo.utils.settings import Settings
 
@@ -23,7 +24,7 @@ class MixingLearner(Learner):
         self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.mixer: QMixer = mixer_REGISTRY[args.mixer](args)
+        self.mixer: QMixer = named(mixer_REGISTRY, args.mixer, "mixer")(args)
         self.target_mac = copy.deepcopy(mac)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {

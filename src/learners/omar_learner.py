@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.module_list import ListOf
 from inspo.utils.rl_utils import (
@@ -94,11 +94,11 @@ class OMARLearner(Learner):
         targets = self._targets(data)
         now = (data.state[data.now], data.obs[data.now], data.avail[data.now])
         stats = self._improve_critics(data, *now, targets)
-        self.updates += 1
-        if self.updates % self.args.target_update_interval == 0:
+        if (self.updates + 1) % self.args.target_update_interval == 0:
             self.target_critics.load_state_dict(self.critics.state_dict())
             self.target_mac.load_state(self.mac)
         stats |= self._improve_policies(data, *now)
+        self.updates += 1
         if self.log_due(t_env):
             self.logger.log_stats(stats | {"target_mean": targets.mean()}, t_env)
 
@@ -139,7 +139,7 @@ class OMARLearner(Learner):
                     error = error + (taken - y).square().mean()
                     penalty = penalty + (masked_logsumexp(q, available) - taken).mean()
                 loss = error + a.cql_alpha * penalty
-                norms.append(optimise(loss, self.optimisers["critics"], a.grad_norm_clip))
+                norms.append(self.descend("critics", loss, a.grad_norm_clip))
                 td.append(error.detach())
                 cql.append(penalty.detach())
         return {
@@ -166,7 +166,7 @@ class OMARLearner(Learner):
         gradient_loss = -(advantage * (pi_taken + LOG_OFFSET).log()).mean()
         omar_loss = (pi - F.one_hot(best, self.n_actions)).square().mean()
         loss = (1 - a.omar_coef) * gradient_loss + a.omar_coef * omar_loss
-        norm = optimise(loss, self.optimisers["policy"], a.grad_norm_clip)
+        norm = self.descend("policy", loss, a.grad_norm_clip)
         return {
             "policy_gradient_loss": gradient_loss.detach(),
             "omar_loss": omar_loss.detach(),

@@ -10,10 +10,11 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger, optimise
+from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.linear import LinearMixer, LinearWeights
 from inspo.modules.mlp import MLP
+from inspo.utils.errors import named
 from inspo.utils.rl_utils import gather_actions, masked_log_softmax, soft_update
 from inspo.utils.settings import Settings
 
@@ -60,7 +61,7 @@ class OMIGALearner(Learner):
         inputs = args.obs_shape + args.n_agents
         self.q = MLP(inputs, args.critic_hidden_dim, args.n_actions)
         self.v = MLP(inputs, args.critic_hidden_dim, 1)
-        self.mixer: LinearMixer = mixer_REGISTRY[args.mixer](args)
+        self.mixer: LinearMixer = named(mixer_REGISTRY, args.mixer, "mixer")(args)
         self.target_q, self.target_v = copy.deepcopy(self.q), copy.deepcopy(self.v)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {
@@ -104,10 +105,7 @@ class OMIGALearner(Learner):
             "q": (q_tot - targets).square().mean(),
             "v": value_loss(z, w * v, a.weight_clip),
         }
-        norms = {
-            name: optimise(loss, self.optimisers[name], a.grad_norm_clip)
-            for name, loss in losses.items()
-        }
+        norms = {name: self.descend(name, loss, a.grad_norm_clip) for name, loss in losses.items()}
         for target, online in (
             (self.target_q, self.q),
             (self.target_v, self.v),

@@ -7,7 +7,7 @@ from typing import Any
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import StatsLogger, optimise
+from inspo.learners.learner import StatsLogger
 from inspo.learners.mixing import MixingLearner
 from inspo.utils.settings import Settings
 
@@ -39,7 +39,7 @@ class QMIXLearner(MixingLearner):
         targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
         error = q_tot - targets
         loss = 0.5 * error.square().mean()
-        norm = optimise(loss, self.optimisers["all"], a.grad_norm_clip)
+        norm = self.descend("all", loss, a.grad_norm_clip)
         self.updates += 1
 
         if episode_num - self.last_target_update >= a.target_update_interval:

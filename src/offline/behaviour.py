@@ -25,6 +25,7 @@ from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import files
 from inspo.offline.buffer import OfflineBuffer
+from inspo.utils.errors import TrainingFailure
 from inspo.utils.phases import Phase
 from inspo.utils.rl_utils import cosine_rate, gather_actions, masked_log_softmax
 from inspo.utils.seeding import spawn_seeds
@@ -239,6 +240,12 @@ class _Fit:
                 if (update + 1) % self.settings.eval_interval == 0 or update + 1 == updates:
                     nll = held_out_nll()
                     self.log(f"{name}: update {update + 1}, held-out NLL {nll:.4f}")
+                    if not math.isfinite(nll):
+                        raise TrainingFailure(
+                            f"{name}: at update {update + 1} the held-out NLL is {nll:g}, most "
+                            f"likely because the learning rate of {rate:g} (behaviour.lr, "
+                            "behaviour.others_lr) or the observations are too large"
+                        )
                     note = f"may stop early, held-out NLL {nll:.4f}"
                     if stopping.observe(nll):
                         break

@@ -26,7 +26,7 @@ from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.tabular import matrix_games
-from inspo.utils.errors import CheckpointError, DatasetError, nearest
+from inspo.utils.errors import CheckpointError, DatasetError, named, nearest
 from inspo.utils.paths import POLICIES
 from inspo.utils.phases import Phase
 from inspo.utils.seeding import spawn_seeds
@@ -250,7 +250,7 @@ def _collect_part(
     check: Callable[[], None],
 ) -> None:
     scheme = build_scheme(runner.get_env_info())
-    mac = mac_REGISTRY[args.mac](scheme, {"agents": args.n_agents}, args)
+    mac = named(mac_REGISTRY, args.mac, "mac")(scheme, {"agents": args.n_agents}, args)
     try:
         mac.agent.load_state_dict(part.weights)
     except RuntimeError as error:

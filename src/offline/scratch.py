@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from inspo.utils.errors import DatasetError
+from inspo.utils.memory import free_memory
 
 AUTO = "auto"
 SHARE_OF_FREE_MEMORY = 0.6  # the rest is for the networks, the annotations and other programs
-CGROUP = Path("/sys/fs/cgroup")
 
 Allocate = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 """`allocate(shape, dtype)`: room for one key's rows."""
@@ -60,21 +60,3 @@ def on_disk(shape: tuple[int, ...], dtype: np.dtype[Any], beside: str | Path) ->
 
 def is_on_disk(array: np.ndarray) -> bool:
     return isinstance(array, np.memmap)
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without pushing anything out; None where the system does not say."""
-    known = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
-    except OSError:
-        pass
-    try:  # what the limit of this control group (version 2) leaves; its file cache can be given up
-        limit = int((CGROUP / "memory.max").read_text())  # "max" where there is none
-        used = int((CGROUP / "memory.current").read_text())
-        fields = dict(x.split() for x in (CGROUP / "memory.stat").read_text().splitlines())
-        known.append(max(limit - used + int(fields["inactive_file"]), 0))
-    except (OSError, ValueError, KeyError):
-        pass
-    return min(known, default=None)

@@ -16,6 +16,23 @@ from inspo.utils.paths import CONFIG_DIR, commands_here
 DEFAULT_ALGORITHM = "inspo"
 DEFAULT_ENVIRONMENT = "smax_offline"
 COMMANDS = ("run", "print_config", "help")
+# Options of Sacred's that name a key here, and what to do in place of the others.
+SACRED_KEYS = {
+    "--name": "name", "-n": "name", "--comment": "label", "-c": "label",
+    "--file_storage": "local_results_path", "-F": "local_results_path",
+}  # fmt: skip
+SACRED_OTHERS = {
+    ("-l", "--loglevel"): "the log has one level; use_progress_bar=False leaves out the bar",
+    ("-m", "--mongo_db", "-s", "--sql", "-t", "--tiny_db", "-S", "--s3"): "records are files, "
+    "below local_results_path=DIR; use_wandb=True sends the numbers to Weights & Biases too",
+    ("-f", "--force"): "there is nothing to force, since an unknown key is an error always",
+    ("-p", "--print-config", "--print_config"): "print_config is a word: print_config --config=ALG",
+    ("-u", "--unobserved"): "every run is recorded; local_results_path=DIR says where",
+    ("-q", "--queue"): "src/sweep.py runs many, one after the other or beside each other",
+    ("-d", "--debug", "-D", "--pdb"): "python -m pdb src/main.py starts the debugger",
+    ("-b", "--beat-interval", "-C", "--capture", "-P", "--priority", "-e", "--enforce_clean", "-i",
+     "--id"): "leave it out",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,31 +48,34 @@ class Arguments:
 def parse_arguments(argv: Iterable[str]) -> Arguments:
     """Split the command line (without the program's name) into its parts."""
     words = list(argv)
-    if any(word in ("-h", "--help", "help") for word in _before_with(words)):
+    if {"-h", "--help"} & set(words) or "help" in _before_with(words):
         return Arguments(command="help")
-    command, overrides = "run", []
+    commands: list[str] = []
+    overrides: list[tuple[str, str]] = []
     chosen: dict[str, str] = {}
-    if words and words[0] in COMMANDS:
-        command = words.pop(0)
+    after_with = False
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in ("--config", "--env-config"):
-            if not equals:
-                if not words or words[0].startswith("--") or words[0] == "with":
-                    raise ConfigError(f"{flag} needs a name: {flag}=NAME")
+        if flag in ("--config", "--env-config") or flag in SACRED_KEYS:
+            if not equals and words and not words[0].startswith("--") and words[0] != "with":
                 value = words.pop(0)
             if not value:
                 raise ConfigError(f"{flag} needs a name: {flag}=NAME")
             if chosen.setdefault(flag, value) != value:
                 raise ConfigError(f"{flag} is given twice: {chosen[flag]} and {value}")
+            if flag in SACRED_KEYS:
+                overrides.append((SACRED_KEYS[flag], value))
         elif word == "with":
-            overrides = [_split_override(item) for item in words]
-            break
+            after_with = True
+        elif word in COMMANDS and not commands:
+            commands.append(word)
+        elif after_with and not word.startswith("-"):
+            overrides.append(_split_override(word))
         else:
             raise ConfigError(_unexpected(word))
     return Arguments(
-        command=command,
+        command=(commands or ["run"])[0],
         algorithm=chosen.get("--config", DEFAULT_ALGORITHM),
         environment=chosen.get("--env-config", DEFAULT_ENVIRONMENT),
         overrides=tuple(overrides),
@@ -69,6 +89,9 @@ def _before_with(words: list[str]) -> list[str]:
 def _unexpected(word: str) -> str:
     if word.startswith("-"):
         flag = word.partition("=")[0]
+        for flags, answer in SACRED_OTHERS.items():
+            if flag in flags:
+                return f"{flag} is an option of Sacred's that is none here: {answer}"
         hint = nearest(flag, ["--config", "--env-config", "--help"])
         return f"unknown option {flag}.{hint} (--help lists what there is)"
     if "=" in word:
@@ -79,10 +102,6 @@ def _unexpected(word: str) -> str:
 
 def _split_override(item: str) -> tuple[str, str]:
     key, equals, text = item.partition("=")
-    if item in ("-h", "--help"):
-        raise ConfigError(f"{item} stands after 'with'; put it before")
-    if item.startswith("--"):
-        raise ConfigError(f"'{item}' stands after 'with', where only key=value may; put it before")
     if not equals or not key.strip():
         raise ConfigError(f"'{item}' after 'with' is not of the form key=value")
     return key.strip(), text
@@ -121,7 +140,7 @@ def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:
 
 def one_liner(path: Path) -> str:
     """The first comment of a YAML file: what it is, in one line."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("#") and line.strip("# \n"):
                 return line.strip("# \n")
@@ -160,6 +179,7 @@ usage: ./run.sh [print_config] [--config=ALG] [--env-config=ENV] [with key=value
   --env-config=ENV    the environment, a file of src/config/envs/   (default: {environment})
   with key=value ...  override keys, nested ones with a dot: with batch_size=64 dataset.path=my.h5
   print_config        print the configuration that would run, and stop
+  -F DIR, -n NAME, -c WORD   as Sacred's: local_results_path=DIR, name=NAME, label=WORD
   --help              this text
 
 examples:

@@ -36,6 +36,7 @@ from inspo.utils.command_line import (  # noqa: F401
 )
 from inspo.utils.errors import ConfigError, nearest
 from inspo.utils.keys import Key, converted, declare, type_name
+from inspo.utils.modes import check_mode
 from inspo.utils.nested import flatten, get, has, put
 from inspo.utils.paths import CONFIG_DIR, PACKAGE, PROJECT_ROOT
 from inspo.utils.yaml_files import read_comments, read_yaml
@@ -99,6 +100,9 @@ def _join_aliases(updates: dict[str, Any], layers: _Layers, source: str) -> dict
     updates = dict(updates)
     for short, long in ALIASES.items():
         first, second = updates.get(short), updates.get(long)
+        for name in (short, long):
+            if name in updates and updates[name] is None and get(layers.values, long) is not None:
+                raise ConfigError(f"{name}: expected a name, found null")
         if first is not None and second is not None and first != second:
             raise ConfigError(
                 f"{short}={first} and {long}={second} name the same thing and disagree; "
@@ -127,6 +131,8 @@ def _apply(
     for key, value in _join_aliases(dict(updates), layers, source).items():
         old = get(layers.values, key, _MISSING)
         try:
+            if source == "with" and key == "env":
+                raise ConfigError("env: an environment is chosen by --env-config=NAME")
             if old is _MISSING:
                 _check_parents(key, layers.values)
                 raise _unknown_key(key, layers)
@@ -157,8 +163,9 @@ def _read_layer(layers: _Layers, path: Path, children: tuple[Path, ...] = ()) ->
         raise ConfigError(f"{path}: expected 'key: value' lines, found a {type_name(content)}")
     parent = content.pop("_extends", None)
     if parent is not None:
-        other = path.with_name(f"{parent}.yaml")
-        if other in (path, *children) or not other.exists():
+        beside = {file.stem: file for file in path.parent.glob("*.yaml")}
+        other = beside.get(str(parent), path)
+        if other in (path, *children):
             raise ConfigError(f"{path}: _extends: there is no other file '{parent}.yaml' beside it")
         _read_layer(layers, other, (path, *children))
     if "_rules" in content:
@@ -168,7 +175,9 @@ def _read_layer(layers: _Layers, path: Path, children: tuple[Path, ...] = ()) ->
         )
     maps = content.pop("maps", None)
     _declare(layers, content, path)
-    if maps:
+    if maps is not None:
+        if not isinstance(maps, list) or not all(isinstance(name, str) for name in maps):
+            raise ConfigError(f"{path}: maps: expected a list of names, found {maps!r}")
         for name in ("map_name", "env_args.map_name"):
             layers.keys[name] = replace(layers.keys.get(name, Key(name)), choices=tuple(maps))
     _apply(layers, dict(flatten(content)), str(path))
@@ -286,7 +295,9 @@ def _read_presets(path: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]
             raise ConfigError(f"{where}: expected the keys match, because, set alone")
         if not entry.get("because") or not isinstance(entry.get("set"), dict):
             raise ConfigError(f"{where}: expected a reason (because) and keys to set (set)")
-        for key in entry.get("match") or {}:
+        if not isinstance(entry.get("match") or {}, dict):
+            raise ConfigError(f"{where}: match: expected keys and values, found {entry['match']!r}")
+        for key in map(str, entry.get("match") or {}):
             if not has(values, key):
                 raise ConfigError(f"{where}: match: unknown key '{key}'.{nearest(key, values)}")
     return entries
@@ -343,6 +354,7 @@ def load_config(
     _apply(layers, updates, "with", texts=texts)
     check_names(layers.values)
     values = absolute_paths(layers.values, typed=set(updates), cwd=cwd or Path.cwd())
+    check_mode(values)
     return Config(
         arguments.command, arguments.algorithm, arguments.environment, values, tuple(notes)
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class UserError(Exception):
@@ -27,6 +30,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read or written."""
 
 
+class TrainingFailure(UserError):
+    """Losses, gradients or weights that are not finite, so that training on has no sense."""
+
+
 class EnvironmentFailure(UserError):
     """An environment that broke, or whose process failed again and again."""
 
@@ -42,6 +49,14 @@ def printable(text: str) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
+
+
+def named(registry: Mapping[str, Entry], name: str, key: str) -> Entry:
+    """The entry of a registry that the configuration's `key` names; ConfigError for another one."""
+    if name not in registry:
+        known = ", ".join(registry)
+        raise ConfigError(f"{key}: unknown value '{name}'.{nearest(name, registry)} Known: {known}")
+    return registry[name]
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,8 @@ MOVED = {"components.episode_buffer": "inspo.components.episode_batch"}
 # What a disk or its owner refuses; other errors of the system are likely to be our fault.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
+
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -107,7 +109,9 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     _open_standard_streams()
     try:
         with sigterm_as_interrupt():
-            return command()
+            status = command()
+            sys.stdout.flush()  # here, where a full disk can still be told
+            return status
     except ModuleNotFoundError as error:
         if moved := _moved_import(error):
             print(f"error: {moved}", file=sys.stderr)
@@ -116,6 +120,12 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
     except UserError as error:
         print(printable(commands_here(f"error: {error}")), file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not any(sign in f"{type(error)} {error}" for sign in OUT_OF_MEMORY):
+            raise
+        text = f"error: out of memory ({' '.join(str(error).split())[:200]}). Choose smaller sizes"
+        print(f"{text}: batch_size, batch_size_run, buffer_size, hidden_dim", file=sys.stderr)
+        return 2
     except Interrupted as stop:
         print(printable(f"interrupted: {stop}"), file=sys.stderr)
         return stop.exit_status
@@ -123,15 +133,23 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
         print(f"interrupted: {stopped}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except OSError as error:
         if error.errno not in FULL | REFUSED:
             raise
         advice = "Make room" if error.errno in FULL else "Check the path and its rights"
-        place = f"{error.filename or 'a file'}: {error.strerror}"
+        if error.filename is None:  # the output, perhaps, which Python would try again at its end
+            _drop_output()
+        place = f"{error.filename or 'a file, or the output'}: {error.strerror}"
         print(printable(f"error: {place}. {advice}, or choose another folder."), file=sys.stderr)
         return 2
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed lead nowhere."""
+    with suppress(OSError):  # of a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_standard_streams() -> None:

@@ -11,7 +11,12 @@ and, after `::`, what the value does not say by itself, separated by commas:
 
 - types or choices, with `|` between them; without any, the type is the default's, and null may
   become anything;
-- bounds: `>= 0`, `> 0`, `<= 1`, `< 1`; `any` for a number that has none;
+- bounds: `>= 0`, `> 0`, `<= 1`, `< 1`; `any` for a number that has none. No number may be as large
+  as to leave what we compute with (LARGEST);
+- `range`: a list of two numbers within the bounds, the smaller one first;
+- `over t_max`: a schedule of which t_max is the length, so that a run with it cannot be resumed
+  with a larger t_max; `over t_max unless 0`: but for that value;
+- `may grow`: a run may be resumed with a larger value;
 - `may differ`: two runs that differ in it may be compared, and one may be resumed with another
   value; `may differ when compared`: compared, but not resumed.
 """
@@ -28,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from inspo.utils.errors import ConfigError, nearest
-from inspo.utils.nested import flatten
+from inspo.utils.nested import flatten, get, has
 from inspo.utils.paths import CONFIG_DIR
 from inspo.utils.yaml_files import read_comments
 
@@ -40,8 +45,13 @@ BOUNDS = {
     ">": (operator.gt, "more than"),
     "<": (operator.lt, "less than"),
 }
+LARGEST = {int: 2**53, float: 1e30}  # networks compute in 32-bit floats, JSON's readers in doubles
+RANGE = "range"
+MAY_GROW = "may grow"
 MAY_DIFFER = "may differ"
 MAY_DIFFER_COMPARED = "may differ when compared"
+WORDS = {MAY_DIFFER, MAY_DIFFER_COMPARED, MAY_GROW, RANGE, "any"}
+OVER_T_MAX = re.compile(r"over t_max(?: unless (\S+))?")
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def declare(name: str, default: Any, comment: str, place: str) -> Key:
         alternatives = [part.strip() for part in item.split("|")]
         if bound and _is_number(bound[2]):
             bounds.append((bound[1], float(bound[2])))
-        elif item in (MAY_DIFFER, MAY_DIFFER_COMPARED, "any"):
+        elif item in WORDS or OVER_T_MAX.fullmatch(item):
             flags.add(item)
         elif all(part in TYPES or part == "null" for part in alternatives):
             types = tuple(alternatives)
@@ -139,19 +149,33 @@ def converted(key: Key, value: Any, text: str | None) -> Any:
 
 
 def _check(key: Key, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key.name}: expected a finite number, found {value}")
     if key.choices and value not in key.choices:
         listed = ", ".join(map(str, key.choices))
         raise ConfigError(
             f"{key.name}: unknown value '{value}'.{nearest(value, key.choices)} Known: {listed}"
         )
-    if type(value) in (int, float):
-        for sign, bound in key.bounds:
-            fits, phrase = BOUNDS[sign]
-            if not fits(value, bound):
-                limit = bound if isinstance(value, float) else math.ceil(bound)
-                raise ConfigError(f"{key.name}: expected {phrase} {limit}, found {value}")
+    if RANGE in key.flags:
+        numbers = [x for x in value if type(x) in (int, float)]
+        if len(numbers) != 2 or len(value) != 2 or not numbers[0] < numbers[1]:
+            raise ConfigError(
+                f"{key.name}: expected two numbers, the smaller one first; found {value}"
+            )
+        for number in numbers:
+            _check_number(key, number)
+    elif type(value) in (int, float):
+        _check_number(key, value)
+
+
+def _check_number(key: Key, value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key.name}: expected a finite number, found {value}")
+    if abs(value) > (largest := LARGEST[type(value)]):
+        raise ConfigError(f"{key.name}: expected a number up to {largest:g}, found {value}")
+    for sign, bound in key.bounds:
+        fits, phrase = BOUNDS[sign]
+        if not fits(value, bound):
+            limit = bound if isinstance(value, float) else math.ceil(bound)
+            raise ConfigError(f"{key.name}: expected {phrase} {limit}, found {value}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -160,7 +184,8 @@ def _check(key: Key, value: Any) -> None:
 
 def may_differ_compared(key: str) -> bool:
     """Whether runs that differ in this dotted key may stand beside each other in one result."""
-    return bool(_flags(CONFIG_DIR / "default.yaml").get(key))
+    flags = _flags(CONFIG_DIR / "default.yaml").get(key, frozenset())
+    return bool(flags & {MAY_DIFFER, MAY_DIFFER_COMPARED})
 
 
 def may_differ_resumed(key: str) -> bool:
@@ -173,15 +198,37 @@ def resume_differences(
 ) -> list[tuple[str, Any, Any]]:
     """(dotted key, old value, new value) of all that keeps a run from being resumed with `now`."""
     old = dict(flatten(before))
-    return [
+    differing = [
         (key, old.get(key), value)
         for key, value in flatten(now)
         if not may_differ_resumed(key) and old.get(key) != value
     ]
+    return [
+        (key, first, second)
+        for key, first, second in differing
+        if not (_may_grow(key, first, second) and not spread_over_t_max(now))
+    ]
+
+
+def _may_grow(key: str, old: Any, new: Any) -> bool:
+    flags = _flags(CONFIG_DIR / "default.yaml").get(key, frozenset())
+    return MAY_GROW in flags and isinstance(old, int) and new > old
+
+
+def spread_over_t_max(values: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of a configuration whose schedules would change with t_max."""
+    found = []
+    for path in sorted((CONFIG_DIR / "algs").glob("*.yaml")):
+        for key, flags in _flags(path).items():
+            for match in filter(None, map(OVER_T_MAX.fullmatch, flags)):
+                value = get(values, key)
+                if has(values, key) and value != _choice(match[1] or "", value):
+                    found.append(key)
+    return list(dict.fromkeys(found))
 
 
 @cache
 def _flags(path: Path) -> dict[str, frozenset[str]]:
-    """The keys of a file that may differ, with how. All of them are common to every run."""
+    """The keys of a file that may differ or depend on t_max, with how."""
     keys = (declare(name, 0, text, str(path)) for name, text in read_comments(path).items())
     return {key.name: key.flags for key in keys if key.flags - {"any"}}

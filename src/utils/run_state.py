@@ -7,22 +7,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from inspo.utils.checkpoints import (
     Checkpoint,
     find_checkpoint,
     get_random_states,
+    list_steps,
     load_checkpoint,
     save_checkpoint,
     set_random_states,
 )
-from inspo.utils.errors import CheckpointError, EnvironmentFailure
+from inspo.utils.errors import CheckpointError, ConfigError, EnvironmentFailure, TrainingFailure
 from inspo.utils.interrupts import GracefulExit
-from inspo.utils.keys import resume_differences
+from inspo.utils.keys import resume_differences, spread_over_t_max
 from inspo.utils.logging import Logger
 from inspo.utils.settings import Settings
 from inspo.utils.stored_state import Stateful, naming, put_back, require_like
+
+
+class Trained(Stateful, Protocol):
+    def check_finite(self) -> None: ...
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Saver:
         args: Settings,
         logger: Logger,
         agent: Stateful,
-        learner: Stateful,
+        learner: Trained,
         progress: Progress,
         runner: Stateful | None,
         parts: Mapping[str, Stateful],
@@ -97,6 +102,7 @@ class Saver:
 
     def save(self) -> None:
         a, p = self.args, self.progress
+        self.learner.check_finite()
         p.last_save = p.t_env
         run_state = self._run_state()
         # Before the checkpoint that refers to it: a kill in between leaves the older pair whole.
@@ -119,10 +125,21 @@ class Saver:
         )
 
     @contextmanager
-    def saving_if_the_environment_fails(self) -> Iterator[None]:
-        """An environment that keeps failing ends the run, which can then go on from here."""
+    def explaining_failures(self) -> Iterator[None]:
+        """What ends the run early says what is saved.
+
+        A run whose environment keeps failing can go on from here; one whose numbers are no longer
+        finite saves nothing more, so that the checkpoints of before stand.
+        """
         try:
             yield
+        except TrainingFailure as failure:
+            kept = [
+                f"the last checkpoint is {self.folder / str(s)}" for s in list_steps(self.folder)
+            ]
+            raise TrainingFailure(
+                f"{failure}. Nothing of it is saved; {(kept or ['there is no checkpoint'])[-1]}"
+            ) from failure
         except EnvironmentFailure as failure:
             self.save()
             raise EnvironmentFailure(
@@ -130,10 +147,39 @@ class Saver:
             ) from failure
 
     def finish(self, stop: GracefulExit) -> None:
-        """The last checkpoint; raises Interrupted if the run was asked to stop."""
+        """The last checkpoint, if there is one; raises Interrupted if the run was asked to stop."""
+        self.learner.check_finite()
         if self.args.save_model or stop.requested:
             self.save()
         stop.check(f"saved step {self.progress.t_env}; go on with resume={self.folder}")
+
+    def begin(self) -> None:
+        """Start where the configuration says: anew, from a checkpoint's weights, or resuming."""
+        if self.args.resume:
+            self.resume()
+        elif self.args.checkpoint_path:
+            self.start_from_weights()
+
+    def start_from_weights(self) -> None:
+        """A new run from the networks and optimisers of `checkpoint_path` at its step, as PyMARL's.
+
+        Everything else is the new run's: configuration, random numbers, statistics, folder.
+        """
+        a, p = self.args, self.progress
+        only = ["learner.th", "run.th"]
+        saved = load_checkpoint(a.checkpoint_path, a.load_step, expect={"alg": a.name}, only=only)
+        if saved.step >= a.t_max:
+            raise ConfigError(
+                f"t_max: expected more than {saved.step}, the step of checkpoint_path from which "
+                f"training goes on, found {a.t_max}. To test it, add evaluate=True"
+            )
+        put_back(self.learner, saved.entry("learner.th"), saved.folder / "learner.th")
+        state = saved.entry("run.th")
+        with naming(saved.folder / "run.th"):
+            require_like(state, self._run_state())
+            p.episode = state["progress"]["episode"]
+        p.t_env = p.last_log = p.last_save = saved.step
+        self.logger.info(f"training goes on from the weights of {saved.folder}")
 
     def resume(self) -> None:
         """Continue the run whose model folder is `resume`, in that folder."""
@@ -165,12 +211,18 @@ class Saver:
         self.logger.info(f"resumed {self.folder} at step {saved.step}")
 
     def _check_config(self, saved: Checkpoint) -> None:
-        differing = [
-            f"{key} was {old!r} and is {new!r}"
-            for key, old, new in resume_differences(saved.text.get("config", {}), self.config)
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{saved.folder} is of a run with another configuration: {'; '.join(differing)}. "
-                "Resume with the command line of that run."
+        differing = resume_differences(saved.text.get("config", {}), self.config)
+        if not differing:
+            return
+        listed = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in differing)
+        advice = "Resume with the command line of that run"
+        spread = ", ".join(spread_over_t_max(self.config))
+        if spread and [key for key, *_ in differing] == ["t_max"]:
+            advice = (
+                f"A longer run would be another one from its start, since t_max is the length of "
+                f"the schedules of {spread}. {advice}, or start a new run from its weights "
+                "(checkpoint_path)"
             )
+        raise CheckpointError(
+            f"{saved.folder} is of a run with another configuration: {listed}. {advice}."
+        )

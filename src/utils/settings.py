@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from inspo.utils.errors import ConfigError
+
+
+class MissingKey(ConfigError, AttributeError):
+    """A key that code reads and no file declares, as in an algorithm's file that lacks `lr`."""
+
 
 class Settings(Mapping[str, Any]):
     """All keys of one run, as attributes and as a mapping; read-only.
@@ -36,7 +42,10 @@ class Settings(Mapping[str, Any]):
         for source in (self._values, self._facts):
             if name in source:
                 return source[name]
-        raise AttributeError(f"this run's configuration has no key '{name}'")
+        raise MissingKey(
+            f"this run's configuration has no key '{name}', which its code reads: declare it in "
+            "the YAML file of the algorithm or of the environment (src/config/)"
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"the configuration of a run is read-only: {name}={value!r}")
