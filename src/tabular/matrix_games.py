@@ -118,7 +118,7 @@ def frequencies(name: str, quality: str) -> tuple[np.ndarray, np.ndarray]:
             f"Known: {', '.join(known)}. For data of your own give dataset.path."
         )
     together = np.repeat(np.arange(game.n_actions)[:, None], game.n_agents, axis=1)
-    one_b = np.eye(game.n_agents, dtype=np.int64)[::-1]
+    one_b = np.eye(game.n_agents, dtype=np.int64)[::-1].copy()  # torch takes no reversed view
     if quality in ("a", "b"):
         actions = one_b if quality == "a" else np.concatenate([together[:1], one_b])
         return actions, np.ones(len(actions), dtype=np.int64)
