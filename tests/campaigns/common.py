@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import pickle
 import re
 import signal
 import sys
@@ -125,6 +126,30 @@ def run(function: Callable[[], int], log: Path, seconds: float = 300.0) -> tuple
         child.kill()
         return -signal.SIGALRM, child.printed()
     return status, child.printed()
+
+
+def elsewhere(function: Callable[[], Any]) -> Any:
+    """The value of a function that is called in a forked process, or what it raises.
+
+    For all that uses tensorstore, whose threads survive no fork of this process.
+    """
+    inside, outside = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(Exception), os.fdopen(outside, "wb") as pipe:
+            try:
+                pickle.dump((function(), None), pipe)
+            except Exception as error:
+                pickle.dump((None, f"{type(error).__name__}: {error}"), pipe)
+        os._exit(0)
+    os.close(outside)
+    with os.fdopen(inside, "rb") as pipe:
+        content = pipe.read()
+    os.waitpid(pid, 0)
+    value, error = pickle.loads(content) if content else (None, "the process crashed")
+    if error is not None:
+        raise RuntimeError(error)
+    return value
 
 
 def processes() -> Iterator[tuple[int, int, str]]:

@@ -27,6 +27,7 @@ import yaml
 from common import (
     Child,
     an_hour_later,
+    elsewhere,
     leftovers,
     parser,
     processes,
@@ -42,7 +43,6 @@ from inspo import main as program
 from inspo import sweep
 from inspo.offline import load_dataset
 from inspo.utils.checkpoints import list_steps, load_checkpoint
-from inspo.utils.errors import UserError
 
 QUIET = ["use_progress_bar=False", "test_nepisode=0", "final_test_nepisode=2"]
 OFFLINE = ["--env-config=matrix_offline", "with", "map_name=m_ne", "quality=balanced", *QUIET]
@@ -144,7 +144,7 @@ def converting(source: Path, older: Path, name: str) -> Work:
         if (folder / "begun").exists():
             assert len(load_dataset(folder / name)) in sizes, "neither the old nor the new dataset"
 
-    sizes = {len(load_dataset(path)) for path in (source, older)}
+    sizes = elsewhere(lambda: {len(load_dataset(path)) for path in (source, older)})
     return Work(start, lambda folder: contents(folder / name), start, whole)
 
 
@@ -180,7 +180,7 @@ def peaceful(name: str, work: Work, folder: Path) -> tuple[Any, float]:
         seconds = time.monotonic() - began
         if status:
             raise SystemExit(f"{name} fails by itself ({status}):\n{text[-2000:]}")
-    return work.found(folder), seconds
+    return elsewhere(lambda: work.found(folder)), seconds
 
 
 def killed(work: Work, folder: Path, expected: Any, seconds: float, rng: Any) -> int:
@@ -195,8 +195,8 @@ def killed(work: Work, folder: Path, expected: Any, seconds: float, rng: Any) ->
         kills += 1
         require_gone(child, folder)
         try:
-            work.whole(folder)
-        except (UserError, AssertionError) as error:
+            elsewhere(lambda: work.whole(folder))
+        except RuntimeError as error:
             raise Fault(f"after kill {kills}: {error}") from error
         an_hour_later(folder)
         command = work.again or work.begin
@@ -204,7 +204,7 @@ def killed(work: Work, folder: Path, expected: Any, seconds: float, rng: Any) ->
         status, text = run(lambda: command(folder), log)
         if status:
             raise Fault(f"status {status} after {kills} kills:\n{text[-2000:]}")
-    if not same(work.found(folder), expected):
+    if not same(elsewhere(lambda: work.found(folder)), expected):
         raise Fault(f"another result after {kills} kills")
     if left := [path for path in leftovers(folder) if not abandoned(path)]:
         raise Fault(f"left: {', '.join(map(str, left))}")
