@@ -9,6 +9,8 @@ whole.
 
 The disk is a tmpfs where mounting is allowed (as root, say); elsewhere a limit on the size of files
 (EFBIG in place of ENOSPC), and folders without the right to write. The last line says which.
+
+    python tests/campaigns/disks.py --minutes 20 --seed 1
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ exit, are killed, abort, hang, in a step or in a reset. They write each episode 
 the runner hands over must be the whole episodes of the ledger, each once and with its return, and
 what it calls lost must be those that crashed after their reset; no process and no temporary folder
 may be left.
+
+    python tests/campaigns/games.py --minutes 20 --seed 1
 """
 
 from __future__ import annotations

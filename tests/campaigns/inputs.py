@@ -10,6 +10,8 @@ swapped or missing or never end. Each is then read as a run reads it. Fine are
   doctored in a checkpoint together with its hash, if it is built as the run needs it.
 
 `faults` are all else: another exception, other data, a crash, or no answer within 20 seconds.
+
+    python tests/campaigns/inputs.py --minutes 20 --seed 1
 """
 
 from __future__ import annotations

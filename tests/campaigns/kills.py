@@ -7,6 +7,8 @@ temporary file may be left. `kills` counts those that hit a living process.
 
 A kill hits a forked process in which torch is imported already; the cells of a grid are processes
 of their own, and only some tries are given to them and to SMAX, which take longest.
+
+    python tests/campaigns/kills.py --minutes 20 --seed 1
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ BATTLES = ["env_args.max_steps=12", "use_presets=False", "train_interval=4", "ba
            "t_max=400", "save_model_interval=48", "log_interval=48"]  # fmt: skip
 GRID = {
     "algorithms": "bc", "environments": "matrix_offline", "maps": "xor", "qualities": "b",
-    "seeds": 2, "t_max": 2560, "final_test_nepisode": 2,
+    "seeds": 2,
 }  # fmt: skip
 
 
@@ -149,16 +151,16 @@ def converting(source: Path, older: Path, name: str) -> Work:
 
 
 def grid(folder: Path) -> int:
-    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    tiny = {"t_max": 2560, "final_test_nepisode": 2, "datasets_dir": str(folder / "data")}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID | {"overrides": tiny}))
     return sweep.main([str(folder / "grid.yaml"), "--results", str(folder), "--jobs", "2"])
 
 
 def cells(folder: Path) -> Any:
-    models = sorted(folder.glob("runs/grid/**/models/*"))
-    whole = [load_checkpoint(m) for m in models if list_steps(m)]
-    return [
-        saved.files["agent.th"] for saved in sorted(whole, key=lambda s: s.text["config"]["seed"])
-    ]
+    models = [m for m in folder.glob("runs/grid/**/models/*") if list_steps(m)]
+    whole = sorted((load_checkpoint(m) for m in models), key=lambda s: s.text["config"]["seed"])
+    assert len(whole) == GRID["seeds"], f"{len(whole)} cells have a checkpoint"
+    return [saved.files["agent.th"] for saved in whole]
 
 
 # --------------------------------------------------------------------------------------------------
