@@ -133,7 +133,7 @@ def converted(key: Key, value: Any, text: str | None) -> Any:
     found = type_name(value)
     if key.types and found not in key.types:
         if found == "int" and "float" in key.types:
-            value = float(value)
+            value = float(value) if abs(value) <= LARGEST[float] else value
         elif found == "float" and "int" in key.types and value.is_integer():
             value = int(value)
         elif found in ("int", "float", "null") and "str" in key.types and text is not None:
@@ -149,6 +149,11 @@ def converted(key: Key, value: Any, text: str | None) -> Any:
 
 
 def _check(key: Key, value: Any) -> None:
+    if isinstance(value, str) and re.search(r"[\x01-\x1f\x7f-\x9f\ud800-\udfff]", value):
+        raise ConfigError(
+            f"{key.name}: expected text without line breaks, control characters and broken "
+            f"UTF-8, found {value[:60]!a}"
+        )
     if key.choices and value not in key.choices:
         listed = ", ".join(map(str, key.choices))
         raise ConfigError(
@@ -167,10 +172,11 @@ def _check(key: Key, value: Any) -> None:
 
 
 def _check_number(key: Key, value: float) -> None:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key.name}: expected a finite number, found {value}")
     if abs(value) > (largest := LARGEST[type(value)]):
-        raise ConfigError(f"{key.name}: expected a number up to {largest:g}, found {value}")
+        found = f"{str(value)[:30]}..." if len(str(value)) > 30 else value
+        raise ConfigError(f"{key.name}: expected a number up to {largest:g}, found {found}")
     for sign, bound in key.bounds:
         fits, phrase = BOUNDS[sign]
         if not fits(value, bound):
