@@ -624,7 +624,10 @@ def test_convert_says_what_it_has_cast(capsys, tmp_path, data):
     batch = padded(data)
     write_cfcql(tmp_path / "x.h5", batch | {"reward": batch["reward"].astype(float)})
     assert run("convert", tmp_path / "x.h5", tmp_path / "y.h5") == 0
-    assert "key 'reward' was cast from float64 to float32, rounded" in capsys.readouterr().out
+    assert (
+        "key 'reward' was cast from float64 to float32, to the nearest value"
+        in capsys.readouterr().out
+    )
     assert same(load_dataset(tmp_path / "y.h5"), data)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,14 @@ def test_what_dead_processes_left_goes_with_the_next_write(tmp_path):
         with files.temporary(tmp_path / "other"):
             assert not any(p.exists() for p in abandoned) and alive.exists()
     assert os.listdir(tmp_path) == [".mine.tmp"]
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "{}/file/x", "{}/loop/x"])
+def test_where_nothing_can_stand_is_one_clear_error(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with (
+        pytest.raises(DatasetError, match="cannot be made"),
+        files.locked(Path(place.format(tmp_path)) / "data.h5"),
+    ):
+        pass

@@ -105,10 +105,10 @@ class Child:
                 return None
             time.sleep(min(0.002, max(0.0, end - time.monotonic())))
 
-    def kill(self) -> None:
-        """SIGKILL, to this process alone."""
+    def kill(self) -> int:
+        """SIGKILL, to this process alone. Its exit status, if it had just ended, or -9."""
         os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def left(self) -> list[int]:
         """The living processes of its session."""

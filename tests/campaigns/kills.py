@@ -13,7 +13,10 @@ of their own, and only some tries are given to them and to SMAX, which take long
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -188,13 +191,18 @@ def peaceful(name: str, work: Work, folder: Path) -> tuple[Any, float]:
 def killed(work: Work, folder: Path, expected: Any, seconds: float, rng: Any) -> int:
     """Do the work, killed some times on the way. Returns how often; Fault if it shows."""
     folder.mkdir()
-    log, kills, command = folder / "log", 0, work.begin
+    log, kills, command, status = folder / "log", 0, work.begin, None
     for _ in range(int(rng.integers(1, 5))):
         child = Child(lambda command=command: command(folder), log)
-        if child.wait(rng.uniform(0, seconds)) is not None:
+        status = child.wait(rng.uniform(0, seconds))
+        if status is not None or (status := child.kill()) != -signal.SIGKILL:
             break
-        child.kill()
-        kills += 1
+        status, kills = None, kills + 1
+        for pid in started_in(folder):  # the cells of a grid, which outlive it and save
+            if rng.random() < 0.5:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
         require_gone(child, folder)
         try:
             elsewhere(lambda: work.whole(folder))
@@ -202,11 +210,15 @@ def killed(work: Work, folder: Path, expected: Any, seconds: float, rng: Any) ->
             raise Fault(f"after kill {kills}: {error}") from error
         an_hour_later(folder)
         command = work.again or work.begin
-    if kills:
-        status, text = run(lambda: command(folder), log)
-        if status:
-            raise Fault(f"status {status} after {kills} kills:\n{text[-2000:]}")
-    if not same(elsewhere(lambda: work.found(folder)), expected):
+    if status is None:
+        status, _ = run(lambda: command(folder), log)
+    if status:
+        raise Fault(f"status {status} after {kills} kills:\n{log.read_text()[-2000:]}")
+    try:
+        found = elsewhere(lambda: work.found(folder))
+    except RuntimeError as error:
+        raise Fault(f"nothing to compare after {kills} kills: {error}") from error
+    if not same(found, expected):
         raise Fault(f"another result after {kills} kills")
     if left := [path for path in leftovers(folder) if not abandoned(path)]:
         raise Fault(f"left: {', '.join(map(str, left))}")
@@ -218,11 +230,16 @@ def abandoned(path: Path) -> bool:
     return "models" in path.parts and not list_steps(path.parent)
 
 
+def started_in(folder: Path) -> list[int]:
+    """Processes that were started with this folder in their command line."""
+    return [pid for pid, _, words in processes() if str(folder) in words]
+
+
 def require_gone(child: Child, folder: Path) -> None:
     """Wait for what the killed process had started."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        left = [pid for pid, _, words in processes() if str(folder) in words] + child.left()
+        left = [*started_in(folder), *child.left()]
         if not left:
             return
         time.sleep(0.02)
@@ -290,7 +307,7 @@ def main() -> int:
                 print(f"try {number}, {work}: {fault}", file=sys.stderr, flush=True)
             shutil.rmtree(place, ignore_errors=True)
             figures["tries"] += 1
-        if left := [pid for pid, _, words in processes() if str(folder) in words]:
+        if left := started_in(folder):
             print(f"processes left: {left}", file=sys.stderr)
             faults += 1
     report("kills", {"tries": 0, "kills": 0, **figures, "faults": faults})

@@ -117,7 +117,7 @@ def _check_layout(source: PaddedSource, episode_limit: int | None, cast: bool) -
         dtype = source.dtype(key).newbyteorder("=")
         if dtype != spec.dtype:
             narrower = spec.dtype.kind == "f" and dtype.kind == "f" and dtype > spec.dtype
-            how = "rounded" if narrower else "exactly"
+            how = "to the nearest value" if narrower else "exactly"
             notes.append(f"key '{key}' was cast from {dtype} to {spec.dtype}, {how}")
     return notes
 
