@@ -51,10 +51,10 @@ from inspo.utils.checkpoints import list_steps, load_checkpoint
 
 QUIET = ["use_progress_bar=False", "test_nepisode=0", "final_test_nepisode=2"]
 OFFLINE = ["--env-config=matrix_offline", "with", "map_name=m_ne", "quality=balanced", *QUIET]
-SAVING = ["t_max=3072", "save_model_interval=512", "log_interval=512", "keep_checkpoints=2"]
-FIT = ["behaviour.updates=60", "behaviour.others_updates=60", "behaviour.eval_interval=20"]
+SAVING = ["t_max=2048", "save_model_interval=512", "log_interval=512", "keep_checkpoints=2"]
+FIT = ["behaviour.updates=30", "behaviour.others_updates=30", "behaviour.eval_interval=10"]
 QMIX = ["--config=qmix", "--env-config=matrix", "with", "map_name=m_ne", *QUIET]
-ONLINE = ["t_max=960", "save_model_interval=64", "log_interval=64", "batch_size=32"]
+ONLINE = ["t_max=640", "save_model_interval=64", "log_interval=64", "batch_size=32"]
 SMAX = ["--config=qmix", "--env-config=smax", "with", "map_name=3m", "batch_size_run=4", *QUIET]
 BATTLES = ["env_args.max_steps=12", "use_presets=False", "train_interval=4", "batch_size=8",
            "t_max=400", "save_model_interval=48", "log_interval=48"]  # fmt: skip
@@ -266,16 +266,16 @@ def works(folder: Path) -> dict[str, tuple[Work, int]]:
     policy = next(iter((folder / "prepared" / "models").glob("qmix*")))
     return {
         "bc": (training("--config=bc", *OFFLINE, *SAVING), 18),
-        "inspo": (training("--config=inspo", *OFFLINE, *SAVING, *FIT), 14),
-        "qmix": (training(*QMIX, *ONLINE), 20),
+        "inspo": (training("--config=inspo", *OFFLINE, *SAVING, *FIT), 8),
+        "qmix": (training(*QMIX, *ONLINE), 18),
         "fit": (
             Work(*[training("--config=inspo", *OFFLINE, "t_max=512", *FIT).begin, fitted]),
-            12,
+            10,
         ),
-        "collect": (collecting(policy), 12),
-        "to_h5": (converting(made, older, "x.h5"), 8),
-        "to_folder": (converting(made, older, "x"), 7),
-        "to_vault": (converting(made, older, "x.vlt"), 5),
+        "collect": (collecting(policy), 14),
+        "to_h5": (converting(made, older, "x.h5"), 12),
+        "to_folder": (converting(made, older, "x"), 10),
+        "to_vault": (converting(made, older, "x.vlt"), 6),
         "smax": (training(*SMAX, *BATTLES), 2),
         "grid": (Work(grid, cells), 2),
     }
