@@ -20,7 +20,7 @@ from inspo.utils.config import (
     sacred_folder,
     to_yaml,
 )
-from inspo.utils.errors import ConfigError
+from inspo.utils.errors import ConfigError, named
 from inspo.utils.keys import (
     Key,
     declare,
@@ -283,7 +283,9 @@ def test_a_map_where_there_are_none_is_an_error(folder):
     ],
 )  # fmt: skip
 def test_what_converts_without_loss_is_converted(folder, word, value):
-    found = load(folder, "use_presets=False", word).values[word.partition("=")[0]]
+    found = load(folder, "use_presets=False", word, env="toy_offline").values[
+        word.partition("=")[0]
+    ]
     assert found == value
     assert type(found) is type(value)
 
@@ -375,6 +377,7 @@ def test_what_no_run_could_have_is_refused(alg, word, parts):
         ("evaluate=True checkpoint_path=r/32 load_step=16", ["step 32", "load_step=16"]),
         ("resume=r/32 load_step=16", ["step 32", "load_step=16"]),
         ("dataset.path=a.h5", ["dataset.path", "_offline"]),
+        ("quality=a", ["quality", "_offline"]),
     ],
 )
 def test_a_key_that_would_be_ignored_is_refused(words, parts):
@@ -388,6 +391,12 @@ def test_a_key_that_would_be_ignored_is_refused(words, parts):
 )
 def test_a_key_that_counts_is_taken(words):
     load_config(["--config=qmix", "--env-config=matrix", "with", *words.split()])
+
+
+def test_what_a_registry_lacks_is_named():
+    assert named({"qmix": 5}, "qmix", "mixer") == 5
+    with pytest.raises(ConfigError, match=r"mixer: unknown value 'vdn'\. Known: qmix"):
+        named({"qmix": 5}, "vdn", "mixer")
 
 
 def test_which_schedules_keep_a_run_from_being_extended():

@@ -50,11 +50,12 @@ def check_mode(values: Mapping[str, Any]) -> None:
         _check_step(step, "checkpoint_path" if checkpoint else "resume", checkpoint or resume)
     if mode == EVALUATE and get(values, "test_nepisode") == 0:
         raise ConfigError("test_nepisode: expected at least 1 with evaluate=True, found 0")
-    if mode == TRAIN and not get(values, "offline") and get(values, "dataset.path"):
-        raise ConfigError(
-            "dataset.path: this environment trains online and reads no data. Use the environment "
-            "that ends in _offline, as in --env-config=matrix_offline"
-        )
+    if mode == TRAIN and not get(values, "offline"):
+        for key in filter(lambda key: get(values, key), ("dataset.path", "quality")):
+            raise ConfigError(
+                f"{key}: this environment trains online and reads no data. Use the environment "
+                "that ends in _offline, as in --env-config=matrix_offline"
+            )
 
 
 def _check_step(step: int, key: str, path: str | None) -> None:
