@@ -260,6 +260,11 @@ def check_online(args: Settings) -> None:
             f"{args.name} learns from the episodes just played: expected train_interval = "
             f"batch_size_run, found {args.train_interval} and {args.batch_size_run}."
         )
+    if args.buffer_size and not args.batch_size:
+        raise ConfigError(
+            f"batch_size: expected at least 1, since {args.name} learns from a buffer "
+            f"(buffer_size={args.buffer_size}); found 0"
+        )
     if 0 < args.buffer_size < args.batch_size:
         raise ConfigError(
             f"buffer_size: expected at least batch_size={args.batch_size}, found "

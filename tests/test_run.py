@@ -304,9 +304,17 @@ def test_training_with_a_checkpoint_goes_on_from_its_weights(
     assert "does not fit this configuration" in capsys.readouterr().err
 
 
-def test_a_buffer_that_does_not_fit_is_refused_before_it_is_made(start, capsys):
-    assert start("qmix", "matrix", "t_max=80", "buffer_size=99999999999") == 2
-    assert "GiB of memory" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("buffer_size=99999999999", "GiB of memory"),  # before it is asked for
+        ("buffer_size=7", "buffer_size: expected at least batch_size=8"),
+        ("batch_size=0", "batch_size: expected at least 1"),
+    ],
+)
+def test_a_buffer_that_cannot_be_is_refused(start, capsys, word, message):
+    assert start("qmix", "matrix", "t_max=80", word) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_that_is_no_longer_finite_fails_and_keeps_its_checkpoints(start, tmp_path, capsys):
