@@ -278,7 +278,7 @@ IF_DECLARED = {
 MISTAKES = {
     r"ConfigError: dataset.path: offline training needs data": {"dataset.path": None},
     r"DatasetError: .*nowhere.h5: there is no such file": {"dataset.path": "nowhere.h5"},
-    r"ConfigError: update: unknown value 'sideways'": {"update": "sideways"},
+    r"ConfigError: resample: unknown value 'sideways'": {"resample": "sideways"},
     r"ConfigError: alpha: expected float, found str": {"alpha": "much"},
     r"ConfigError: behaviour.held_out: expected at most 0.9": {"behaviour.held_out": 2.0},
     r"ConfigError: runner: expected 'offline', found 'episode'": {"runner": "episode"},
