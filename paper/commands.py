@@ -21,6 +21,10 @@ COMMANDS = {
     "smax": ("starcraft", "the same as table4 --on smax"),
     "figure3": ("figure3", "the final joint policies on XOR (b), all methods"),
     "figure5": ("figure5", "the ablations: without entropy, without sequential updates"),
+    "beyond_two": (
+        "beyond_two",
+        "InSPO's variants on matrix games of 2 to 8 agents, closed form and networks (ours)",
+    ),
     "paths": ("paths", "pictures: the joint policy over training, closed form and network"),
     "bridge": (
         "bridge",

@@ -10,6 +10,8 @@ A file has the fields of `Comparison` (title, caption, metric, unit, digits, sha
     datasets:                      # in place of them: maps and qualities; or `grid`, a grid file
       xor_a: {label: (a), map_name: xor, quality: a, data_mean: 0.5}
     algorithm: inspo               # of methods that do not name theirs (default: their key)
+    of_algorithm:                  # keys of every run of an algorithm
+      inspo: {batch_size: 256}
     methods:
       bc:
       variant: {label: ..., overrides: {...}, only: [xor_a], deviation: a footnote}
@@ -167,12 +169,13 @@ def _methods(content: Mapping[str, Any]) -> list[Method]:
         given = given or {}
         algorithm = given.get("algorithm", content.get("algorithm", key))
         name = algorithm if key == content.get("usual") else key
+        common = content.get("of_algorithm", {}).get(algorithm, {})
         methods.append(
             Method(
                 name,
                 algorithm,
                 given.get("label") or label(key, algorithm),
-                given.get("overrides", {}),
+                common | given.get("overrides", {}),
                 given.get("deviation", ""),
                 tuple(given["only"]) if "only" in given else None,
             )

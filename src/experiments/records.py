@@ -318,9 +318,22 @@ def doing(home: Path, since: float) -> Doing | None:
         return None
 
 
+# Keys that were replaced: old key -> new key, old value -> new value.
+REPLACED: dict[str, tuple[str, dict[Any, Any]]] = {
+    "geometric_mean": ("ratio", {True: "geometric", False: "full"}),
+    "update": ("blocks", {"sequential": 0, "simultaneous": 1}),
+}
+
+
 def comparable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of all that decides about numbers; of a dataset's file its name."""
+    """Dotted key -> value of all that decides about numbers; of a dataset's file its name.
+
+    Keys that were replaced since a run was recorded count under their new names.
+    """
     settings = {key: value for key, value in flatten(config) if not may_differ_compared(key)}
+    for old, (new, values) in REPLACED.items():
+        if old in settings and new not in settings:
+            settings[new] = values.get(settings.pop(old))
     if settings.get("dataset.path"):
         settings["dataset.path"] = Path(str(settings["dataset.path"])).name
     return settings
