@@ -5,6 +5,7 @@ Nothing of this is in the paper. `tables/beyond_two.yaml` says which games, vari
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,9 +54,7 @@ class Point:
 
 def reproduce(options: Options) -> bool:
     """Write the closed form, run what is missing of the networks, and draw both."""
-    folder = options.results / "paper"
-    points = closed_form()
-    write_closed_form(folder, points)
+    points = closed_form(options.results / "paper")
     table = read_table(FILE, options.seeds)
     comparison = replace(
         table.comparison, picture=lambda entries, path: draw(path, points, entries)
@@ -63,15 +62,31 @@ def reproduce(options: Options) -> bool:
     return run_table(replace(table, comparison=comparison), options)
 
 
-def closed_form() -> list[Point]:
-    """Every game, number of agents and variant of the file; a minute or two."""
+def closed_form(folder: Path) -> list[Point]:
+    """Every game, number of agents and variant of the file, written to `folder`.
+
+    They take some minutes, so what the folder holds of the same settings is not computed again.
+    """
     content = read_file(FILE)["closed_form"]
-    return [
+    record = folder / f"{FILE}_closed_form.json"
+    if record.exists():
+        stored = json.loads(record.read_text(encoding="utf-8"))
+        if stored["settings"] == content:
+            return [Point(**point) for point in stored["points"]]
+    print("closed form: a few minutes", flush=True)
+    points = [
         ending(content, key, n_agents, name, dict(variant))
         for key in content["games"]
         for n_agents in content["agents"]
         for name, variant in content["variants"].items()
     ]
+    write_closed_form(folder, points)
+    return points
+
+
+def labels() -> dict[str, str]:
+    """Variant -> its name."""
+    return {m.key: m.label for m in comparison_of(FILE, read_file(FILE)).methods}
 
 
 def ending(
@@ -82,8 +97,8 @@ def ending(
     map_name, quality = f"{kind}_{n_agents}", key.removeprefix(f"{kind}_")
     data, blocks = dataset(map_name, quality), variant.pop("blocks", None)
     start = data.behaviour()
-    start[0][:, 0] += content["tilt"]
-    start[0][:, -1] -= content["tilt"]
+    start[-1][:, 0] += content["tilt"]  # the last to move, who would otherwise lose it at once
+    start[-1][:, -1] -= content["tilt"]
     sweeps = content["sweeps"]
     trace = iterate(
         data,
@@ -109,14 +124,13 @@ def cloning(key: str, n_agents: int) -> float:
 
 def write_closed_form(folder: Path, points: Sequence[Point]) -> list[Path]:
     """`beyond_two_closed_form.md` and `.json`."""
-    content, comparison = read_file(FILE)["closed_form"], comparison_of(FILE, read_file(FILE))
-    labels = {method.key: method.label for method in comparison.methods}
+    content, names = read_file(FILE)["closed_form"], labels()
     agents = content["agents"]
     text = [
         "# Beyond two agents, in closed form",
         f"The in-sample form (`src/tabular/in_sample.py`) after {content['sweeps']} sweeps, "
         f"α = {content['alpha']}, β from {content['beta']} to 0, one configuration for all. Agents "
-        "start at the behaviour policies, the first one a thousandth to one side. Written by "
+        "start at the behaviour policies, the last one a thousandth to one side. Written by "
         "`python src/reproduce.py beyond_two`.",
     ]
     for key, about in content["games"].items():
@@ -125,7 +139,7 @@ def write_closed_form(folder: Path, points: Sequence[Point]) -> list[Path]:
         for name in content["variants"]:
             row = {point.n_agents: point for point in own if point.variant == name}
             four = row[4].convention if 4 in row else ""
-            rows.append([labels[name], *[fixed(row[n].value) for n in agents], four])
+            rows.append([names[name], *[fixed(row[n].value) for n in agents], four])
         header = ["", *[f"N = {n}" for n in agents], "plays, N = 4"]
         text += [
             f"## {about['label']}: return, at most {about['optimum']}",
@@ -143,7 +157,7 @@ def draw(path: Path, points: Sequence[Point], entries: Sequence[Entry]) -> Path:
     content = read_file(FILE)["closed_form"]
     games = content["games"]
     shift = {name: 0.06 * (k - 2) for k, name in enumerate(content["variants"])}
-    labels = {entry.method.key: entry.method.label for entry in entries}
+    names = labels()
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, (len(games) + 1) // 2, figsize=(14, 6.5), squeeze=False)
         for ax, (key, about) in zip(axes.flat, games.items()):
@@ -154,7 +168,7 @@ def draw(path: Path, points: Sequence[Point], entries: Sequence[Entry]) -> Path:
                 own = [p for p in points if (p.game, p.variant) == (key, name)]
                 values = [point.value for point in own]
                 places = np.array([point.n_agents for point in own]) + shift[name]
-                ax.plot(places, values, color=COLOURS[name], label=labels[name], lw=1.8)
+                ax.plot(places, values, color=COLOURS[name], label=names[name], lw=1.8)
             for entry in entries:
                 _dots(ax, key, entry, shift)
             ax.set_title(about["label"])
