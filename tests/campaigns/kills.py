@@ -137,8 +137,9 @@ def converting(source: Path, older: Path, name: str) -> Work:
     """Replace a dataset by another one: at every moment one of the two stands there, whole."""
 
     def start(folder: Path) -> int:
-        if not any(folder.glob("begun")):
-            assert dataset_tool.main(["convert", str(older), str(folder / name)]) == 0
+        if not (folder / "begun").exists():
+            if not (folder / name).exists():  # a kill may fall between this and the next line
+                assert dataset_tool.main(["convert", str(older), str(folder / name)]) == 0
             (folder / "begun").touch()
         return again(folder)
 
