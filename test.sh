@@ -17,5 +17,7 @@ check() { # the code itself: style, who imports whom, the list of keys, types
         && MYPYPATH=package:. "$python" -m mypy "${packages[@]}"
 }
 
-if [ "$#" -eq 0 ]; then check || exit 1; fi
-exec "$python" -m pytest "$@"
+if [ "$#" -gt 0 ]; then exec "$python" -m pytest "$@"; fi
+check || exit 1
+# A process takes a gigabyte at most; the tests of a file share what they have prepared.
+exec "$python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
