@@ -119,7 +119,10 @@ def sweep(options: argparse.Namespace) -> bool:
         return True
     if options.backend == "local":  # the nodes of a cluster are not ours to look at
         check_game(cells)
-    check_data(cells)
+    try:
+        check_data(cells)
+    except UserError as error:
+        raise ConfigError(f"{grid.path}: {error}") from None
     print(f"{len(cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
     pool = make_pool(options.backend, options.jobs, options.address, options.gpus)
     try:

@@ -169,7 +169,7 @@ def test_more_blocks_than_agents_are_refused():
 
 
 def test_a_shared_network_is_refused():
-    with pytest.raises(ValueError, match="per-agent"):
+    with pytest.raises(ConfigError, match="agent: expected a network for each agent"):
         sequential("random", agent="rnn")
 
 

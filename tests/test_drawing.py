@@ -150,16 +150,15 @@ def test_a_runner_draws_an_episode_of_its_policy(tmp_path, env, map_name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evaluate": False}, "add evaluate=True"),
         ({"env": "sc2"}, "'sc2' cannot be drawn.*save_replay=True"),
         ({"record": "play.mp4"}, "expected the name of a .gif file, found play.mp4"),
         ({"record": "nowhere/play.gif"}, "no folder nowhere"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_clear_error(change, message):
-    args = {"record": "play.gif", "evaluate": True, "env": "smax"}
+    args = {"record": "play.gif", "env": "smax"}
     drawing.check_record(SimpleNamespace(**args))
-    drawing.check_record(SimpleNamespace(**{**args, "record": None, "evaluate": False}))
+    drawing.check_record(SimpleNamespace(**{**args, "record": None}))
     with pytest.raises(ConfigError, match=f"^record: .*{message}"):
         drawing.check_record(SimpleNamespace(**{**args, **change}))
 
@@ -167,4 +166,4 @@ def test_what_cannot_be_drawn_is_one_clear_error(change, message):
 def test_the_command_line_refuses_it_before_anything_runs(tmp_path, capsys):
     words = ["--config=mappo", "--env-config=matrix", "with", f"local_results_path={tmp_path}"]
     assert program.main([*words, "record=play.gif", "use_cuda=False"]) == 2
-    assert "record: an episode is drawn when" in capsys.readouterr().err
+    assert "record counts in evaluate=True alone, and this is training" in capsys.readouterr().err

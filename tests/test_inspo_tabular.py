@@ -201,16 +201,16 @@ def random_game(n_agents: int) -> Dataset:
 @pytest.mark.parametrize(
     ("n_agents", "ratio", "changes"),
     [
-        (3, "geometric", {"turn_steps": 4}),
+        (3, "geometric", {"turn_steps": 2, "calls": 150}),
         (3, "full", {"advantage_critic": "current"}),
-        (4, "adaptive", {"turn_steps": 2, "blocks": 2}),
+        (3, "adaptive", {"turn_steps": 2, "blocks": 2, "calls": 150}),
         (4, "full", {"blocks": 1}),
         (3, "none", {}),
     ],
 )
 def test_more_agents_and_every_ratio(n_agents, ratio, changes):
     data, variant = random_game(n_agents), in_sample.Variant(**VARIANTS[ratio])
-    found = learn(data, 0.7, ratio=ratio, ratio_share=0.6, calls=250, **changes)
+    found = learn(data, 0.7, ratio=ratio, ratio_share=0.6, **{"calls": 250} | changes)
     closed = closed_form(data, 0.7, 0.0, variant=variant)
     assert distance(closed, data.behaviour()) > 0.1  # there is something to learn
     assert distance(found, closed) < 1e-3

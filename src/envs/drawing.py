@@ -37,11 +37,6 @@ def check_record(args: Settings) -> None:
     if args.record is None:
         return
     path = Path(args.record)
-    if not args.evaluate:
-        raise ConfigError(
-            "record: an episode is drawn when a saved policy is evaluated; add evaluate=True and "
-            "checkpoint_path=..., or leave record out."
-        )
     if args.env not in DRAWINGS:
         raise ConfigError(
             f"record: episodes of '{args.env}' cannot be drawn, only those of "
