@@ -122,7 +122,7 @@ def sweep(options: argparse.Namespace) -> bool:
     try:
         check_data(cells)
     except UserError as error:
-        raise ConfigError(f"{grid.path}: {error}") from None
+        raise type(error)(f"{grid.path}: {error}") from None
     print(f"{len(cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
     pool = make_pool(options.backend, options.jobs, options.address, options.gpus)
     try:
