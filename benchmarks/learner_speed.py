@@ -93,6 +93,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="episodes in an update")
     parser.add_argument("--updates", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--with", nargs="+", metavar="KEY=VALUE", dest="changes", default=[], help="other keys"
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON object alone")
     options = parser.parse_args()
     th.set_num_threads(options.threads)
@@ -100,7 +103,8 @@ def main() -> None:
 
     is_bridge = options.map == "bridge"
     words = [f"--env-config={'bridge' if is_bridge else 'smax'}_offline", "with"]
-    config = load_config([f"--config={options.alg}", *words, f"use_presets={is_bridge}"])
+    words += [f"use_presets={is_bridge}", *options.changes]
+    config = load_config([f"--config={options.alg}", *words])
     args = SimpleNamespace(**config.values, device="cpu")
     n, n_actions, obs, state, limit, _, _ = MAPS[options.map]
     info = {
