@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), f"inspo-jax-{os.getuid()}"))
 )
+
+# A shell's background job ignores it, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
