@@ -1,12 +1,13 @@
-"""InSPO beyond two agents: matrix games of 2 to 8 agents, in closed form and with networks.
+"""InSPO beyond two agents: matrix games of 2 to 8 agents, in closed form and with networks; Bridge
+with three and four; battles of SMAX with five.
 
-Nothing of this is in the paper. `tables/beyond_two.yaml` says which games, variants and runs.
+Nothing of this is in the paper. `tables/beyond_two*.yaml` say which games, variants and runs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Point:
 
 
 def reproduce(options: Options) -> bool:
+    """Run what is missing of one part, or of all, and write it; whether nothing failed."""
+    parts = [options.command] if options.command in PARTS else PARTS
+    return all([PARTS[part](options) for part in parts])
+
+
+def games(options: Options) -> bool:
     """Write the closed form, run what is missing of the networks, and draw both."""
     points = closed_form(options.results / "paper")
     table = read_table(FILE, options.seeds)
@@ -60,6 +67,13 @@ def reproduce(options: Options) -> bool:
         table.comparison, picture=lambda entries, path: draw(path, points, entries)
     )
     return run_table(replace(table, comparison=comparison), options)
+
+
+PARTS: dict[str, Callable[[Options], bool]] = {
+    "beyond_two_games": games,
+    "beyond_two_bridge": lambda o: run_table(read_table("beyond_two_bridge", o.seeds), o),
+    "beyond_two_battles": lambda o: run_table(read_table("beyond_two_battles", o.seeds), o),
+}
 
 
 def closed_form(folder: Path) -> list[Point]:

@@ -23,8 +23,11 @@ COMMANDS = {
     "figure5": ("figure5", "the ablations: without entropy, without sequential updates"),
     "beyond_two": (
         "beyond_two",
-        "InSPO's variants on matrix games of 2 to 8 agents, closed form and networks (ours)",
+        "InSPO's variants beyond two agents (ours), as follows",
     ),
+    "beyond_two_games": ("beyond_two", "matrix games of 2 to 8 agents, closed form and networks"),
+    "beyond_two_bridge": ("beyond_two", "Bridge with 3 and 4 agents"),
+    "beyond_two_battles": ("beyond_two", "SMAX 2s3z, medium and mixed_90_10"),
     "paths": ("paths", "pictures: the joint policy over training, closed form and network"),
     "bridge": (
         "bridge",
@@ -38,7 +41,20 @@ OWN_OPTIONS = {
     "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
     "maps": ("smax", "table4", "table5", "table6", "table7"),
     "on": ("table4", "table5", "table6", "table7"),
-    "fill": ("table1", "table2", "table3", "table4", "table5", "table6", "smax", "figure3"),
+    "fill": (
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+        "table5",
+        "table6",
+        "smax",
+        "figure3",
+        "beyond_two",
+        "beyond_two_games",
+        "beyond_two_bridge",
+        "beyond_two_battles",
+    ),
 }
 WITH_OWN_ALGORITHMS = ("figure5", "paths", "all", "table5", "table6", "table7")
 
