@@ -81,6 +81,8 @@ def run_validate(options: Options) -> int:
     name = recognise(options.path)
     data = load_dataset(options.path, in_memory="auto")
     print(f"{options.path}: valid ({name}), {_facts(data.metadata)}")
+    if data.equal.n_copies:
+        print(f"  warning: {data.equal}; `dedupe` leaves them out")
     return 0
 
 
@@ -132,6 +134,14 @@ def run_split(options: Options) -> int:
     )
     for path, facts in zip(paths, parts):
         print(f"{path}: {_facts(facts)}")
+    return 0
+
+
+def run_dedupe(options: Options) -> int:
+    from inspo.offline.operations import dedupe
+
+    facts, equal = dedupe(options.source, options.target, force=options.force)
+    print(f"{options.source}: {equal}\n{options.target}: {_facts(facts)}")
     return 0
 
 
@@ -291,6 +301,12 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="share held out (0.1)"
     )
+
+    one = command("dedupe", run_dedupe, "the same data without copies of episodes", """
+        python src/dataset.py dedupe medium.h5 distinct.h5
+    """, "--force")  # fmt: skip
+    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
+    one.add_argument("target", type=Path, metavar="OUT.h5")
 
     one = command("collect", run_collect, "roll out a checkpoint (main.py's mode)", """
         python src/dataset.py collect --config=qmix --env-config=smax with map_name=3m \\

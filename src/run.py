@@ -150,6 +150,8 @@ def open_dataset(args: Settings, logger: Logger, stop: GracefulExit) -> tuple[Of
         f"{facts.return_mean:.2f} ± {facts.return_std:.2f}"
         + ("" if facts.win_rate is None else f", win rate {facts.win_rate:.3f}")
     )
+    if dataset.equal.n_copies:
+        logger.warning(f"{path}: {dataset.equal}; `dataset.py dedupe` leaves them out")
     return dataset, path
 
 

@@ -584,7 +584,10 @@ def test_collect_hands_over_to_main(capsys, monkeypatch):
     assert "collect.n_episodes" in refused(capsys, "collect", "--config=qmix")
 
 
-COMMANDS = ["list", "download", "convert", "validate", "inspect", "mix", "subsample", "split"]
+COMMANDS = [
+    *("list", "download", "convert", "validate", "inspect"),
+    *("mix", "subsample", "split", "dedupe"),
+]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "collect"])
@@ -595,7 +598,7 @@ def test_help_has_an_example(capsys, command):
     assert f"python src/dataset.py {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["convert", "validate", "inspect", "subsample", "split", "mix"])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("list", "download")])
 def test_a_source_that_is_not_there(capsys, tmp_path, command):
     targets = {"validate": [], "inspect": [], "split": ["a.h5", "b.h5"]}.get(command, ["a.h5"])
     source = tmp_path / "nothing.h5"

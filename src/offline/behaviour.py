@@ -1,7 +1,8 @@
 """The behaviour policies of a dataset: fitted once, then evaluated once over all of its rows.
 
 Individual policies mu_i by behaviour cloning (InSPO, Eq. 21) and the autoregressive one of the
-other agents mu^{-i}(a^{-i} | s, a^i) (Eq. 22), both early-stopped on held-out episodes.
+other agents mu^{-i}(a^{-i} | s, a^i) (Eq. 22), both early-stopped on held-out episodes, of which
+no copy is trained on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import files
 from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.duplicates import members
 from inspo.utils.errors import TrainingFailure
 from inspo.utils.phases import Phase
 from inspo.utils.rl_utils import cosine_rate, gather_actions, masked_log_softmax
@@ -93,6 +95,8 @@ def obtain(
         "agent": [args.agent, args.hidden_dim, args.obs_last_action, args.obs_agent_id],
         "seed": args.seed,
     }
+    if len(np.unique(buffer.originals)) < len(buffer):
+        settings["held_out"] = "with their copies"  # not as fits were made once
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / f"behaviour_{key}.th"
     others = _make_others(buffer, args)
@@ -187,11 +191,12 @@ class _Fit:
         self.buffer, self.settings = buffer, args.behaviour
         self.log, self.check, self.phase = log, check, phase
         seed = spawn_seeds(args.seed or 0, "held_out", 1)[0]
-        order = np.random.default_rng(seed).permutation(len(buffer))
-        n_held_out = min(max(1, int(self.settings.held_out * len(buffer))), len(buffer) - 1)
-        self.held_out, self.training = order[:n_held_out], order[n_held_out:]
-        if n_held_out == 0:
-            self.held_out = self.training = order  # one episode: nothing can be held out
+        distinct = np.unique(buffer.originals)
+        order = distinct[np.random.default_rng(seed).permutation(len(distinct))]
+        n_held_out = min(max(1, int(self.settings.held_out * len(order))), len(order) - 1)
+        # With one episode nothing can be held out.
+        parts = (order[:n_held_out], order[n_held_out:]) if n_held_out else (order, order)
+        self.held_out, self.training = (members(buffer.originals, part) for part in parts)
 
     def policies(self, mac: BasicMAC, others: AutoregressivePolicy | None) -> Behaviour:
         reset_parameters(mac.agent)

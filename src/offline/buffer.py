@@ -54,6 +54,7 @@ class OfflineBuffer:
         }
         self.lengths = np.asarray(dataset.lengths)
         self.offsets = np.asarray(dataset.offsets)
+        self.originals = dataset.equal.originals  # `[E]`, see `EqualEpisodes`
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from inspo.offline.duplicates import EqualEpisodes
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.offline.summary import DatasetStatistics, Summary, compute_statistics
 
@@ -73,6 +74,7 @@ class Inspection:
     statistics: DatasetStatistics
     dependence: Dependence
     coverage: Coverage
+    equal: EqualEpisodes
     returns: np.ndarray
     lengths: np.ndarray
     won: np.ndarray | None
@@ -90,6 +92,7 @@ class Inspection:
                 for key, value in asdict(self.dependence).items()
             },
             "coverage": coverage,
+            "equal_episodes": self.equal.as_dict(),
         }
 
 
@@ -117,6 +120,7 @@ def inspect(dataset: OfflineDataset) -> Inspection:
             transitions=len(rows),
             forced=_forced(dataset, rows),
         ),
+        equal=dataset.equal,
         returns=dataset.episode_returns(),
         lengths=dataset.lengths,
         won=dataset.battle_won,
@@ -239,6 +243,7 @@ def to_text(inspection: Inspection) -> str:
         f"episodes      {stats.n_episodes:,}, of which {stats.n_terminated:,} end, "
         f"{stats.n_cut:,} are cut, the rest reach the limit",
         f"steps         {stats.n_steps:,}",
+        f"equal         {inspection.equal}",
         "",
         " " * 12 + "".join(f"{name:>10}" for name in names),
     ]

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+
+from inspo.offline.duplicates import EqualEpisodes
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,11 @@ class OfflineDataset:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values()) + self.lengths.nbytes
+
+    @cached_property
+    def equal(self) -> EqualEpisodes:
+        """Which episodes are equal, and which of them are copies."""
+        return EqualEpisodes.of(self.arrays, self.offsets)
 
     def episode_returns(self) -> np.ndarray:
         """Undiscounted return of each episode, float64 `[E]`."""

@@ -1,4 +1,4 @@
-"""What the commands of `dataset.py` do with files: convert, mix, choose and split datasets."""
+"""What the commands of `dataset.py` do with files: convert, mix, choose, split and dedupe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inspo.offline.duplicates import EqualEpisodes, members
 from inspo.offline.formats import alberdice, canonical, folders, load_dataset, vault
 from inspo.offline.formats.canonical_writer import (
     CanonicalWriter,
@@ -222,7 +223,7 @@ def mix(
 
 
 # --------------------------------------------------------------------------------------------------
-# subsample, split
+# subsample, split, dedupe
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class Choice:
 
     returns: lowest and highest return. quantiles: the same as shares of the episodes in order of
     their returns, (0, 0.25) for the worst quarter. won: the victories, or the defeats. episodes: so
-    many of what the rest leaves, drawn without replacement.
+    many of what the rest leaves, drawn without replacement, each with its copies.
     """
 
     episodes: int | None = None
@@ -283,7 +284,10 @@ def choose(dataset: OfflineDataset, choice: Choice) -> np.ndarray:
     if not 0 < choice.episodes <= len(chosen):
         raise UserError(f"--episodes {choice.episodes}: expected 1 to {len(chosen)}, which fit.")
     rng = np.random.default_rng(spawn_seeds(choice.seed, "subsample", 1)[0])
-    return np.sort(rng.choice(chosen, choice.episodes, replace=False))
+    originals = dataset.equal.originals[chosen]
+    distinct = np.unique(originals)
+    drawn = rng.choice(distinct, min(choice.episodes, len(distinct)), replace=False)
+    return np.sort(chosen[members(originals, drawn)[: choice.episodes]])
 
 
 def subsample(
@@ -319,7 +323,8 @@ def split(
 ) -> list[DatasetMetadata]:
     """Two canonical files that have no episode in common and all of them together.
 
-    share: of the held-out episodes, rounded, at least 1 and not all. Both files or none.
+    share: of the held-out episodes, rounded, at least 1 and not all; copies stay together, and
+    count as one. Both files or none.
     """
     if training.absolute() == held_out.absolute():
         raise UserError(f"{training}: expected two names, one for each part.")
@@ -331,15 +336,17 @@ def split(
             f"--held-out {share:g} of {len(dataset)} episodes: expected a share between 0 and 1, "
             "of at least 2 episodes."
         )
-    count = min(max(round(share * len(dataset)), 1), len(dataset) - 1)
+    originals = dataset.equal.originals
+    distinct = np.unique(originals)
+    count = min(max(round(share * len(distinct)), 1), len(distinct) - 1)
     rng = np.random.default_rng(spawn_seeds(seed, "split", 1)[0])
-    order = rng.permutation(len(dataset))
+    order = rng.permutation(distinct)
     existed = training.exists()
     facts: list[DatasetMetadata] = []
     try:
         for path, indices, name in (
-            (training, np.sort(order[count:]), "training"),
-            (held_out, np.sort(order[:count]), "held-out"),
+            (training, np.sort(members(originals, order[count:])), "training"),
+            (held_out, np.sort(members(originals, order[:count])), "held-out"),
         ):
             origin = (
                 f"{name} part, {len(indices)} of {len(dataset)} episodes (seed {seed}), of "
@@ -353,3 +360,20 @@ def split(
             training.unlink(missing_ok=True)
         raise
     return facts
+
+
+def dedupe(
+    source: Path, target: Path, *, force: bool = False
+) -> tuple[DatasetMetadata, EqualEpisodes]:
+    """A canonical file of the first of all episodes that are copies of one. Returns what it holds
+    and which episodes of the source are equal."""
+    _refuse(target, force, source)
+    dataset = load_dataset(source, in_memory="auto")
+    kept = np.unique(dataset.equal.originals)
+    origin = f"{len(dataset) - len(kept)} copies of other episodes left out of {source.name}: "
+    meta = dataset.metadata
+    pieces = [(dataset, kept)]
+    facts = write_pieces(
+        target, pieces, quality=meta.quality, source=origin + meta.source, force=force
+    )
+    return facts, dataset.equal
