@@ -31,6 +31,7 @@ from inspo.offline import (
 from inspo.offline import behaviour as behaviour_policies
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.collect import Part, acting_settings, collect, dataset_path, ensure_dataset
+from inspo.offline.operations import keep_episodes
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.runners.vector_runner import EpisodeStats, VectorRunner
 from inspo.utils.checkpoints import Checkpoint, load_checkpoint
@@ -76,10 +77,12 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
     mac, learner = build(args, scheme, logger)
     if runner:
         runner.setup(scheme, {"agents": args.n_agents}, None, mac)
+    dataset = keep_episodes(dataset, args.dataset.keep, args.dataset.keep_share, logger.info)
+    kept = dataset.metadata
     buffer = OfflineBuffer(dataset, spawn_seeds(args.seed, "sampling", 1)[0], args.device)
     del dataset
     if learner.needs_behaviour:
-        fit_behaviour(args, logger, stop, buffer, learner, facts)
+        fit_behaviour(args, logger, stop, buffer, learner, kept)
 
     progress = Progress()
     parts = {"buffer.th": buffer}
@@ -109,6 +112,7 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
         "dataset": {
             "hash": facts.content_hash,
             "episodes": facts.n_episodes,
+            "kept": kept.n_episodes,
             "return_mean": facts.return_mean,
             "win_rate": facts.win_rate,
             "simulator": facts.simulator,

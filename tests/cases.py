@@ -20,6 +20,8 @@ def make_args(alg: str, env: str = "matrix_offline", **overrides) -> SimpleNames
     """The configuration of `alg` without presets, narrow networks, SHAPES, `overrides` on top."""
     values = load_config([f"--config={alg}", f"--env-config={env}", "with", "use_presets=False"])
     args = SimpleNamespace(**values.values, **SHAPES)
+    if "behaviour" in vars(args):
+        args.behaviour = SimpleNamespace(**args.behaviour)
     vars(args).update(
         {"seed": 3, "device": "cpu", "hidden_dim": 8, "log_interval": 1, "t_max": 100}
         | {"critic_hidden_dim": 8}

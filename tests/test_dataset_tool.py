@@ -23,7 +23,14 @@ from inspo.offline import OfflineDataset, load_dataset, write_dataset
 from inspo.offline.formats import alberdice, canonical_writer, folders, vault
 from inspo.offline.inspection import entropy, inspect, numbered, paired, shuffle_each, to_text
 from inspo.offline.offline_dataset import FIELDS, FILLED
-from inspo.offline.operations import Choice, choose, episode_counts, parse_part, target_format
+from inspo.offline.operations import (
+    Choice,
+    choose,
+    episode_counts,
+    keep_episodes,
+    parse_part,
+    target_format,
+)
 from inspo.offline.sources import known_datasets
 from inspo.utils.errors import DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
@@ -516,6 +523,19 @@ def test_choices(data):
             choose(data, wrong)
     with pytest.raises(UserError, match="does not say who won"):
         choose(replace(data, battle_won=None), Choice(won=True))
+
+
+def test_a_run_learns_from_what_it_is_told_to_keep(data):
+    """dataset.keep: by hand, and one error where there is nothing of the kind."""
+    assert keep_episodes(data, "all", 0.5) is data
+    won = keep_episodes(data, "won", 0.5)
+    assert places(won, data) == np.flatnonzero(data.battle_won).tolist()
+    best = keep_episodes(data, "best", 0.3)
+    order = np.argsort(data.episode_returns(), kind="stable")
+    assert places(best, data) == sorted(order[-3:].tolist())
+    for without in (None, np.zeros(10, dtype=np.uint8)):
+        with pytest.raises(DatasetError, match=r"dataset\.keep=won"):
+            keep_episodes(replace(data, battle_won=without), "won", 0.5)
 
 
 def test_subsample(tmp_path, data, file):

@@ -17,6 +17,7 @@ from inspo.learners.inspo_learner import (
     resample,
 )
 from inspo.offline.behaviour import Behaviour
+from inspo.utils.errors import ConfigError
 
 
 def make_inspo(**overrides):
@@ -455,3 +456,28 @@ def test_drawing_reweights_both_losses_alike(monkeypatch):
     learner.train(batch, 50, 8)
     cases.assert_close_weights(learner.mac.agent.agents, literal.agents, 2e-5)
     cases.assert_close_weights(learner.critics, literal.critics, 2e-5)
+
+
+def test_awr_is_inspo_without_ratio_and_sequence_and_needs_no_policy_of_the_others():
+    """Whatever mu^{-i} says, and without the key: the same weights, to the bit."""
+    after = []
+    for algorithm, settings in (
+        ("awr", {}),
+        ("inspo", {"ratio": "none", "blocks": 1, "resample": "weight"}),
+    ):
+        learner, _, args = cases.build(algorithm, critic_warmup=0.0, **settings)
+        batch = cases.random_batch(cases.LENGTHS, args)
+        if algorithm == "awr":
+            del batch.data["behaviour_log_prob_others"]
+        th.manual_seed(5)
+        learner.train(batch, 50, 8)
+        after.append(th.cat([p.flatten() for p in learner.mac.parameters()]))
+    assert th.equal(*after)
+
+
+@pytest.mark.parametrize("settings", [{"ratio": "full"}, {"ratio": "none", "joint_kl_coef": 1.0}])
+def test_a_ratio_needs_the_policy_of_the_others(settings):
+    args = cases.make_args("inspo", **settings)
+    args.behaviour.others = "none"
+    with pytest.raises(ConfigError, match=r"behaviour\.others"):
+        cases.make_learner(args)

@@ -335,6 +335,7 @@ def trial(tmp_path_factory):
     test = models | {"evaluate": True, "hidden_dim": 8, "critic_hidden_dim": 8}
     runs = {"own": command_line("idle")}  # first, so that it shows what is loaded for it
     runs |= {name: command_line(name, here, small(name)) for name in ALGORITHMS}
+    runs["bc_filter"] += ["dataset.keep_share=1.0"]  # of six episodes, four are drawn
     runs["inspo"] = command_line("inspo", here, small("inspo"), saving)
     runs["bc"] += ["batch_size=6", "t_max=96"]  # all 32 rows of the data three times
     runs["evaluate"] = command_line("inspo", test)

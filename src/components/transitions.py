@@ -67,3 +67,34 @@ class Transitions:
         """`PackedEpisodes.td_lambda` of the data, or of another `reward` `[M]`."""
         reward = self.reward if reward is None else reward
         return self.packed.td_lambda(reward, self.terminated, next_values, gamma, td_lambda)
+
+
+class AnnotatedTransitions(Transitions):
+    """Transitions with what the behaviour policies say of them, and agent i's part of the data.
+
+    Further attributes:
+        log_mu: `[R, n, A]`, the individual behaviour policies, Eq. 21.
+        log_mu_others: `[M, n]`, log mu^{-i}(a^{-i} | s, a^i), Eq. 22; None where nothing needs it.
+    """
+
+    def __init__(self, batch: EpisodeBatch, mac: Observer, with_others: bool = True) -> None:
+        super().__init__(batch, mac)
+        self.log_mu = self.packed.pack(batch["behaviour_log_probs"])
+        self.log_mu_others: th.Tensor | None = None
+        if with_others:
+            self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
+
+    def critic_inputs(self, i: int) -> th.Tensor:
+        """State and what agent i sees, `[R, S + I]`."""
+        return th.cat([self.state, self.inputs[:, i]], dim=-1)
+
+    def taken_by(self, i: int, values: th.Tensor) -> th.Tensor:
+        """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
+        return gather_actions(values[self.now], self.actions[:, i])
+
+    def advantage(self, i: int, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
+        """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20). `[M]`.
+
+        q and log_pi: `[R, A]`, of all filled steps.
+        """
+        return self.taken_by(i, q) - (log_pi[self.now].exp() * q[self.now]).sum(-1)

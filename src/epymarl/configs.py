@@ -8,26 +8,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from inspo import __version__
-from inspo.utils.config import flatten, get, load_config, names, put, read_yaml
+from inspo.utils.config import (
+    flatten,
+    get,
+    load_config,
+    names,
+    one_liner,
+    put,
+    read_presets,
+    read_yaml,
+)
 from inspo.utils.errors import ConfigError, nearest
 from inspo.utils.paths import CONFIG_DIR
 
 DEFAULT = ["bc", "inspo"]
 ALGORITHMS = CONFIG_DIR / "algs"
 REGISTERED = ("learner", "mac", "runner")  # each is "offline" in EPyMARL's registry
-ADDED = ["dataset.path", "dataset.in_memory", "test_epsilon"]  # ours, which EPyMARL has not got
+# Ours, which EPyMARL has not got.
+ADDED = [*(f"dataset.{key}" for key in ("path", "in_memory", "keep", "keep_share")), "test_epsilon"]
 TESTS = ["test_greedy", "test_nepisode"]  # EPyMARL's too, but ours differ between environments
 
 
+def declaring(algorithm: str) -> Path:
+    """The file that declares an algorithm's keys: its own, or the one that it extends."""
+    path = ALGORITHMS / f"{algorithm}.yaml"
+    parent = read_yaml(path).get("_extends")
+    return declaring(parent) if parent else path
+
+
 def own_keys(algorithm: str) -> list[str]:
-    """The dotted keys that an algorithm's file declares."""
-    content = read_yaml(ALGORITHMS / f"{algorithm}.yaml")
-    return [key for key, _ in flatten(content) if not key.startswith("_")]
+    """The dotted keys that an algorithm has beside those that all have."""
+    return [key for key, _ in flatten(read_yaml(declaring(algorithm)))]
 
 
 def offline_algorithms() -> list[str]:
@@ -73,7 +90,7 @@ def configs(algorithm: str) -> dict[str, str]:
 def _presets(algorithm: str, env: str) -> Iterator[str]:
     """A line for each preset on `env`; one for a certain map or quality as the words to add."""
     path = CONFIG_DIR / "presets" / f"{algorithm}.yaml"
-    for entry in read_yaml(path) if path.exists() else []:
+    for entry in read_presets(path):
         match = dict(entry.get("match") or {})
         if env in re.findall(r"\w+", str(match.pop("env", ""))):
             words = " ".join(f"{key}={value}" for key, value in flatten(entry["set"]))
@@ -84,7 +101,8 @@ def _presets(algorithm: str, env: str) -> Iterator[str]:
 
 def _file(algorithm: str, heads: list[str], settings: Mapping[str, Any], keys: list[str]) -> str:
     """Our file with the values of `settings`, and further keys below it."""
-    text = (ALGORITHMS / f"{algorithm}.yaml").read_text(encoding="utf-8").split("\n_rules:")[0]
+    text = declaring(algorithm).read_text(encoding="utf-8").partition("\n")[2]
+    text = f"# {one_liner(ALGORITHMS / f'{algorithm}.yaml')}\n{text}"
     group, lines = "", []
     for line in text.splitlines():
         if match := re.match(r"( *)(\w+):([^#]*)(#.*)?$", line):

@@ -27,6 +27,7 @@ from inspo.learners import REGISTRY as learner_REGISTRY
 from inspo.offline import OfflineDataset, check_matches, load_dataset
 from inspo.offline.behaviour import obtain
 from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.operations import keep_episodes
 from inspo.utils.config import get, has, put
 from inspo.utils.errors import ConfigError, named
 from inspo.utils.logging import to_floats
@@ -199,8 +200,9 @@ def read_dataset(settings: Settings) -> OfflineDataset:
     path = settings.dataset.path
     if not path:
         raise ConfigError("dataset.path: offline training needs data: `with dataset.path=DATA.h5`")
-    return load_dataset(
+    dataset = load_dataset(
         path,
         map_name=settings.env_args.get("map_name"),
         in_memory=settings.dataset.in_memory,
     )
+    return keep_episodes(dataset, settings.dataset.keep, settings.dataset.keep_share)

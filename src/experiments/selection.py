@@ -20,7 +20,7 @@ from inspo.utils.errors import ConfigError, UserError, nearest
 # The algorithms' names in print, in the order of the tables; others follow by name.
 NAMES = {
     "bc": "BC", "omar": "OMAR", "alberdice": "AlberDICE", "cfcql": "CFCQL", "omiga": "OMIGA",
-    "inspo": "InSPO", "icq": "ICQ", "macql": "MACQL",
+    "inspo": "InSPO", "awr": "AWR", "bc_filter": "BC, best", "icq": "ICQ", "macql": "MACQL",
 }  # fmt: skip
 # In which runs must agree before their methods are compared with each other.
 PROTOCOL = ("final_test_nepisode", "test_greedy", "test_epsilon")

@@ -11,13 +11,13 @@ from torch import nn
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.schedules import hold_decay
-from inspo.components.transitions import Transitions
-from inspo.controllers.basic_controller import BasicMAC
+from inspo.components.transitions import AnnotatedTransitions
 from inspo.controllers.sequential_controller import SequentialMAC
 from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy
 from inspo.modules.mlp import MLP
 from inspo.modules.module_list import ListOf
+from inspo.utils.errors import ConfigError
 from inspo.utils.rl_utils import (
     entropy,
     explained_variance,
@@ -109,35 +109,6 @@ def advantage_weights(
     return exponent.clamp(max=clip).exp(), exponent
 
 
-class AnnotatedTransitions(Transitions):
-    """Transitions with what the behaviour policies say of them, and agent i's part of the data.
-
-    Further attributes:
-        log_mu: `[R, n, A]`, the individual behaviour policies, Eq. 21.
-        log_mu_others: `[M, n]`, log mu^{-i}(a^{-i} | s, a^i), Eq. 22.
-    """
-
-    def __init__(self, batch: EpisodeBatch, mac: BasicMAC) -> None:
-        super().__init__(batch, mac)
-        self.log_mu = self.packed.pack(batch["behaviour_log_probs"])
-        self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
-
-    def critic_inputs(self, i: int) -> th.Tensor:
-        """State and what agent i sees, `[R, S + I]`."""
-        return th.cat([self.state, self.inputs[:, i]], dim=-1)
-
-    def taken_by(self, i: int, values: th.Tensor) -> th.Tensor:
-        """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
-        return gather_actions(values[self.now], self.actions[:, i])
-
-    def advantage(self, i: int, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
-        """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20). `[M]`.
-
-        q and log_pi: `[R, A]`, of all filled steps.
-        """
-        return self.taken_by(i, q) - (log_pi[self.now].exp() * q[self.now]).sum(-1)
-
-
 class InSPOLearner(Learner):
     r"""In-Sample Sequential Policy Optimisation (arXiv 2412.07639), discrete actions.
 
@@ -176,7 +147,9 @@ class InSPOLearner(Learner):
 
     The batch must carry, beside EPyMARL's keys,
         behaviour_log_probs `[B, T, n, A]`: log mu_i, from `offline.behaviour`;
-        behaviour_log_prob_others `[B, T, n]`: log mu^{-i}(a^{-i} | s, a^i).
+        behaviour_log_prob_others `[B, T, n]`: log mu^{-i}(a^{-i} | s, a^i), unless
+            `behaviour.others` is none, as in AWR (`config/algs/awr.yaml`): this learner with
+            neither ratio nor sequence.
     """
 
     needs_behaviour = True
@@ -204,6 +177,12 @@ class InSPOLearner(Learner):
             self.optimisers[f"policy_{i}"] = th.optim.Adam(mac.agent_parameters(i), lr=args.lr)
         self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
         self.others: AutoregressivePolicy | None = None  # from `start_from`
+        self.with_others = args.behaviour.others != "none"
+        if not self.with_others and (args.ratio != "none" or args.joint_kl_coef):
+            raise ConfigError(
+                f"behaviour.others: none is for ratio=none and joint_kl_coef=0; found ratio="
+                f"{args.ratio}, joint_kl_coef={args.joint_kl_coef:g}. Take autoregressive"
+            )
 
     @property
     def alpha(self) -> th.Tensor:
@@ -227,7 +206,7 @@ class InSPOLearner(Learner):
         self.stage = "" if improving else f"critics alone until {a.critic_warmup:.0%}"
         beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
         logging = self.log_due(t_env)
-        data = AnnotatedTransitions(batch, self.mac)
+        data = AnnotatedTransitions(batch, self.mac, self.with_others)
 
         # Each agent's graph depends on its own weights alone, so all are built before the first
         # update: the pass that gives log pi of the old policies is the one that is differentiated.
@@ -242,7 +221,7 @@ class InSPOLearner(Learner):
         blocks = self.mac.draw_order(self._expected_advantages(data, log_policies))
         for block in blocks:
             for i in block:
-                log_ratio = others_log_ratio(taken, data.log_mu_others[:, i], i)
+                log_ratio = self._log_ratio(i, data, taken)
                 power = ratio_exponent(log_ratio, a.ratio, self.n_agents, a.ratio_share)
                 drawn = resample(power * log_ratio, a.resample)
                 inputs = data.critic_inputs(i)
@@ -268,6 +247,12 @@ class InSPOLearner(Learner):
         self.updates += 1
         if logging:
             self._log(stats, {"alpha": self.alpha, "beta": beta, "kl": kl}, t_env)
+
+    def _log_ratio(self, i: int, data: AnnotatedTransitions, taken: th.Tensor) -> th.Tensor:
+        """The log-ratio of Eq. 14, `[M]`; 0 where mu^{-i} was not fitted. taken `[M, n]`."""
+        if data.log_mu_others is None:
+            return th.zeros_like(data.reward)
+        return others_log_ratio(taken, data.log_mu_others[:, i], i)
 
     def _policy(self, i: int, data: AnnotatedTransitions) -> th.Tensor:
         """log pi_i as it is now, `[R, A]`."""

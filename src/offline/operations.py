@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -288,6 +288,30 @@ def choose(dataset: OfflineDataset, choice: Choice) -> np.ndarray:
     distinct = np.unique(originals)
     drawn = rng.choice(distinct, min(choice.episodes, len(distinct)), replace=False)
     return np.sort(chosen[members(originals, drawn)[: choice.episodes]])
+
+
+def keep_episodes(
+    dataset: OfflineDataset, keep: str, share: float, log: Callable[[str], None] = lambda text: None
+) -> OfflineDataset:
+    """The episodes that a run learns from, as its keys dataset.keep and dataset.keep_share say.
+
+    keep: all; won: the victories; best: this share of the episodes, those of largest return.
+    DatasetError where it is not known who won, or nobody did.
+    """
+    if keep == "all":
+        return dataset
+    if keep == "won" and dataset.battle_won is None:
+        raise DatasetError(
+            "dataset.keep=won: the data do not say which episodes were won. Take the best by "
+            "return, dataset.keep=best"
+        )
+    if keep == "won" and not dataset.battle_won.any():
+        raise DatasetError("dataset.keep=won: no episode of the data was won")
+    won = Choice(won=True)
+    chosen = choose(dataset, won if keep == "won" else Choice(quantiles=(1 - share, 1.0)))
+    kept = dataset.select(chosen)
+    log(f"{len(kept)} of {len(dataset)} episodes are learnt from (dataset.keep={keep})")
+    return kept
 
 
 def subsample(

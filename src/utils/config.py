@@ -7,7 +7,7 @@ its declaration.
 
 Two top-level sections of a file are no keys:
 
-- `_extends: NAME` reads the file NAME.yaml of the same folder first.
+- `_extends: NAME` reads the file NAME.yaml of the same folder first (an entry in presets).
 - `maps: [..]` in an environment's file lists the maps that `env_args.map_name` may name.
 
 Nothing here imports more than yaml, so that `--help` and an error answer at once.
@@ -283,12 +283,22 @@ def matching_presets(
     ]
 
 
-def _read_presets(path: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_presets(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file; in place of `_extends: NAME` those of NAME.yaml beside it."""
     if not path.exists():
         return []
     entries = read_yaml(path) or []
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: expected a list of presets, found a {type_name(entries)}")
+    found = []
+    for entry in entries:
+        extends = isinstance(entry, dict) and entry.keys() == {"_extends"}
+        found += read_presets(path.with_name(f"{entry['_extends']}.yaml")) if extends else [entry]
+    return found
+
+
+def _checked_presets(path: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = read_presets(path)
     for number, entry in enumerate(entries, 1):
         where = f"{path}, entry {number}"
         if not isinstance(entry, dict) or set(entry) - {"match", "because", "set"}:
@@ -318,7 +328,7 @@ def _apply_presets(
     notes = []
     for name in (asked.values["env"], arguments.algorithm):
         path = config_dir / "presets" / f"{name}.yaml"
-        entries = _read_presets(path, asked.values)
+        entries = _checked_presets(path, asked.values)
         for entry in matching_presets(entries, asked.values, arguments.environment):
             settings = dict(flatten(entry["set"]))
             _apply(layers, settings, str(path))

@@ -135,6 +135,8 @@ class DatasetSettings(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...
     in_memory: bool | str
+    keep: str
+    keep_share: float
     path: str | None
 
 class CollectSettings(Mapping[str, Any]):
