@@ -2,14 +2,16 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import cases
 import pytest
 import torch as th
 from test_modules import dueling
 
-from inspo.learners.icq_learner import step_weights
+from inspo.learners.icq_learner import step_weights, supported_mean
 from inspo.modules.mixers.convex import ConvexMixer
+from inspo.modules.mixers.qmix import QMixer
 
 RATE = 0.02
 
@@ -64,15 +66,36 @@ def mixing_weights(mixer, state) -> list:
 
 def test_the_mixer_is_a_convex_combination():
     th.manual_seed(0)
-    mixer = ConvexMixer(5, 3, 4).double()
+    sizes = {"state_shape": 5, "n_agents": 3, "mixing_embed_dim": 4}
+    mixer = ConvexMixer(SimpleNamespace(**sizes)).double()
     states, qs = th.randn(20, 5).double(), th.randn(20, 3).double()
-    k = mixer.weights(states)
+    k = mixer.shares(states)
     assert k.shape == (20, 3)
     assert (k >= 0).all() and th.allclose(k.sum(-1), th.ones(20).double())
     for m in range(20):
         expected = th.stack(mixing_weights(mixer, states[m]))
         assert th.allclose(k[m], expected)
         assert mixer(qs, states)[m].item() == pytest.approx((expected * qs[m]).sum().item())
+
+
+def test_the_shares_of_qmix_are_its_derivatives_where_it_is_linear():
+    th.manual_seed(0)
+    sizes = {"state_shape": 5, "n_agents": 3, "mixing_embed_dim": 4, "hypernet_embed": 6}
+    mixer = QMixer(SimpleNamespace(**sizes)).double()
+    mixer.hyper_b1.bias.data += 100  # every unit above 0, where ELU is the identity
+    states, qs = th.randn(20, 5).double(), th.randn(20, 3).double().requires_grad_()
+    (slope,) = th.autograd.grad(mixer(qs, states).sum(), qs)
+    assert th.allclose(mixer.shares(states), slope / slope.sum(-1, keepdim=True))
+
+
+def test_the_baseline_is_over_the_actions_that_the_data_support():
+    q = th.tensor([[1.0, 2.0, 50.0], [1.0, 2.0, 50.0], [1.0, 2.0, 50.0]])
+    pi = th.tensor([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
+    mu = th.tensor([[0.6, 0.39, 0.01], [0.94, 0.03, 0.03], [0.5, 0.5, 0.0]])
+    found = supported_mean(q, pi.clamp(min=1e-20).log(), mu.clamp(min=1e-20).log(), 0.05)
+    assert found.tolist() == pytest.approx([0.4 + 1.2, 1.0, 1.5])
+    alike = th.full((1, 3), 1 / 3)  # none above the threshold: the likeliest ones count
+    assert supported_mean(q[:1], pi[:1].log(), alike.log(), 0.4).item() == pytest.approx(25.8)
 
 
 # The losses
@@ -114,6 +137,13 @@ def critic_loss_loop(critic, mixer, batch, args, cells, y):
     return loss / len(cells)
 
 
+def baseline_loop(q, log_pi, log_mu, support):
+    """sum over b of pi(b) Q(b), over the b that count."""
+    counted = [a for a in range(len(q)) if log_mu[a].exp() > support or log_mu[a] == log_mu.max()]
+    total = sum(log_pi[a].exp() for a in counted)
+    return sum(log_pi[a].exp() / total * q[a] for a in counted)
+
+
 def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
     state, obs = batch["state"].double(), batch["obs"].double()
     loss = 0.0
@@ -121,7 +151,8 @@ def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
         advantages = {}
         for e, t in cells:
             q = dueling(critic, state[e, t], obs[e, t, i], i)
-            mean = sum(log_pi[i][e, t][a].exp() * q[a] for a in range(args.n_actions))
+            log_mu = batch["behaviour_log_probs"][e, t, i]
+            mean = baseline_loop(q, log_pi[i][e, t], log_mu, args.support)
             advantages[e, t] = float((q[batch["actions"][e, t, i, 0]] - mean).detach())
         weights = weights_loop({c: v / args.policy_temperature for c, v in advantages.items()})
         for e, t in cells:
@@ -132,14 +163,16 @@ def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
 
 
 @pytest.mark.parametrize(
-    ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.8, 1000, 1), (0.8, 5, 2)]
+    ("td_lambda", "minibatch", "epochs", "support"),
+    [(0.0, 1000, 1, 0.0), (0.8, 1000, 1, 0.3), (0.8, 5, 2, 0.0)],
 )
-def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
+def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs, support):
     learner, logger, args = cases.build(
         "icq",
         td_lambda=td_lambda,
         critic_minibatch=minibatch,
         critic_epochs=epochs,
+        support=support,
         target_temperature=0.7,  # at 1000 all weights are nearly 1
     )
     batch = cases.random_batch(cases.LENGTHS, args, pad=2)
@@ -203,6 +236,6 @@ def test_the_policy_is_the_datas_tilted_by_its_advantages():
         policy_temperature=1.0,
     )  # fmt: skip
     q = learner.critic(th.ones(1, 1), th.ones(1, 2, 1))[0]
-    k = learner.mixer.weights(th.ones(1, 1))[0]
+    k = learner.mixer.shares(th.ones(1, 1))[0]
     assert th.allclose(k * (q[:, 1] - q[:, 0]), th.ones(2), atol=0.01)  # B adds 1 to Q_tot
     assert th.allclose((pi[:, 1] / pi[:, 0]), 0.5 * (q[:, 1] - q[:, 0]).exp(), rtol=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch as th
@@ -12,9 +13,14 @@ from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
 from inspo.modules.critics import DuelingCritic
+from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.convex import ConvexMixer
+from inspo.modules.mixers.qmix import QMixer
+from inspo.utils.errors import named
 from inspo.utils.rl_utils import UNAVAILABLE, gather_actions, masked_log_softmax
 from inspo.utils.settings import Settings
+
+Mixer = ConvexMixer | QMixer
 
 
 def step_weights(values: th.Tensor, valid: th.Tensor, time: th.Tensor, n_steps: int) -> th.Tensor:
@@ -36,6 +42,18 @@ def step_weights(values: th.Tensor, valid: th.Tensor, time: th.Tensor, n_steps: 
     total = values.new_zeros(shape).index_add(0, time, powers)
     count = values.new_zeros(n_steps).index_add(0, time, valid.to(values.dtype))
     return powers / total[time] * count[time].unsqueeze(-1)
+
+
+def supported_mean(
+    q: th.Tensor, log_pi: th.Tensor, log_mu: th.Tensor, threshold: float
+) -> th.Tensor:
+    """E_pi Q over mu's likeliest action and all that it takes with more than `threshold`.
+
+    q, log_pi and log_mu `[..., A]` -> `[...]`.
+    """
+    supported = log_mu >= log_mu.amax(-1, keepdim=True).clamp(max=math.log(threshold))
+    pi = th.where(supported, log_pi, UNAVAILABLE).softmax(-1)
+    return (pi * q).sum(-1)
 
 
 class ICQLearner(Learner):
@@ -63,14 +81,19 @@ class ICQLearner(Learner):
     `target_update_interval` steps of the critic have passed since the last; one step of the actors
     on the whole batch.
 
-    The mixer is that of the authors' code, in which k_i is the derivative of Q_tot; the port in
-    CFCQL's repository trains a QMIX mixer and takes k from its weights. Batch and clip are the
-    port's, and so are its data.
+    The mixer `convex` is that of the authors' code, in which k_i is the derivative of Q_tot; the
+    port in CFCQL's repository trains a QMIX mixer (`qmix`) and takes k from its weights, with which
+    the spread of the advantages, and so what a temperature means, is another. Batch and clip are
+    the port's, and so are its data.
+
+    Named deviation, `support` > 0: the sum in A_i runs over the actions that the fitted behaviour
+    policy takes with more than this probability, and pi_i is normalised over them. What the data
+    never show, a critic that is learnt from the data leaves free.
 
     Mended, against both: padding and terminal states take part in their softmax, and B is the size
     of the batch however many episodes have ended; an episode that was cut is bootstrapped from the
     action stored in its last row, which data need not have: here from the policy's expectation of
-    Q_i, exact for a linear mixer. As in OMAR, a step of the critic is on `critic_minibatch`
+    Q_i, exact for the convex mixer. As in OMAR, a step of the critic is on `critic_minibatch`
     transitions of all times in place of one time index.
     """
 
@@ -86,7 +109,8 @@ class ICQLearner(Learner):
             args.n_actions,
             args.critic_hidden_dim,
         )
-        self.mixer = ConvexMixer(state_dim, args.n_agents, args.mixing_embed_dim)
+        self.mixer: Mixer = named(mixer_REGISTRY, args.mixer, "mixer")(args)
+        self.needs_behaviour = args.support > 0
         self.target_critic = copy.deepcopy(self.critic)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {
@@ -175,14 +199,14 @@ class ICQLearner(Learner):
         log_pi = log_pi[data.now]
         with th.no_grad():
             q = self.critic.evaluate(state, obs)
-            advantage = gather_actions(q, data.actions) - (log_pi.exp() * q).sum(-1)
+            advantage = gather_actions(q, data.actions) - self._baseline(data, q, log_pi)
             weight = step_weights(
                 advantage / a.policy_temperature,
                 th.ones_like(data.now, dtype=th.bool),
                 data.packed.time[data.now],
                 data.packed.max_seq_length,
             )
-            k = self.mixer.weights(state)
+            k = self.mixer.shares(state)
         loss = -(k * weight * gather_actions(log_pi, data.actions)).mean()
         norm = self.descend("policy", loss, a.grad_norm_clip)
         return {
@@ -192,6 +216,13 @@ class ICQLearner(Learner):
             "weight_max": weight.max(),
             "mixing_weight_max": k.amax(-1).mean(),
         }
+
+    def _baseline(self, data: Transitions, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
+        """E_pi Q_i of every transition and agent, `[M, n]`. q and log_pi `[M, n, A]`."""
+        if not self.args.support:
+            return (log_pi.exp() * q).sum(-1)
+        log_mu = data.packed.pack(data.batch["behaviour_log_probs"])[data.now]
+        return supported_mean(q, log_pi, log_mu, self.args.support)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"critic_steps": self.critic_steps}

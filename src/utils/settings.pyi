@@ -105,6 +105,7 @@ class Settings(Mapping[str, Any]):
     seed: int
     softmax_temp: float
     state_shape: int
+    support: float
     t_max: int
     target_kl: float
     target_tau: float

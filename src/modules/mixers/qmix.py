@@ -66,6 +66,13 @@ class QMixer(nn.Module):
             self.hyper_b2(states).squeeze(-1),
         )
 
+    def shares(self, states: th.Tensor) -> th.Tensor:
+        """How much each agent's value counts where the ELU is the identity: the derivatives of
+        Q_tot in states `[..., S]`, `[..., n_agents]`, over their sum."""
+        weights = self.weights(states)
+        k = (weights.w1 @ weights.w2.unsqueeze(-1)).squeeze(-1)
+        return k / k.sum(-1, keepdim=True)
+
     def forward(self, qs: th.Tensor, states: th.Tensor) -> th.Tensor:
         """qs `[..., n_agents]` and states `[..., S]` -> Q_tot `[...]`."""
         return self.weights(states).mix(qs)
