@@ -21,6 +21,7 @@ from inspo.envs import SHAPES
 from inspo.envs.drawing import check_record
 from inspo.learners import REGISTRY as learner_REGISTRY
 from inspo.learners.learner import Learner
+from inspo.learners.targets import carried_share
 from inspo.offline import (
     DatasetMetadata,
     OfflineDataset,
@@ -77,13 +78,12 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
     mac, learner = build(args, scheme, logger)
     if runner:
         runner.setup(scheme, {"agents": args.n_agents}, None, mac)
-    dataset = keep_episodes(dataset, args.dataset.keep, args.dataset.keep_share, logger.info)
-    kept = dataset.metadata
-    buffer = OfflineBuffer(dataset, spawn_seeds(args.seed, "sampling", 1)[0], args.device)
+    buffer, kept = make_buffer(args, logger, dataset, mac)
     del dataset
     if learner.needs_behaviour:
         fit_behaviour(args, logger, stop, buffer, learner, kept)
 
+    warn_of_slow_targets(args, logger, learner, kept)
     progress = Progress()
     parts = {"buffer.th": buffer}
     saver = Saver(args, logger, mac.agent, learner, progress, runner, parts)
@@ -157,6 +157,37 @@ def open_dataset(args: Settings, logger: Logger, stop: GracefulExit) -> tuple[Of
     if dataset.equal.n_copies:
         logger.warning(f"{path}: {dataset.equal}; `dataset.py dedupe` leaves them out")
     return dataset, path
+
+
+def make_buffer(
+    args: Settings, logger: Logger, dataset: OfflineDataset, mac: BasicMAC
+) -> tuple[OfflineBuffer, DatasetMetadata]:
+    """What is learnt from, and the facts of it."""
+    dataset = keep_episodes(dataset, args.dataset.keep, args.dataset.keep_share, logger.info)
+    buffer = OfflineBuffer(dataset, spawn_seeds(args.seed, "sampling", 1)[0], args.device)
+    if args.standardise:
+        mac.set_moments(*buffer.moments("obs"))
+        buffer.standardise("state")
+    return buffer, dataset.metadata
+
+
+def warn_of_slow_targets(
+    args: Settings, logger: Logger, learner: Learner, facts: DatasetMetadata
+) -> None:
+    """Warn of a run whose target networks cannot carry values back to where they are needed."""
+    length = facts.n_steps / facts.n_episodes
+    updates = int(args.t_max / (args.batch_size * (length + 1)))
+    schedule = learner.target_schedule(updates, args.batch_size * length)
+    if schedule is None:
+        return
+    share = carried_share(schedule, max(1, round(length)), args.gamma)
+    if share < 0.9:
+        logger.warning(
+            f"after t_max={args.t_max:,} steps, about {updates:,} updates, critics can hold at "
+            f"most {share:.0%} of values over {length:.0f} steps: their targets move "
+            f"{schedule.moves:,} times by {schedule.tau:g}, td_lambda is {schedule.td_lambda:g}. "
+            "More updates (t_max, or a smaller batch_size) or faster targets carry more"
+        )
 
 
 def known_shapes(args: Settings) -> tuple[dict[str, int], Callable[[dict[str, int]], str] | None]:

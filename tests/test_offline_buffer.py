@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
-from cases import SHAPES, random_batch
+from cases import SHAPES, build, descend_plainly, random_batch
 from test_behaviour import fit, known_policy_data
 
 from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
@@ -55,6 +55,39 @@ def test_added_keys_come_row_by_row():
     assert batch["number"][1, :, 0].tolist() == [start, start + 1] + [0] * 8
     with pytest.raises(ValueError, match="rows"):
         buffer.add("short", th.zeros(rows - 1))
+
+
+@pytest.mark.parametrize("algorithm", ["inspo", "icq", "omiga"])
+def test_standardised_learning_is_learning_from_standardised_data(algorithm):
+    """Against data that numpy has standardised; what does not vary is only moved to 0."""
+    dataset, _ = make_dataset()
+    for key in ("obs", "state"):
+        dataset.arrays[key][...] *= 7
+        dataset.arrays[key][..., 1] = 3.0
+    plain = OfflineDataset(dict(dataset.arrays), dataset.lengths, dataset.metadata)
+    for key in ("obs", "state"):
+        flat = dataset.arrays[key].reshape(-1, dataset.arrays[key].shape[-1]).astype(np.float64)
+        std = np.where(flat.std(0) > 1e-6, flat.std(0), 1)
+        plain.arrays[key] = ((dataset.arrays[key] - flat.mean(0)) / std).astype(np.float32)
+    weights, outputs = [], []
+    for data, standardise in ((dataset, True), (plain, False)):
+        learner, _, _ = build(algorithm, standardise=standardise, critic_warmup=0.0)
+        buffer = OfflineBuffer(data, 0)
+        if standardise:
+            learner.mac.set_moments(*buffer.moments("obs"))
+            buffer.standardise("state")
+        batch = buffer.batch(range(6))
+        for key in ("behaviour_log_probs", "behaviour_log_prob_others"):
+            batch.data[key] = random_batch(LENGTHS.tolist(), seed=1)[key]
+        descend_plainly(learner)
+        th.manual_seed(1)
+        learner.train(batch, 50, 6)
+        networks = th.nn.ModuleList(learner.networks.values())
+        weights.append(th.cat([p.flatten() for p in networks.parameters()]))
+        learner.mac.init_hidden(6)
+        outputs.append(learner.mac.forward(batch, 0))
+    assert th.allclose(*weights, atol=1e-5)
+    assert th.allclose(*outputs, atol=1e-5)
 
 
 def test_samples_have_no_episode_twice_and_all_come():
@@ -114,6 +147,15 @@ def test_the_same_seed_gives_the_same_batches_from_memory_and_from_disk(stored):
         assert first.data.keys() == second.data.keys() >= {*FIELDS, "filled", "number"}
         for key, values in first.data.items():
             assert values.dtype == second[key].dtype and th.equal(values, second[key]), key
+
+
+def test_rows_are_standardised_alike_in_memory_and_on_disk(stored):
+    batches = []
+    for in_memory in (True, False):
+        buffer = OfflineBuffer(load_dataset(stored, in_memory=in_memory), 0)
+        buffer.standardise("state")
+        batches.append(buffer.batch([2, 0])["state"])
+    assert th.equal(*batches)
 
 
 def test_rows_on_disk_are_indexed_like_a_tensor(stored):

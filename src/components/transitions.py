@@ -16,6 +16,7 @@ class Observer(Protocol):
     """A controller, as far as it says what its agents see."""
 
     def inputs(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor: ...
+    def observed(self, obs: th.Tensor) -> th.Tensor: ...
 
 
 class Transitions:
@@ -34,7 +35,7 @@ class Transitions:
 
     def __init__(self, batch: EpisodeBatch, mac: Observer):
         """batch: `[B, T, ...]` under EPyMARL's keys. mac: says what its agents see."""
-        self.batch = batch
+        self.batch, self._observed = batch, mac.observed
         self.packed = packed = PackedEpisodes(batch["filled"])
         self.now, self.then = packed.transitions, packed.successors
         self.inputs = mac.inputs(batch, packed)
@@ -55,7 +56,7 @@ class Transitions:
     @cached_property
     def obs(self) -> th.Tensor:
         """`[R, n, O]`."""
-        return self.packed.pack(self.batch["obs"])
+        return self._observed(self.packed.pack(self.batch["obs"]))
 
     def td_lambda(
         self,

@@ -32,6 +32,9 @@ class BasicMAC:
         identity = args.n_agents if args.obs_agent_id else 0
         self.input_shape: int = scheme["obs"]["vshape"] + last + identity
         self.agent: Agent = named(agent_REGISTRY, args.agent, "agent")(self.input_shape, args)
+        if args.standardise:
+            for name, value in (("obs_mean", 0.0), ("obs_std", 1.0)):
+                self.agent.register_buffer(name, th.full((scheme["obs"]["vshape"],), value))
         self.action_selector = named(action_REGISTRY, args.action_selector, "action_selector")(args)
         self.hidden_states = th.empty(0)  # see init_hidden
 
@@ -66,9 +69,8 @@ class BasicMAC:
         """
         device = self.device
         actions = ep_batch["actions"][:, t - 1] if t > 0 else None
-        inputs = self._assemble(
-            ep_batch["obs"][:, t].to(device), None if actions is None else actions.to(device)
-        )
+        obs = self.observed(ep_batch["obs"][:, t].to(device))
+        inputs = self._assemble(obs, None if actions is None else actions.to(device))
         outputs, self.hidden_states = self.agent(inputs.flatten(0, 1), self.hidden_states)
         outputs = th.unflatten(outputs, 0, (-1, self.n_agents))
         if self.args.agent_output_type == "pi_logits":
@@ -94,7 +96,19 @@ class BasicMAC:
         if self.args.obs_last_action:
             last = actions.new_full(actions.shape, -1)  # -1: no action before the first step
             last[packed.successors] = actions[packed.transitions]
-        return self._assemble(packed.pack(batch["obs"]), last)
+        return self._assemble(self.observed(packed.pack(batch["obs"])), last)
+
+    def observed(self, obs: th.Tensor) -> th.Tensor:
+        """Observations `[..., O]` as the networks take them: standardised, if the key says so."""
+        if not self.args.standardise:
+            return obs
+        mean, std = self.agent.get_buffer("obs_mean"), self.agent.get_buffer("obs_std")
+        return (obs - mean) / std
+
+    def set_moments(self, mean: th.Tensor, std: th.Tensor) -> None:
+        """What observations are standardised by, `[O]` each."""
+        self.agent.get_buffer("obs_mean").copy_(mean)
+        self.agent.get_buffer("obs_std").copy_(std)
 
     def _assemble(self, obs: th.Tensor, last_actions: th.Tensor | None) -> th.Tensor:
         """obs `[N, n, O]`, last actions `[N, n, 1]` (-1 or None: none yet) -> `[N, n, I]`."""

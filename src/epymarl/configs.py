@@ -31,7 +31,8 @@ DEFAULT = ["bc", "inspo"]
 ALGORITHMS = CONFIG_DIR / "algs"
 REGISTERED = ("learner", "mac", "runner")  # each is "offline" in EPyMARL's registry
 # Ours, which EPyMARL has not got.
-ADDED = [*(f"dataset.{key}" for key in ("path", "in_memory", "keep", "keep_share")), "test_epsilon"]
+ADDED = [*(f"dataset.{key}" for key in ("path", "in_memory", "keep", "keep_share"))]
+ADDED += ["standardise", "test_epsilon"]
 TESTS = ["test_greedy", "test_nepisode"]  # EPyMARL's too, but ours differ between environments
 
 

@@ -109,6 +109,9 @@ class OfflineRunner(EpisodeRunner):
         buffer = OfflineBuffer(dataset, seed, a.device)
         self.dataset = None
         del dataset
+        if a.standardise:
+            self.mac.set_moments(*buffer.moments("obs"))
+            buffer.standardise("state")
         if self.learner.needs_behaviour:
             cache = Path(a.local_results_path) / "behaviour"
             log = self.logger.console_logger.info

@@ -12,6 +12,7 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.targets import TargetSchedule
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.convex import ConvexMixer
@@ -127,6 +128,12 @@ class ICQLearner(Learner):
             mac.parameters(), lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps
         )
         self.critic_steps = 0  # since the targets were copied
+
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
+        a = self.args
+        steps = math.ceil(transitions / a.critic_minibatch) * a.critic_epochs
+        updates_between = max(1, math.ceil(a.target_update_interval / steps))
+        return TargetSchedule(updates // updates_between, 1.0, a.td_lambda)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)

@@ -14,6 +14,7 @@ from inspo.components.schedules import hold_decay
 from inspo.components.transitions import AnnotatedTransitions
 from inspo.controllers.sequential_controller import SequentialMAC
 from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.targets import TargetSchedule
 from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy
 from inspo.modules.mlp import MLP
 from inspo.modules.module_list import ListOf
@@ -197,6 +198,11 @@ class InSPOLearner(Learner):
         self.others = behaviour.others
         if self.args.init_from_behaviour:
             self.mac.agent.load_state_dict(behaviour.agent)
+
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
+        a = self.args
+        steps = math.ceil(transitions / a.critic_minibatch) if a.critic_minibatch else 1
+        return TargetSchedule(updates * steps * a.turn_steps, a.target_tau, a.td_lambda)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""

@@ -11,6 +11,7 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.targets import TargetSchedule
 from inspo.utils.errors import TrainingFailure
 from inspo.utils.nested import flatten
 from inspo.utils.settings import Settings
@@ -65,6 +66,11 @@ class Learner:
 
     def start_from(self, behaviour: Any) -> None:
         """Take what is needed of an `offline.behaviour.Behaviour`; what batches carry is enough."""
+
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule | None:
+        """How its target networks will have moved after so many updates of `transitions`
+        transitions each; None if it has none."""
+        return None
 
     def log_due(self, t_env: int) -> bool:
         """Whether `log_interval` steps have passed since the last time this was true."""

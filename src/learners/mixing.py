@@ -10,6 +10,7 @@ import torch as th
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.targets import TargetSchedule
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.qmix import QMixer
 from inspo.utils.errors import named
@@ -34,6 +35,10 @@ class MixingLearner(Learner):
         }
         parameters = [*mac.parameters(), *self.mixer.parameters()]
         self.optimisers["all"] = th.optim.Adam(parameters, lr=args.lr)
+
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
+        a = self.args
+        return TargetSchedule(updates // a.target_update_interval, 1.0, a.td_lambda)
 
     @th.no_grad()
     def double_q_values(self, data: Transitions, q: th.Tensor) -> th.Tensor:

@@ -12,6 +12,7 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.targets import TargetSchedule
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.module_list import ListOf
 from inspo.utils.rl_utils import (
@@ -88,6 +89,10 @@ class OMARLearner(Learner):
             self.critics.parameters(), lr=args.critic_lr, fused=True
         )
         self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
+
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
+        a = self.args
+        return TargetSchedule(updates // a.target_update_interval, 1.0, a.td_lambda)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)

@@ -11,6 +11,7 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.targets import TargetSchedule
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.linear import LinearMixer, LinearWeights
 from inspo.modules.mlp import MLP
@@ -79,11 +80,14 @@ class OMIGALearner(Learner):
         }
         self.optimisers |= {name: th.optim.Adam(p, lr=args.lr) for name, p in groups.items()}
 
+    def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
+        return TargetSchedule(updates, self.args.target_tau, 0.0)
+
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         now, then = data.now, data.then
-        seen = with_identity(data.packed.pack(batch["obs"]))  # [R, n, O + n]
+        seen = with_identity(data.obs)  # [R, n, O + n]
         seen_now = seen[now]
 
         q_taken = gather_actions(self.q(seen_now), data.actions)  # [M, n]

@@ -97,6 +97,8 @@ def obtain(
     }
     if len(np.unique(buffer.originals)) < len(buffer):
         settings["held_out"] = "with their copies"  # not as fits were made once
+    if args.standardise:
+        settings["standardise"] = True
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / f"behaviour_{key}.th"
     others = _make_others(buffer, args)

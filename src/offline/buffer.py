@@ -14,6 +14,9 @@ from inspo.offline.scratch import is_on_disk
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 from inspo.utils.errors import DatasetError
 
+BLOCK = 16384  # rows that are looked at together
+CONSTANT = 1e-9  # a smaller variance, relative to the squared mean, is rounding
+
 
 class RowsOnDisk:
     """The rows of one key, `[rows, ...]`, of a memory-mapped array; what is read goes to `device`.
@@ -25,13 +28,15 @@ class RowsOnDisk:
         self._rows = th.from_numpy(array)
         self.device = device
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
+        self.moments: tuple[th.Tensor, th.Tensor] | None = None  # what is read is standardised by
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, rows: th.Tensor) -> th.Tensor:
         """The rows of an index tensor, in its order."""
-        return self._rows[rows.cpu()].to(self.device)
+        found = self._rows[rows.cpu()].to(self.device)
+        return found if self.moments is None else (found - self.moments[0]) / self.moments[1]
 
 
 class OfflineBuffer:
@@ -65,6 +70,31 @@ class OfflineBuffer:
         if len(values) != self.offsets[-1]:
             raise ValueError(f"{key}: {len(values)} rows for a dataset of {self.offsets[-1]}")
         self.rows[key] = values.to(self.device)
+
+    def moments(self, key: str) -> tuple[th.Tensor, th.Tensor]:
+        """Mean and deviation of each of the last dimension's entries over all rows, `[D]` each.
+
+        The deviation of what does not vary is 1.
+        """
+        total = square = th.zeros((), dtype=th.double)
+        blocks = th.arange(int(self.offsets[-1])).split(BLOCK)
+        for block in blocks:
+            rows = self.rows[key][block.to(self.device)].double().flatten(0, -2)
+            total, square = total + rows.sum(0), square + rows.square().sum(0)
+        count = self.rows[key].shape[:-1].numel()
+        mean = total / count
+        variance = square / count - mean.square()
+        std = th.where(variance > CONSTANT * mean.square().clamp(min=1.0), variance.sqrt(), 1.0)
+        return mean.float(), std.float()
+
+    def standardise(self, key: str) -> None:
+        """Batches carry the rows of `key` less their mean, over their deviation, from now on."""
+        mean, std = self.moments(key)
+        rows = self.rows[key]
+        if isinstance(rows, RowsOnDisk):
+            rows.moments = mean, std
+        else:
+            self.rows[key] = (rows - mean) / std
 
     def sample(self, batch_size: int) -> EpisodeBatch:
         """`batch_size` episodes, drawn without replacement."""

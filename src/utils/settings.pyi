@@ -104,6 +104,7 @@ class Settings(Mapping[str, Any]):
     save_replay: bool
     seed: int
     softmax_temp: float
+    standardise: bool
     state_shape: int
     support: float
     t_max: int
