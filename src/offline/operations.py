@@ -300,13 +300,14 @@ def keep_episodes(
     """
     if keep == "all":
         return dataset
-    if keep == "won" and dataset.battle_won is None:
-        raise DatasetError(
-            "dataset.keep=won: the data do not say which episodes were won. Take the best by "
-            "return, dataset.keep=best"
-        )
-    if keep == "won" and not dataset.battle_won.any():
-        raise DatasetError("dataset.keep=won: no episode of the data was won")
+    if keep == "won":
+        if dataset.battle_won is None:
+            raise DatasetError(
+                "dataset.keep=won: the data do not say which episodes were won. Take the best by "
+                "return, dataset.keep=best"
+            )
+        if not dataset.battle_won.any():
+            raise DatasetError("dataset.keep=won: no episode of the data was won")
     won = Choice(won=True)
     chosen = choose(dataset, won if keep == "won" else Choice(quantiles=(1 - share, 1.0)))
     kept = dataset.select(chosen)

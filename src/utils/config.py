@@ -290,7 +290,7 @@ def read_presets(path: Path) -> list[dict[str, Any]]:
     entries = read_yaml(path) or []
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: expected a list of presets, found a {type_name(entries)}")
-    found = []
+    found: list[dict[str, Any]] = []
     for entry in entries:
         extends = isinstance(entry, dict) and entry.keys() == {"_extends"}
         found += read_presets(path.with_name(f"{entry['_extends']}.yaml")) if extends else [entry]
