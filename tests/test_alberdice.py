@@ -6,9 +6,11 @@ import math
 import cases
 import pytest
 import torch as th
+from torch import nn
 
 from inspo.learners import alberdice_learner
 from inspo.learners.alberdice_learner import between, gradient_penalty, others_ratio, resample
+from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.modules.mlp import MLP
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
@@ -21,7 +23,8 @@ def make_alberdice(**overrides):
         for network in (learner.mac.agent, learner.data_policies, learner.others):
             for p in network.parameters():
                 p.add_(0.3 * th.randn(p.shape))
-        learner.others[2].out.bias[3] -= 40  # what the data never show costs 23 nats at most
+        for network in learner.others[2:]:
+            network.out.bias[3] -= 40  # what the data never show costs 23 nats at most
     return learner, logger, args
 
 
@@ -98,6 +101,7 @@ class Literal:
         self.others = copy.deepcopy(learner.others).double()
         self.values = copy.deepcopy(learner.values).double()
         self.advantages = copy.deepcopy(learner.advantages).double()
+        self.fitted = copy.deepcopy(learner.fitted).double() if learner.fitted else None
         self.ratios = []
 
     def log_policy(self, networks, i):
@@ -119,6 +123,11 @@ class Literal:
         """j -> log mu(. | s, a_i, a_<j)."""
         rows = (self.batch[key][at].unsqueeze(0) for key in ("state", "avail_actions", "actions"))
         state, avail, actions = rows
+        if self.fitted:
+            log_mu = self.batch["behaviour_log_probs"][at].unsqueeze(0).double()
+            actions = actions.squeeze(-1)
+            found = self.fitted.log_policies(i, state.double(), log_mu, avail, actions)[0]
+            return {j: found[j] for j in range(self.args.n_agents) if j != i}
         found = self.others[i](state.double(), avail, actions.squeeze(-1))[0]
         return dict(zip([j for j in range(self.args.n_agents) if j != i], found))
 
@@ -134,24 +143,33 @@ class Literal:
                     place = None
         return rows
 
+    def clone(self, action):
+        """log mu before a step of the data policies, agent by agent, and the loss. action: of
+        (cell, agent)."""
+        n = self.args.n_agents
+        if self.fitted:
+            log_mu = self.batch["behaviour_log_probs"].double()
+            mu = [{at: log_mu[at][j] for at in self.cells} for j in range(n)]
+        else:
+            mu = [self.log_policy(self.data_policies, j) for j in range(n)]
+        loss = -sum(mu[j][at][taken] for (at, j), taken in action.items()) / len(action)
+        if not self.fitted:
+            cases.descend(self.data_policies.parameters(), loss, self.lr)
+        return [{at: row.detach() for at, row in of.items()} for of in mu], loss
+
     def sweep(self, alpha, weights, points):
         """weights[i]: cell -> weight of the draw. Returns the losses of each agent."""
         a, batch, n = self.args, self.batch, self.args.n_agents
         action = {(at, j): int(batch["actions"][at][j, 0]) for at in self.cells for j in range(n)}
         avail = {(at, j): cases.available(batch, *at, j) for at in self.cells for j in range(n)}
         losses = {key: [] for key in ("nu_loss", "e_loss", "policy_loss", "others_loss")}
-        mu, data_loss = [self.log_policy(self.data_policies, j) for j in range(n)], 0.0
-        for at in self.cells:
-            for j in range(n):
-                data_loss = data_loss - mu[j][at][action[at, j]] / (n * len(self.cells))
-        cases.descend(self.data_policies.parameters(), data_loss, self.lr)
-        mu = [{at: row.detach() for at, row in of.items()} for of in mu]
+        mu, data_loss = self.clone(action)
 
         policies = [self.log_policy(self.agents, j) for j in range(n)]
         still = self.still_rows()
         n_rows = len(self.cells) + len(still)
         for i in range(n):
-            others_loss, e, ratio = 0.0, {}, {}
+            others_loss, e, ratio, cost = 0.0, {}, {}, {}
             for at in self.cells:
                 kl, product = 0.0, 1.0
                 for j, log_mu in self.conditional(i, at).items():
@@ -161,18 +179,20 @@ class Literal:
                     for b in avail[at, j]:
                         log_pi = policies[j][at][b].item()
                         kl += math.exp(log_pi) * (log_pi - max(log_mu[b].item(), -23.0))
-                ratio[at] = min(product, a.ratio_max)
+                ratio[at] = min(product, a.ratio_max) if a.use_ratio else 1.0
+                cost[at] = alpha * a.kl_coef * kl
                 after = self.value(i, (at[0], at[1] + 1))
                 r = batch["reward"][at][0].double()
-                e[at] = r - alpha * kl + a.gamma * after - self.value(i, at)
+                e[at] = r - cost[at] + a.gamma * after - self.value(i, at)
             self.ratios.append(ratio)
             total = sum(ratio.values()) + len(still)
             inside, initial = 0.0, 0.0
+            end_cost = sum(cost.values()) / len(cost) if a.ending == "mean" else 0.0
             for at in self.cells:
                 inside = inside + weights[i][at] * th.exp(e[at] / alpha)
                 initial = initial + self.value(i, at) / n_rows
             for place, following in still:
-                step = a.gamma * self.value(i, following) - self.value(i, place)
+                step = a.gamma * self.value(i, following) - self.value(i, place) - end_cost
                 inside = inside + th.exp(step / alpha) / total
                 initial = initial + self.value(i, place) / n_rows
             slopes = 0.0
@@ -198,7 +218,8 @@ class Literal:
                     policy_loss = policy_loss + weight * log_pi.exp() * (alpha * kl - gain)
                 error = of_action[action[at, i]] - e[at].detach()
                 e_loss = e_loss + weight * (error**2 + a.cql_coeff * cql)
-            cases.descend(self.others[i].parameters(), others_loss, self.lr)
+            if not self.fitted:
+                cases.descend(self.others[i].parameters(), others_loss, self.lr)
             cases.descend(self.values[i].parameters(), nu_loss, self.lr)
             cases.descend(self.advantages[i].parameters(), e_loss, self.lr)
             cases.descend(self.agents[i].parameters(), policy_loss, self.lr)
@@ -208,9 +229,21 @@ class Literal:
         return losses | {"data_loss": [data_loss.item()]}
 
 
-@pytest.mark.parametrize("agent", ["rnn_ns", "mlp_ns"])
-def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
-    learner, logger, args = make_alberdice(agent=agent)
+@pytest.mark.parametrize(
+    ("agent", "settings"),
+    [
+        ("rnn_ns", {}),
+        ("mlp_ns", {"kl_coef": 0.5, "ending": "mean"}),
+        ("mlp_ns", {"data_policies": "fitted", "use_ratio": False}),
+        ("rnn_ns", {"data_policies": "fitted", "ending": "mean"}),
+    ],
+)
+def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent, settings):
+    learner, logger, args = make_alberdice(agent=agent, **settings)
+    if fitted := learner.needs_behaviour:
+        sizes = args.state_shape, args.n_agents, args.n_actions, 8
+        learner.fitted = AutoregressivePolicy(*sizes)
+        nn.init.normal_(learner.fitted.out.weight, std=0.3)
     batch = cases.random_batch(LENGTHS, args, terminated=[False, True, False, True, True], pad=2)
     cases.descend_plainly(learner, 0.05)
     literal, start = Literal(learner, batch, 0.05), copy.deepcopy(learner)
@@ -247,6 +280,8 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent):
         ("data_policies", literal.data_policies),
         ("agent", literal.agents),
     ):
+        if fitted and name in ("others", "data_policies"):
+            continue
         found, old = learner.networks[name], start.networks[name]
         cases.assert_close_weights(found, expected, 2e-5)
         assert max((p - q).abs().max() for p, q in zip(found.parameters(), old.parameters())) > 1e-3

@@ -11,7 +11,7 @@ from inspo.learners.learner import optimise
 from inspo.utils.config import names
 from inspo.utils.errors import TrainingFailure
 
-RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095}
+RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095, "data_lr": 0.0007}
 OPTIMISERS = {  # name -> the key of the rate of each group of parameters
     "bc": {"policy": ["lr"]},
     "qmix": {"all": ["lr"]},
@@ -21,7 +21,8 @@ OPTIMISERS = {  # name -> the key of the rate of each group of parameters
     "macql": {"all": ["lr"]},
     "omiga": {"policy": ["lr"], "q": ["lr"], "v": ["lr"]},
     "icq": {"critic": ["critic_lr"], "policy": ["lr"]},
-    "alberdice": {"data": ["lr"]} | {f"agent_{i}": ["nu_lr", "lr"] for i in range(3)},
+    "alberdice": {"data": ["data_lr"]}
+    | {f"agent_{i}": ["nu_lr", "lr", "data_lr"] for i in range(3)},
     "inspo": {f"critic_{i}": ["critic_lr"] for i in range(3)}
     | {f"policy_{i}": ["lr"] for i in range(3)}
     | {"alpha": ["alpha_lr"]},

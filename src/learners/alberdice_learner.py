@@ -15,7 +15,7 @@ from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.controllers.sequential_controller import SequentialMAC
 from inspo.learners.learner import Learner, StatsLogger
-from inspo.modules.autoregressive import LOG_FLOOR, ConditionalPolicy
+from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy, ConditionalPolicy
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
 from inspo.modules.module_list import ListOf
@@ -131,7 +131,10 @@ class AlberDICELearner(Learner):
 
     and first the data policies, mu_i once a call and mu^{-i} (j in their order, given the actions
     of agent i and of those before j) for each agent, take a step up their log-likelihood. All of it
-    is learnt side by side. D_rho are transitions drawn in proportion to rho; the sum of L(nu) is
+    is learnt side by side, unless `data_policies` is fitted: then they are InSPO's, fitted before,
+    and the batch carries `behaviour_log_probs` `[B, T, n, A]`, log mu_i.
+
+    D_rho are transitions drawn in proportion to rho; the sum of L(nu) is
     estimated from the same draws, and all states of the batch serve as initial states, as in the
     public code. What a loss takes from another network is from before this call's steps, but for
     the policies of the agents before i. The temperature alpha falls geometrically from
@@ -146,6 +149,9 @@ class AlberDICELearner(Learner):
     e = (gamma - 1) nu, so they enter the sums as one row that counts so many times.
 
     Otherwise than in the public code:
+    - Keys that are not published: `ending` mean lets every step after the end pay the batch's mean
+      alpha K, which would else be saved by ending early; `kl_coef` weighs K, and `use_ratio` False
+      sets rho to 1 (controls).
     - Nothing is learnt from what is played after the end; there, actions copied from random steps
       are.
     - Policies and mu_i may be recurrent; mu_i has a network for each agent, not one for all.
@@ -173,24 +179,32 @@ class AlberDICELearner(Learner):
         for i in range(args.n_agents):
             layers = [m for m in mac.agent.agent(i).modules() if isinstance(m, nn.Linear)]
             nn.init.uniform_(layers[-1].weight, -INITIAL_WEIGHTS, INITIAL_WEIGHTS)
+        self.needs_behaviour = args.data_policies == "fitted"
+        self.fitted: AutoregressivePolicy | None = None  # from `start_from`
         self.data_policies = copy.deepcopy(mac.agent)
         self.others: ListOf[ConditionalPolicy] = ListOf(
             ConditionalPolicy(i, width, args.n_agents, args.n_actions, hidden)
-            for i in range(args.n_agents)
+            for i in range(0 if self.needs_behaviour else args.n_agents)
         )
-        self.networks |= {
-            "values": self.values,
-            "advantages": self.advantages,
-            "data_policies": self.data_policies,
-            "others": self.others,
-        }
-        self.optimisers["data"] = th.optim.Adam(self.data_policies.parameters(), lr=args.lr)
+        self.networks |= {"values": self.values, "advantages": self.advantages}
+        if not self.needs_behaviour:
+            self.networks |= {"data_policies": self.data_policies, "others": self.others}
+            data_policies = self.data_policies.parameters()
+            self.optimisers["data"] = th.optim.Adam(data_policies, lr=args.data_lr)
         for i in range(args.n_agents):
             critics = [*self.values[i].parameters(), *self.advantages[i].parameters()]
-            policies = [*mac.agent_parameters(i), *self.others[i].parameters()]
+            groups = [(critics, args.nu_lr), (mac.agent_parameters(i), args.lr)]
+            if not self.needs_behaviour:
+                groups.append((list(self.others[i].parameters()), args.data_lr))
             self.optimisers[f"agent_{i}"] = th.optim.Adam(
-                [{"params": critics, "lr": args.nu_lr}, {"params": policies, "lr": args.lr}]
+                [{"params": parameters, "lr": rate} for parameters, rate in groups]
             )
+
+    def start_from(self, behaviour: Any) -> None:
+        """behaviour: an `offline.behaviour.Behaviour`, the data's policies."""
+        self.fitted = behaviour.others
+        if self.args.init_from_behaviour:
+            self.mac.agent.load_state_dict(behaviour.agent)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One sweep over the agents on one batch of episodes."""
@@ -227,6 +241,9 @@ class AlberDICELearner(Learner):
 
     def _clone(self, data: AbsorbingTransitions) -> tuple[th.Tensor, th.Tensor]:
         """A step of the data policies. Returns log mu `[M, n, A]` before it, and the loss."""
+        if self.needs_behaviour:
+            log_mu = data.packed.pack(data.batch["behaviour_log_probs"])[data.now]
+            return log_mu, -gather_actions(log_mu, data.actions).mean()
         logits = self.data_policies.unroll(data.inputs, data.packed)[data.now]
         log_mu = masked_log_softmax(logits, data.now_avail)
         loss = -gather_actions(log_mu, data.actions).mean()
@@ -248,7 +265,7 @@ class AlberDICELearner(Learner):
         without.
         """
         a = self.args
-        ratio, others_kl, others_loss = self._others(i, data, log_pi)
+        ratio, others_kl, others_loss = self._others(i, data, log_pi, log_mu)
         drawn, weight, still_weight = resample(ratio, data.n_still)
         e, nu_losses = self._value_loss(
             i, data, alpha, ratio, others_kl, drawn, weight, still_weight
@@ -283,11 +300,17 @@ class AlberDICELearner(Learner):
         }
 
     def _others(
-        self, i: int, data: AbsorbingTransitions, log_pi: th.Tensor
+        self, i: int, data: AbsorbingTransitions, log_pi: th.Tensor, log_mu: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """rho_i and K_i, both `[M]` and without gradient, and the loss of mu^{-i}."""
-        others = self.others[i].others
-        log_mu_others = self.others[i](data.now_state, data.now_avail, data.actions)
+        others = [j for j in range(self.n_agents) if j != i]
+        rows = data.now_avail, data.actions
+        if self.fitted:
+            with th.no_grad():
+                found = self.fitted.log_policies(i, data.now_state, log_mu, *rows)
+            log_mu_others = found[:, others]
+        else:
+            log_mu_others = self.others[i](data.now_state, *rows)
         others_kl = kl_divergence(
             log_pi[:, others], log_mu_others.detach().clamp(min=LOG_FLOOR)
         ).sum(-1)
@@ -295,6 +318,8 @@ class AlberDICELearner(Learner):
         loss = -log_mu_taken.sum() / max(log_mu_taken.numel(), 1)
         log_pi_taken = gather_actions(log_pi, data.actions)[:, others]
         ratio = others_ratio(log_pi_taken, log_mu_taken.detach(), self.args.ratio_max)
+        if not self.args.use_ratio:
+            ratio = th.ones_like(ratio)
         return ratio, others_kl, loss
 
     def _value_loss(
@@ -316,9 +341,11 @@ class AlberDICELearner(Learner):
         a = self.args
         nu = self.values[i](data.points).squeeze(-1)  # [R + 1], the last one absorbing
         now_nu, end_nu, absorbing_nu = nu[data.now], nu[data.ends], nu[-1:]
-        e = data.reward - alpha * others_kl + a.gamma * nu[data.then] - now_nu
-        end_e = a.gamma * absorbing_nu - end_nu
-        absorbing_e = (a.gamma - 1) * absorbing_nu
+        cost = alpha * a.kl_coef * others_kl
+        e = data.reward - cost + a.gamma * nu[data.then] - now_nu
+        end_cost = cost.mean() if a.ending == "mean" else 0.0
+        end_e = a.gamma * absorbing_nu - end_nu - end_cost
+        absorbing_e = (a.gamma - 1) * absorbing_nu - end_cost
         n_rows = len(data) + data.n_still
         mean_ratio = (ratio.sum() + data.n_still) / n_rows
         all_e = th.cat([e[drawn], end_e, absorbing_e])

@@ -41,9 +41,12 @@ class Settings(Mapping[str, Any]):
     critic_lr: float
     critic_minibatch: int
     critic_warmup: float
+    data_lr: float
+    data_policies: str
     dataset: DatasetSettings
     datasets_dir: str
     device: str
+    ending: str
     entropy_coef: float
     env: str
     env_args: Mapping[str, Any]
@@ -66,6 +69,7 @@ class Settings(Mapping[str, Any]):
     init_from_behaviour: bool
     joint_kl_coef: float
     keep_checkpoints: int
+    kl_coef: float
     label: str
     learner: str
     load_step: int
@@ -125,6 +129,7 @@ class Settings(Mapping[str, Any]):
     use_cuda: bool
     use_presets: bool
     use_progress_bar: bool
+    use_ratio: bool
     use_tensorboard: bool
     use_wandb: bool
     wandb_mode: str
