@@ -26,10 +26,11 @@ from test_dataset import make_dataset, padded, same
 from test_formats import write_cfcql
 
 from inspo.offline import archives, game_data, load_dataset, transfer
-from inspo.offline.download import download, find_parts, read_ledger, sha256
+from inspo.offline.download import download, find_parts, read_ledger
 from inspo.offline.formats import alberdice, folders, vault
 from inspo.offline.sources import Source, catalogue, find_source, known_sources
 from inspo.utils.errors import DatasetError
+from inspo.utils.files import sha256
 from inspo.utils.paths import PROJECT_ROOT
 
 gdown = pytest.importorskip("gdown")

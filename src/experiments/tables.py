@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inspo.utils import files
 from inspo.utils.errors import UserError
 
 NONE = "–"  # in a table: there is no such number
@@ -20,13 +20,9 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    from inspo.offline.files import temporary  # it brings torch; the help does without
-
     path = Path(path)
     try:
-        with temporary(path) as new:
-            new.write_bytes(content)
-            os.replace(new, path)
+        files.write(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
