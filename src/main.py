@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import sacred
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
-    return exit_status(
-        lambda: run_command(argv), "stopped by SIGINT before there was anything to save"
-    )
+    words = sys.argv[1:] if argv is None else argv
+    stopped = "stopped by SIGINT before there was anything to save"
+    return exit_status(lambda: run_command(words), stopped)
 
 
 def run_command(argv: Sequence[str]) -> int:
@@ -175,10 +175,5 @@ def unique_token(values: dict[str, Any]) -> str:
     return f"{values['name']}_seed{values['seed']}_{map_label(values)}_{time}_{os.getpid()}"
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

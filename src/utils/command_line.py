@@ -127,10 +127,21 @@ def parse_value(text: str) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a tool. Its help names the commands as they are typed here."""
+    """The parser of a tool. Its help keeps its lines, and names the commands as typed here."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def format_help(self) -> str:
         return commands_here(super().format_help())
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a number of things, at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
 
 
 def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:
