@@ -12,11 +12,11 @@ import pickle
 import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -294,6 +294,35 @@ def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
 def _listing(folder: Path, n: int = 5) -> str:
     found = sorted(path.name for path in folder.iterdir())
     return ", ".join(found[:n]) + (", .." if len(found) > n else "") if found else "nothing"
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+def put_back(part: Stateful, state: Any, path: Path, note: str = "") -> None:
+    """`part.load_state_dict(state)`, what fails of it as in `naming`."""
+    with naming(path, note):
+        part.load_state_dict(state)
+
+
+@contextmanager
+def naming(path: Path, note: str = "") -> Iterator[None]:
+    """Whatever the content of `path` makes fail within the block is one CheckpointError.
+
+    note: whose content it is, for the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = reason[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{path} does not fit this configuration{note}: {reason}. Use the checkpoint and the "
+            "options of one run, written by this version"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------
