@@ -12,8 +12,9 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 
 from inspo import __version__
 from inspo.epymarl import checkout
-from inspo.epymarl.configs import DEFAULT, chosen, configs, offline_algorithms
+from inspo.epymarl.configs import DEFAULT, chosen, configs
 from inspo.utils.command_line import Parser
+from inspo.utils.config import offline_algorithms
 from inspo.utils.interrupts import exit_status
 
 DESCRIPTION = """\

@@ -97,7 +97,7 @@ def sweep(options: argparse.Namespace) -> bool:
     """Run what is missing of the grid; whether all that was requested is finished."""
     grid = options.grid
     folder = expand_user(options.results, "--results").resolve() / "runs" / grid.folder
-    cells = select_names(grid, options.only).cells
+    cells = select_names(grid, options.only)
     try:
         check_algorithms(cells)
     except ConfigError as error:

@@ -13,7 +13,15 @@ from typing import Any
 import yaml
 
 from inspo import __version__
-from inspo.utils.config import flatten, get, load_config, names, put, read_yaml
+from inspo.utils.config import (
+    flatten,
+    get,
+    load_config,
+    names,
+    offline_algorithms,
+    put,
+    read_yaml,
+)
 from inspo.utils.errors import ConfigError, nearest
 from inspo.utils.paths import CONFIG_DIR
 
@@ -28,11 +36,6 @@ def own_keys(algorithm: str) -> list[str]:
     """The dotted keys that an algorithm's file declares."""
     content = read_yaml(ALGORITHMS / f"{algorithm}.yaml")
     return [key for key, _ in flatten(content) if not key.startswith("_")]
-
-
-def offline_algorithms() -> list[str]:
-    """All that learn from data: a key `train_interval` says of the others that they play."""
-    return [name for name in names("algs") if "train_interval" not in own_keys(name)]
 
 
 def chosen(text: str) -> list[str]:

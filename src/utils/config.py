@@ -411,6 +411,17 @@ def expand_user(path: str | Path, key: str) -> Path:
         ) from error
 
 
+@cache
+def is_offline(algorithm: str) -> bool:
+    """Whether it learns from data: an online learner says how often it trains as it plays."""
+    return "train_interval" not in load_config([f"--config={algorithm}"]).values
+
+
+def offline_algorithms() -> list[str]:
+    """The registered algorithms that learn from data."""
+    return [name for name in names("algs") if is_offline(name)]
+
+
 def map_label(values: Mapping[str, Any]) -> str:
     """The map as it stands in names of results: with the data's quality for an offline run."""
     label = str(values.get("map_name") or values.get("env") or "none")
