@@ -17,7 +17,7 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 
 from inspo.utils.command_line import help_text
 from inspo.utils.config import Config, load_config, map_label, sacred_folder, to_yaml
-from inspo.utils.errors import CheckpointError, ConfigError
+from inspo.utils.errors import CheckpointError
 from inspo.utils.interrupts import exit_status
 from inspo.utils.provenance import record_of
 from inspo.utils.quiet import silence_third_parties
@@ -73,9 +73,7 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
         device="cuda" if values["use_cuda"] and torch.cuda.is_available() else "cpu",
         unique_token=unique_token(values),
     )
-    folder = sacred_folder(values)
-    make_results_folder(folder)
-    experiment = make_experiment(values, folder)
+    experiment = make_experiment(values, sacred_folder(values))
     console = get_console_logger()
 
     @experiment.main
@@ -154,19 +152,6 @@ def sacred_logger() -> logging.Logger:
     for handler in logger.handlers:
         handler.addFilter(lambda record: not str(record.msg).startswith(("Failed", "Aborted")))
     return logger
-
-
-def make_results_folder(folder: Path) -> None:
-    """Make the folder; ConfigError if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise ConfigError(
-            f"local_results_path: the folder {folder} cannot be made: {error.strerror}"
-        ) from error
-    if not writable:
-        raise ConfigError(f"local_results_path: no right to write in {folder}")
 
 
 def unique_token(values: dict[str, Any]) -> str:

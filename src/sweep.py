@@ -16,8 +16,8 @@ from inspo.experiments.cells import Cell, check_algorithms, check_data, check_ga
 from inspo.experiments.gridfile import FORMAT, Grid, read_grid, select_names
 from inspo.experiments.pool import add_options, check_options, make_pool
 from inspo.experiments.records import public_command
-from inspo.experiments.tables import fixed, text_table, write_json
-from inspo.utils.command_line import Parser
+from inspo.experiments.tables import fixed, write_json
+from inspo.utils.command_line import Parser, text_table
 from inspo.utils.config import expand_user
 from inspo.utils.errors import ConfigError, UserError
 from inspo.utils.interrupts import exit_status

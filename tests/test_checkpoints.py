@@ -70,10 +70,10 @@ def test_step_zero_counts_and_numbers_sort_as_numbers(folder):
     assert checkpoints.load_checkpoint(folder).step == 10
 
 
-def test_older_ones_are_deleted_but_protected_ones(folder):
+def test_older_ones_are_deleted(folder):
     for step in (1, 2, 3, 4, 5):
-        checkpoints.save_checkpoint(folder, step, entries(), TEXT, keep_checkpoints=2, protect=[2])
-    assert checkpoints.list_steps(folder) == [2, 4, 5]
+        checkpoints.save_checkpoint(folder, step, entries(), TEXT, keep_checkpoints=2)
+    assert checkpoints.list_steps(folder) == [4, 5]
     checkpoints.save_checkpoint(folder, 3, entries(), TEXT, keep_checkpoints=1)
     assert checkpoints.list_steps(folder) == [3]
 

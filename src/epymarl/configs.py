@@ -87,7 +87,7 @@ def _presets(algorithm: str, env: str) -> Iterator[str]:
 
 def _file(algorithm: str, heads: list[str], settings: Mapping[str, Any], keys: list[str]) -> str:
     """Our file with the values of `settings`, and further keys below it."""
-    text = (ALGORITHMS / f"{algorithm}.yaml").read_text(encoding="utf-8").split("\n_rules:")[0]
+    text = (ALGORITHMS / f"{algorithm}.yaml").read_text(encoding="utf-8")
     group, lines = "", []
     for line in text.splitlines():
         if match := re.match(r"( *)(\w+):([^#]*)(#.*)?$", line):

@@ -89,15 +89,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers
     return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same for a terminal."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)) for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def mean_pm_std(mean: float, std: float, digits: int = 2) -> str:
     """`0.23 ± 0.01`; without the deviation where it is not known. No negative zero.
 

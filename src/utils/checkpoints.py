@@ -56,13 +56,12 @@ def save_checkpoint(
     files: Mapping[str, Any],
     text: Mapping[str, Any] | None = None,
     keep_checkpoints: int = 0,
-    protect: Iterable[int] = (),
 ) -> Path:
     """Write `{folder}/{step}/`, then delete all but the newest `keep_checkpoints` (0: keep all).
 
     files: name ("agent.th") -> what `torch.load(weights_only=True)` can read back: tensors,
     numbers, strings, lists, tuples, dicts. text: JSON facts (algorithm, environment, map, ..).
-    protect: steps that are never deleted. Until the new one is complete the earlier ones stay.
+    Until the new one is complete the earlier ones stay.
     """
     folder = Path(folder)
     writing = final = folder / str(int(step))
@@ -84,7 +83,7 @@ def save_checkpoint(
         needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
         raise CheckpointError(_no_room(writing, needed, error, folder)) from error
     if keep_checkpoints > 0:
-        others = [s for s in list_steps(folder) if s != step and s not in set(protect)]
+        others = [s for s in list_steps(folder) if s != step]
         for old in others[: max(0, len(others) - (keep_checkpoints - 1))]:
             shutil.rmtree(_step_folder(folder, old), ignore_errors=True)
     return final

@@ -168,11 +168,6 @@ def _read_layer(layers: _Layers, path: Path, children: tuple[Path, ...] = ()) ->
         if other in (path, *children):
             raise ConfigError(f"{path}: _extends: there is no other file '{parent}.yaml' beside it")
         _read_layer(layers, other, (path, *children))
-    if "_rules" in content:
-        raise ConfigError(
-            f"{path}: _rules is no section any more: types and ranges stand in the comment of "
-            "their key, after '::' (src/utils/keys.py says how)"
-        )
     maps = content.pop("maps", None)
     _declare(layers, content, path)
     if maps is not None:
