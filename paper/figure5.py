@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from inspo.experiments.cells import Key
 from inspo.experiments.comparison import (
     cells_of,
     compare,
@@ -20,7 +21,7 @@ from inspo.experiments.comparison import (
     to_record,
     to_rows,
 )
-from inspo.experiments.entries import Comparison, Entry, Key
+from inspo.experiments.entries import Comparison, Entry
 from inspo.experiments.records import Run
 from inspo.experiments.tables import (
     NONE,

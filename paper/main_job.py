@@ -16,7 +16,8 @@ from inspo.experiments.cells import finished_run_of as finished
 from inspo.experiments.plots import MUTED, STYLE, colour, plt, save
 from inspo.experiments.records import Run
 from inspo.experiments.statistics import bootstrap, normal_interval, sampling_interval, wilson
-from inspo.experiments.tables import fixed, interval, text_table, write_json
+from inspo.experiments.tables import fixed, interval, write_json
+from inspo.utils.command_line import text_table
 from inspo.utils.errors import UserError
 from inspo.utils.settings import Settings
 from paper.options import Options, changed, check_algorithms

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from inspo.utils.config import has, names, parse_value
+from inspo.utils.config import has, names, offline_algorithms, parse_value
 from inspo.utils.errors import ConfigError, nearest
-from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
+from inspo.utils.paths import PROJECT_ROOT
 
 if TYPE_CHECKING:  # --help need not wait for pandas
     from inspo.experiments.cells import Cell
@@ -74,10 +74,7 @@ def check_algorithms(requested: Sequence[str], methods: Iterable[str] = ()) -> l
 
     methods: rows of the table, which may be named too although they are no algorithms (`control`).
     """
-    from inspo.experiments.cells import is_offline
-
-    registered = names("algs", CONFIG_DIR)
-    offline = [name for name in registered if is_offline(name)]
+    registered, offline = names("algs"), offline_algorithms()
     known = list(dict.fromkeys([*offline, *methods]))
     for name in requested:
         if name in registered and name not in offline:

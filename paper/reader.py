@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspo.experiments.cells import Cell
+from inspo.experiments.cells import Cell, Key
 from inspo.experiments.comparison import cells_of
-from inspo.experiments.entries import Comparison, Data, Key, Method
-from inspo.experiments.gridfile import Grid, read_grid, select
+from inspo.experiments.entries import Comparison, Data, Method
+from inspo.experiments.gridfile import Grid, read_grid
 from inspo.experiments.selection import NAMES
 from inspo.utils.config import read_yaml
 from inspo.utils.errors import ConfigError, nearest
@@ -87,19 +87,21 @@ def read_table(name: str, seeds: int | None = None, on: str | None = None) -> Ta
 def read_grid_table(name: str, on: str, seeds: int | None, map_name: str | None = None) -> Table:
     """The table of the grid file that a file names, of all its maps or of one of them."""
     content = read_file(name, on)
-    grid = select(
-        read_grid(PROJECT_ROOT / content["grid"]),
-        lambda cell, place: (
-            (seeds is None or place.seed < seeds) and map_name in (None, place.map_name)
-        ),
-    )
+    grid = read_grid(PROJECT_ROOT / content["grid"])
+    cells = {
+        cell.key: cell
+        for cell in grid.cells
+        if (seeds is None or cell.key[2] < seeds) and map_name in (None, map_of(cell))
+    }
     words = {"simulator": content["simulator"], "map_name": map_name}
-    content = content | _parts_of_grid(grid, content["label"])
+    content = content | _parts_of_grid(grid, cells, content["label"])
     content |= {k: content.get(k, name).format(**words) for k in ("name", "title")}
     comparison = comparison_of(content["name"], content)
-    places = [grid.places[cell.id] for cell in grid.cells]
-    cells = {(p.data, p.method, p.seed): cell for p, cell in zip(places, grid.cells)}
     return _table(content, comparison, cells)
+
+
+def map_of(cell: Cell) -> str:
+    return str(cell.config().values["map_name"])
 
 
 def maps_of(name: str, on: str) -> list[str]:
@@ -108,7 +110,7 @@ def maps_of(name: str, on: str) -> list[str]:
     if "grid" not in content:
         return content["maps"]
     grid = read_grid(PROJECT_ROOT / content["grid"])
-    return list(dict.fromkeys(str(place.map_name) for place in grid.places.values()))
+    return list(dict.fromkeys(map(map_of, grid.cells)))
 
 
 def _table(content: Mapping[str, Any], comparison: Comparison, cells: Mapping[Key, Cell]) -> Table:
@@ -183,20 +185,22 @@ def _methods(content: Mapping[str, Any]) -> list[Method]:
     return methods
 
 
-def _parts_of_grid(grid: Grid, label_of_data: str) -> dict[str, Any]:
-    """Datasets, methods and seeds of a grid file, as a table's file would have them."""
-    places = [grid.places[cell.id] for cell in grid.cells]
-    algorithms = {p.method: cell.algorithm for cell, p in zip(grid.cells, places)}
-    datasets = {p.data: vars(p) | {"label": label_of_data.format(**vars(p))} for p in places}
+def _parts_of_grid(grid: Grid, cells: Mapping[Key, Cell], label_of_data: str) -> dict[str, Any]:
+    """Datasets, methods and seeds of a grid's cells, as a table's file would have them."""
+    algorithms = {method: cell.algorithm for (_, method, _), cell in cells.items()}
+    datasets = {}
+    for (data, _, _), cell in cells.items():
+        place = {"map_name": map_of(cell), "quality": cell.config().values["quality"]}
+        datasets[data] = place | {"label": label_of_data.format(**place)}
     methods = {}
     for method in sorted(algorithms, key=lambda method: _rank(method, algorithms[method])):
-        own = list(dict.fromkeys(p.data for p in places if p.method == method))
+        own = list(dict.fromkeys(data for data, name, _ in cells if name == method))
         methods[method] = {
             "algorithm": algorithms[method],
             "deviation": grid.about.get(method, ""),
             **({"only": own} if len(own) < len(datasets) else {}),
         }
-    seeds = sorted({p.seed for p in places})
+    seeds = sorted({seed for _, _, seed in cells})
     return {"datasets": datasets, "methods": methods, "seeds": seeds, "runs": grid.folder}
 
 

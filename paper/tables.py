@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inspo.experiments.campaign import CampaignReport, OnFinished, run_cells
-from inspo.experiments.cells import Cell, is_offline
+from inspo.experiments.cells import Cell
 from inspo.experiments.comparison import (
     cells_of,
     check_measured,
@@ -20,8 +20,7 @@ from inspo.experiments.comparison import (
 from inspo.experiments.entries import Comparison, Method
 from inspo.experiments.pool import make_pool
 from inspo.experiments.records import Run
-from inspo.utils.config import names
-from inspo.utils.paths import CONFIG_DIR
+from inspo.utils.config import offline_algorithms
 from paper.options import Options, changed, check_algorithms
 from paper.reader import Table, label, read_table
 
@@ -42,8 +41,8 @@ def with_further(table: Table, options: Options) -> Table:
     present = {path.name for path in folders if path.is_dir()}
     further = [
         Method(name, name, label(name, name))
-        for name in names("algs", CONFIG_DIR)
-        if name not in known and name in {*requested, *present} and is_offline(name)
+        for name in offline_algorithms()
+        if name not in known and name in {*requested, *present}
     ]
     if not further:
         return table
@@ -81,7 +80,6 @@ def run_table(
     finished = finished_runs(cells, folder)
     recorded = recorded_runs(comparison, cells, target, folder)
     runs = recorded | finished
-    keys = {cell.id: key for key, cell in cells.items()}
     requested = [
         cell
         for key, cell in cells.items()
@@ -90,12 +88,12 @@ def run_table(
         and not (options.fill and key in recorded)
     ]
     check(finished.values())
-    if prepare and (missing := [c for c in requested if keys[c.id] not in finished]):
+    if prepare and (missing := [c for c in requested if c.key not in finished]):
         prepare(missing)
 
     def on_finished(cell: Cell, run: Run) -> None:
         check([run])
-        runs[keys[cell.id]] = run
+        runs[cell.key] = run
         write(comparison, runs, target)
 
     write(comparison, runs, target)

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspo.experiments.cells import Cell
+from inspo.experiments.cells import Cell, Key
 from inspo.experiments.comparison import cells_of, finished_runs
-from inspo.experiments.entries import Key
 from inspo.experiments.records import Run, commits, provenance
 from inspo.experiments.statistics import mean_std
 from inspo.experiments.tables import (

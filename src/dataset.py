@@ -24,9 +24,9 @@ FORMATS = ("canonical", "alberdice", "vault")
 Options = argparse.Namespace
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
-    options = parse(argv)
+    options = parse(sys.argv[1:] if argv is None else argv)
     return exit_status(lambda: options.function(options), "nothing was left under the final name")
 
 
@@ -204,7 +204,6 @@ def build_parser() -> argparse.ArgumentParser:
             help=about,
             description=about[0].upper() + about[1:] + ".",
             epilog=f"examples:\n{lines}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         one.set_defaults(function=function)
         for option in shared:
@@ -331,10 +330,5 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

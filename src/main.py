@@ -17,7 +17,7 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 
 from inspo.utils.command_line import help_text
 from inspo.utils.config import Config, load_config, map_label, sacred_folder, to_yaml
-from inspo.utils.errors import CheckpointError, ConfigError
+from inspo.utils.errors import CheckpointError
 from inspo.utils.interrupts import exit_status
 from inspo.utils.provenance import record_of
 from inspo.utils.quiet import silence_third_parties
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     import sacred
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
-    return exit_status(
-        lambda: run_command(argv), "stopped by SIGINT before there was anything to save"
-    )
+    words = sys.argv[1:] if argv is None else argv
+    stopped = "stopped by SIGINT before there was anything to save"
+    return exit_status(lambda: run_command(words), stopped)
 
 
 def run_command(argv: Sequence[str]) -> int:
@@ -73,9 +73,7 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
         device="cuda" if values["use_cuda"] and torch.cuda.is_available() else "cpu",
         unique_token=unique_token(values),
     )
-    folder = sacred_folder(values)
-    make_results_folder(folder)
-    experiment = make_experiment(values, folder)
+    experiment = make_experiment(values, sacred_folder(values))
     console = get_console_logger()
 
     @experiment.main
@@ -156,29 +154,11 @@ def sacred_logger() -> logging.Logger:
     return logger
 
 
-def make_results_folder(folder: Path) -> None:
-    """Make the folder; ConfigError if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise ConfigError(
-            f"local_results_path: the folder {folder} cannot be made: {error.strerror}"
-        ) from error
-    if not writable:
-        raise ConfigError(f"local_results_path: no right to write in {folder}")
-
-
 def unique_token(values: dict[str, Any]) -> str:
     """The name of a run's folder of models, unique even among runs that start together."""
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
     return f"{values['name']}_seed{values['seed']}_{map_label(values)}_{time}_{os.getpid()}"
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

@@ -12,8 +12,9 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 
 from inspo import __version__
 from inspo.epymarl import checkout
-from inspo.epymarl.configs import DEFAULT, chosen, configs, offline_algorithms
+from inspo.epymarl.configs import DEFAULT, chosen, configs
 from inspo.utils.command_line import Parser
+from inspo.utils.config import offline_algorithms
 from inspo.utils.interrupts import exit_status
 
 DESCRIPTION = """\
@@ -30,7 +31,7 @@ Then, in the checkout:
 """
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (0; 2: the user's error; 130, 143: stopped)."""
     options = parse(argv)
     return exit_status(lambda: run(options), "the checkout is as it was")
@@ -63,11 +64,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         description=DESCRIPTION,
         epilog="docs/epymarl.md: what trains how, and what was tried.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
@@ -88,10 +88,5 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

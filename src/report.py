@@ -10,7 +10,7 @@ from pathlib import Path
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
-from inspo.utils.command_line import Parser
+from inspo.utils.command_line import Parser, positive
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
@@ -49,13 +49,12 @@ exit status: 0; 2 for an error in what was asked or found
 """
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="report.py",
         description="Tables, figures and files of finished runs: mean ± deviation with Welch's "
         "test, interquartile means, performance profiles, probabilities of improvement.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="see below")
     parser.add_argument(
@@ -92,13 +91,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
-    return value
-
-
 def write_report(options: argparse.Namespace) -> list[Path]:
     """Read, sort, compute, write; returns the files, the Markdown first."""
     from inspo.experiments import pages  # it brings matplotlib; the help need not wait for it
@@ -120,7 +112,7 @@ def write_report(options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0; 2: the user's error; 130, 143: stopped."""
 
     def run_command() -> int:
@@ -131,10 +123,5 @@ def main(argv: Sequence[str]) -> int:
     return exit_status(run_command)
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

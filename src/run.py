@@ -35,7 +35,7 @@ from inspo.offline.collect import Part, acting_settings, collect, dataset_path, 
 from inspo.offline.operations import keep_episodes
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.runners.vector_runner import EpisodeStats, VectorRunner
-from inspo.utils.checkpoints import Checkpoint, load_checkpoint
+from inspo.utils.checkpoints import Checkpoint, load_checkpoint, put_back
 from inspo.utils.errors import ConfigError, DatasetError, named
 from inspo.utils.interrupts import GracefulExit
 from inspo.utils.logging import Logger
@@ -43,7 +43,6 @@ from inspo.utils.phases import TRAINING
 from inspo.utils.run_state import Pace, Progress, Saver
 from inspo.utils.seeding import spawn_seeds
 from inspo.utils.settings import Settings
-from inspo.utils.stored_state import put_back
 
 
 def run(args: Settings, logger: Logger) -> dict[str, Any]:

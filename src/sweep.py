@@ -14,10 +14,10 @@ if not __package__:  # run as a file of a checkout, whose src/ is the package in
 from inspo.experiments.campaign import CampaignReport, run_cells
 from inspo.experiments.cells import Cell, check_algorithms, check_data, check_game, finished_run_of
 from inspo.experiments.gridfile import FORMAT, Grid, read_grid, select_names
-from inspo.experiments.pool import BACKENDS, check_options, make_pool
+from inspo.experiments.pool import add_options, check_options, make_pool
 from inspo.experiments.records import public_command
-from inspo.experiments.tables import fixed, text_table, write_json
-from inspo.utils.command_line import Parser
+from inspo.experiments.tables import fixed, write_json
+from inspo.utils.command_line import Parser, text_table
 from inspo.utils.config import expand_user
 from inspo.utils.errors import ConfigError, UserError
 from inspo.utils.interrupts import exit_status
@@ -63,21 +63,15 @@ SHOWN = {
 }
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="sweep.py",
         description=HELP,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("grid", type=Path, metavar="GRID.yaml", help="the grid; see below")
-    add(
-        "--jobs", type=int, metavar="N", help="runs at a time (default: 2; ray: the cluster's CPUs)"
-    )
-    add("--backend", default="local", metavar="|".join(BACKENDS), help="default: local")
-    add("--address", metavar="A", help="ray: the cluster to run on")
-    add("--gpus", type=float, metavar="G", default=0.0, help="ray: a cell's share of a GPU")
+    add_options(parser)
     add(
         "--only", nargs="+", metavar="NAME", default=[],
         help="cells of these names alone: 2s3z_medium, 2s3z_medium/bc, '*/seed0'",
@@ -103,7 +97,7 @@ def sweep(options: argparse.Namespace) -> bool:
     """Run what is missing of the grid; whether all that was requested is finished."""
     grid = options.grid
     folder = expand_user(options.results, "--results").resolve() / "runs" / grid.folder
-    cells = select_names(grid, options.only).cells
+    cells = select_names(grid, options.only)
     try:
         check_algorithms(cells)
     except ConfigError as error:
@@ -180,15 +174,10 @@ def closing_table(index: Sequence[Mapping[str, Any]]) -> str:
     return text_table(["cell", "status", *metrics.values(), "minutes"], lines)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0; 1 if runs failed; 2: the user's error; 130, 143: stopped."""
     return exit_status(lambda: 0 if sweep(parse(argv)) else 1)
 
 
-def command() -> int:
-    """The console command."""
-    return main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

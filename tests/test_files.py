@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inspo.offline import files
+from inspo.utils import files
 from inspo.utils.errors import DatasetError
 from inspo.utils.paths import PROJECT_ROOT
 
@@ -73,7 +73,7 @@ def test_a_temporary_file_goes_with_its_block_unless_it_gets_its_name(tmp_path, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from inspo.offline import files
+from inspo.utils import files
 with files.temporary(Path(sys.argv[1]), folder=sys.argv[2] == "folder"):
     os.kill(os.getpid(), signal.SIGKILL)
 """

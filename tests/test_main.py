@@ -298,17 +298,17 @@ class Full:
     """From `begin` on there is no room for files with this name."""
 
     def __init__(self, monkeypatch, name):
-        self.name, self.full, self.write = name, False, Path.write_text
-        monkeypatch.setattr(Path, "write_text", self)
+        self.name, self.full, self.write = name, False, Path.write_bytes
+        monkeypatch.setattr(Path, "write_bytes", self)
 
     def __get__(self, path, kind):
-        def write_text(text, **options):
-            if self.full and path.name.startswith(self.name):
-                self.write(path, text[:40])  # as much as there was room for
+        def write_bytes(content):
+            if self.full and path.name.startswith(f".{self.name}."):
+                self.write(path, content[:40])  # as much as there was room for
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            return self.write(path, text, **options)
+            return self.write(path, content)
 
-        return write_text
+        return write_bytes
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "info.json"])

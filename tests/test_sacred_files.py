@@ -29,10 +29,9 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before(observer, tmp_pat
     observer.save_json({"a": 1}, "run.json")
 
     def full(*_, **__):
-        (tmp_path / "run.json.tmp").touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     observer.save_json({"a": 2}, "run.json")
     assert observer.failures == {"run.json": "No space left on device"}
     assert json.loads((tmp_path / "run.json").read_text()) == {"a": 1}

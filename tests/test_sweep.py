@@ -56,7 +56,7 @@ def test_the_example_of_the_help(tmp_path):
         "2s3z_mixed/inspo_control/seed0",
         *(block(quality, name) for quality in both for name in varied),
     ]
-    seeds = [grid.places[cell.id].seed for cell in grid.cells]
+    seeds = [cell.overrides["seed"] for cell in grid.cells]
     assert seeds == sorted(seeds) and len(seeds) == 3 * len(ids)
     assert grid.about == {"inspo_control": "all weights 1"}
     cell = next(cell for cell in grid.cells if "control/seed2" in cell.id)

@@ -30,8 +30,6 @@ the step, where one that was done before counts 0.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from inspo.envs.bridge_boards import BOARD_OF, BOARDS, MOVES, STAY, Board
@@ -155,29 +153,10 @@ class BridgeVectorEnv(VectorEnv):
             )
         self.map_name, self.start, self.observation = map_name, start, observation
         self.n_envs = int(n_envs)
-        self.n_agents = self.board.n_agents
+        self.n_agents, self.n_actions = self.board.n_agents, len(MOVES)
         self.episode_limit = episode_limit
-        self._seed = 0
         self.reset()
-
-    def get_env_info(self) -> dict[str, int]:
-        size = encode(self.cells[:1], self.observation).shape[1]
-        return {
-            "state_shape": size,
-            "obs_shape": size,
-            "n_actions": len(MOVES),
-            "n_agents": self.n_agents,
-            "episode_limit": self.episode_limit,
-        }
-
-    def seed(self, seed: int) -> None:
-        self._seed = int(seed)  # kept for get_rng; nothing in the game is random
-
-    def get_rng(self) -> Any:
-        return {"seed": self._seed}
-
-    def set_rng(self, state: Any) -> None:
-        self._seed = int(state["seed"])
+        self.state_shape = self.obs_shape = encode(self.cells[:1], self.observation).shape[1]
 
     def reset(self) -> None:
         self.cells = np.tile(self.board.starts[self.start], (self.n_envs, 1, 1))  # [N, n, 2]

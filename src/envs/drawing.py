@@ -8,7 +8,6 @@ state and the actions that are played in it (none in the last).
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inspo.envs import bridge
+from inspo.utils import files
 from inspo.utils.errors import ConfigError
 from inspo.utils.settings import Settings
 
@@ -78,12 +78,7 @@ def write_gif(path: str | Path, draw: Drawing, env: Any, episode: Episode) -> No
     durations = [STEP_MS] * (n_steps - 1) + [END_MS]
     content = io.BytesIO()
     first.save(content, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write(Path(path), content.getvalue())
 
 
 def _cell(ax: Axes, row: int, column: int, margin: float = 0.0, **style: Any) -> None:

@@ -88,11 +88,11 @@ class MatrixVectorEnv(VectorEnv):
         self.payoff = check_payoff(payoff)
         self.n_envs = int(n_envs)
         self.n_agents = self.payoff.ndim
-        self.episode_limit = 1
+        self.state_shape = self.obs_shape = self.episode_limit = 1
         widths = np.array(self.payoff.shape)
         self._avail = (np.arange(widths.max()) < widths[:, None]).astype(np.int32)  # [n, A]
+        self.n_actions = self._avail.shape[1]
         self._finished = np.zeros(self.n_envs, dtype=bool)
-        self._seed = 0
 
     def exact_statistics(self, policies: Sequence[np.ndarray]) -> dict[str, float]:
         """The expected return, and what is played how often, without sampling.
@@ -124,24 +124,6 @@ class MatrixVectorEnv(VectorEnv):
                 for action, share in enumerate(policy)
             }
         return told
-
-    def get_env_info(self) -> dict[str, int]:
-        return {
-            "state_shape": 1,
-            "obs_shape": 1,
-            "n_actions": self._avail.shape[1],
-            "n_agents": self.n_agents,
-            "episode_limit": self.episode_limit,
-        }
-
-    def seed(self, seed: int) -> None:
-        self._seed = int(seed)  # kept for get_rng; nothing in the game is random
-
-    def get_rng(self) -> Any:
-        return {"seed": self._seed}
-
-    def set_rng(self, state: Any) -> None:
-        self._seed = int(state["seed"])
 
     def reset(self) -> None:
         self._finished[:] = False

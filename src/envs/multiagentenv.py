@@ -10,6 +10,8 @@ import numpy as np
 
 from inspo.utils.errors import ConfigError
 
+SIZES = ("state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit")
+
 
 class MultiAgentEnv(ABC):
     """One cooperative environment, as EPyMARL's users know it.
@@ -94,15 +96,22 @@ class VectorEnv(ABC):
 
     n_envs: int
     n_agents: int
+    n_actions: int
+    state_shape: int
+    obs_shape: int
     episode_limit: int
+    _seed = 0
 
-    @abstractmethod
     def get_env_info(self) -> dict[str, int]:
         """`state_shape, obs_shape, n_actions, n_agents, episode_limit`, all int."""
+        return {key: int(getattr(self, key)) for key in SIZES}
 
-    @abstractmethod
     def seed(self, seed: int) -> None:
-        """Begin the random stream of all N environments; each gets one of its own."""
+        """Begin the random stream of all N environments; each gets one of its own.
+
+        As it stands, with `get_rng` and `set_rng`, for games in which nothing is random.
+        """
+        self._seed = int(seed)
 
     @abstractmethod
     def reset(self) -> None:
@@ -120,13 +129,13 @@ class VectorEnv(ABC):
     def step(self, actions: np.ndarray) -> VectorStep:
         """Play `actions`, int `[N, n_agents]`; those of finished environments are ignored."""
 
-    @abstractmethod
     def get_rng(self) -> Any:
         """The state of the random stream, made of ints, lists and strings alone."""
+        return {"seed": self._seed}
 
-    @abstractmethod
     def set_rng(self, state: Any) -> None:
         """Put back what `get_rng` gave."""
+        self._seed = int(state["seed"])
 
     def lost(self) -> np.ndarray:
         """Whose episode broke off since its reset, bool `[N]`: the simulator failed.

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from inspo.envs.multiagentenv import MultiAgentEnv
+from inspo.envs.multiagentenv import SIZES, MultiAgentEnv
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 
 
@@ -170,15 +170,11 @@ def _builds() -> list[int]:
 def require_game(map_name: str) -> None:
     """ConfigError unless the game and the map are where pysc2 will look for them."""
     folder = game_folder()
-    given = "SC2PATH" if "SC2PATH" in os.environ else "SC2PATH is not set; its default"
-    if not folder.is_dir():
-        raise ConfigError(
-            f"sc2: StarCraft II is not here: there is no folder {folder} ({given}). {WITHOUT_GAME}"
-        )
     if not _builds():
+        given = "SC2PATH" if "SC2PATH" in os.environ else "SC2PATH is not set; its default"
         raise ConfigError(
-            f"sc2: StarCraft II is not in {folder} ({given}): expected a program "
-            f"Versions/Base*/SC2_x64. {WITHOUT_GAME}"
+            f"sc2: StarCraft II is not here: expected a program Versions/Base*/SC2_x64 in {folder} "
+            f"({given}), found {'none' if folder.is_dir() else 'no such folder'}. {WITHOUT_GAME}"
         )
     path = folder / "Maps" / "SMAC_Maps" / f"{map_name}.SC2Map"
     if not path.is_file():
@@ -280,8 +276,7 @@ class SC2Env(MultiAgentEnv):
 
     def get_env_info(self) -> dict[str, int]:
         info = self._game.get_env_info()
-        keys = ("state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit")
-        return {key: int(info[key]) for key in keys}
+        return {key: int(info[key]) for key in SIZES}
 
     def get_stats(self) -> dict[str, float]:
         game = self._game  # not its get_stats, which divides by the number of battles

@@ -54,22 +54,14 @@ class SMAXVectorEnv(VectorEnv):
         smax = self.program.smax
         self.map_name, self.n_envs = map_name, n_envs
         self.n_agents, self.n_enemies = smax.num_allies, smax.num_enemies
+        self.state_shape, self.obs_shape = smax.state_size, smax.obs_size
+        self.n_actions = smax.num_ally_actions
         self.episode_limit = max_steps + 1
         self.simulator = f"jaxmarl {metadata.version('jaxmarl')} SMAX"
         self._battles: Any = None  # all that lives inside the jit: keys, units, who still fights
         self._seen: dict[str, np.ndarray] = {}
         self._active = np.zeros(n_envs, dtype=bool)
         self.seed(seed)
-
-    def get_env_info(self) -> dict[str, int]:
-        smax = self.program.smax
-        return {
-            "state_shape": int(smax.state_size),
-            "obs_shape": int(smax.obs_size),
-            "n_actions": int(smax.num_ally_actions),
-            "n_agents": self.n_agents,
-            "episode_limit": self.episode_limit,
-        }
 
     def seed(self, seed: int) -> None:
         # SeedSequence spreads neighbouring seeds and takes any non-negative integer.

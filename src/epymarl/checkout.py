@@ -16,6 +16,7 @@ from pathlib import Path
 
 from inspo import __version__
 from inspo.epymarl.configs import configs
+from inspo.utils import files
 from inspo.utils.errors import UserError
 from inspo.utils.paths import PROJECT_ROOT
 
@@ -49,12 +50,12 @@ def read_manifest(root: Path) -> dict[str, str]:
 
 def wanted(algorithms: Iterable[str]) -> dict[str, bytes]:
     """Path -> content of the files that `install` writes."""
-    files = (configs(algorithm).items() for algorithm in algorithms)
-    return {f"src/config/algs/{name}": text.encode() for part in files for name, text in part}
+    parts = (configs(algorithm).items() for algorithm in algorithms)
+    return {f"src/config/algs/{name}": text.encode() for part in parts for name, text in part}
 
 
-def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+def hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
 
 
 def install(root: Path, algorithms: list[str], python: str, force: bool) -> list[str]:
@@ -65,15 +66,15 @@ def install(root: Path, algorithms: list[str], python: str, force: bool) -> list
     before = read_manifest(root)
     require_package(root, python)
     require_unedited(root, before, force)
-    files = wanted(algorithms)
-    if taken := [path for path in files if path not in before and (root / path).exists()]:
+    new = wanted(algorithms)
+    if taken := [path for path in new if path not in before and (root / path).exists()]:
         raise UserError(
             f"{root}: these are there already, and not the plugin's: {', '.join(taken)}. Rename "
             "them, or leave their algorithms out with --algs"
         )
-    changes: dict[str, bytes | None] = {path: None for path in before if path not in files}
-    manifest = (json.dumps(hashes(files), indent=1) + "\n").encode()
-    return _apply(root, changes | files | _registries(root) | {MANIFEST: manifest})
+    changes: dict[str, bytes | None] = {path: None for path in before if path not in new}
+    manifest = (json.dumps(hashes(new), indent=1) + "\n").encode()
+    return _apply(root, changes | new | _registries(root) | {MANIFEST: manifest})
 
 
 def remove(root: Path, force: bool) -> list[str]:
@@ -89,9 +90,9 @@ def remove(root: Path, force: bool) -> list[str]:
 
 def edited(root: Path, before: Mapping[str, str]) -> list[str]:
     """What is not as it was installed, each with what became of it."""
-    files = {path: content for path in before if (content := _read(root / path)) is not None}
-    found = [f"{path} is gone" for path in before if path not in files]
-    found += [f"{path} was edited" for path, h in hashes(files).items() if h != before[path]]
+    there = {path: content for path in before if (content := _read(root / path)) is not None}
+    found = [f"{path} is gone" for path in before if path not in there]
+    found += [f"{path} was edited" for path, h in hashes(there).items() if h != before[path]]
     for path, kind in REGISTRIES.items():
         if LINE.format(kind).encode() not in (root / path).read_bytes():
             found.append(f"{path}: the plugin's line is gone or was edited")
@@ -166,14 +167,11 @@ def _put(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
+    with files.temporary(path) as new:
+        new.write_bytes(content)
         if path.exists():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            shutil.copymode(path, new)
+        new.replace(path)
 
 
 def _read(path: Path) -> bytes | None:

@@ -19,6 +19,7 @@ from inspo.utils.config import (
     get,
     load_config,
     names,
+    offline_algorithms,
     one_liner,
     put,
     read_presets,
@@ -46,11 +47,6 @@ def declaring(algorithm: str) -> Path:
 def own_keys(algorithm: str) -> list[str]:
     """The dotted keys that an algorithm has beside those that all have."""
     return [key for key, _ in flatten(read_yaml(declaring(algorithm)))]
-
-
-def offline_algorithms() -> list[str]:
-    """All that learn from data: a key `train_interval` says of the others that they play."""
-    return [name for name in names("algs") if "train_interval" not in own_keys(name)]
 
 
 def chosen(text: str) -> list[str]:

@@ -17,14 +17,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from inspo.experiments.records import Run, differences, finished_run
-from inspo.utils.config import PATH_KEYS, Config, get, load_config
+from inspo.utils.config import PATH_KEYS, Config, get, is_offline, load_config
 from inspo.utils.errors import ConfigError, DatasetError, UserError
 from inspo.utils.paths import IN_CHECKOUT, PROJECT_ROOT
+from inspo.utils.settings import Settings
 
+Key = tuple[str, str, int]  # dataset, method, seed
 PART_BYTES = 200  # of one folder's name; file systems take 255
 FOLDER_NAMES = f"Expected letters, digits and _ . + -, at most {PART_BYTES} bytes for each folder"
 
@@ -56,6 +57,12 @@ class Cell:
                 f"'{self.id[:100]}' cannot be the name of a cell: it names its folder too. "
                 f"{FOLDER_NAMES}"
             )
+
+    @property
+    def key(self) -> Key:
+        """Dataset, method and seed, of a cell whose id is made of these."""
+        data, _, rest = self.id.partition("/")
+        return data, rest.rpartition("/")[0], self.overrides["seed"]
 
     def arguments(self) -> list[str]:
         """What stands after `python src/main.py`, without the paths."""
@@ -118,11 +125,6 @@ def check_cells(cells: Sequence[Cell]) -> None:
         cell.config()
 
 
-def is_offline(algorithm: str) -> bool:
-    """Whether it learns from data: an online learner says how often it trains as it plays."""
-    return "train_interval" not in load_config([f"--config={algorithm}"]).values
-
-
 def check_algorithms(cells: Iterable[Cell]) -> None:
     """ConfigError if an algorithm is to run where it cannot: without data, or without playing."""
     pairs = {(cell.algorithm, cell.environment): cell for cell in cells}
@@ -146,7 +148,7 @@ def check_data(cells: Iterable[Cell]) -> None:
 
     seen = set()
     for cell in cells:
-        args = SimpleNamespace(**cell.config().values)
+        args = Settings(cell.config().values)
         if not args.offline or (path := dataset_path(args)) in seen:
             continue
         seen.add(path)

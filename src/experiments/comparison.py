@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inspo.experiments.cells import Cell, finished_run_of
-from inspo.experiments.entries import Comparison, Entry, Key, data_mean, judge
+from inspo.experiments.cells import Cell, Key, finished_run_of
+from inspo.experiments.entries import Comparison, Entry, data_mean, judge
 from inspo.experiments.records import (
     Run,
     commits,
@@ -43,8 +43,8 @@ from inspo.utils.errors import UserError
 
 def cells_of(comparison: Comparison) -> dict[Key, Cell]:
     """Every run of a comparison, seed by seed, so that a stop leaves whole seeds."""
-    return {
-        (data.key, method.key, seed): Cell(
+    cells = (
+        Cell(
             f"{data.key}/{method.key}/seed{seed}",
             method.algorithm,
             data.environment,
@@ -54,7 +54,8 @@ def cells_of(comparison: Comparison) -> dict[Key, Cell]:
         for data in comparison.datasets
         for method in comparison.methods
         if method.runs_on(data)
-    }
+    )
+    return {cell.key: cell for cell in cells}
 
 
 def finished_runs(cells: Mapping[Key, Cell], folder: Path) -> dict[Key, Run]:

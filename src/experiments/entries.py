@@ -69,9 +69,6 @@ class Comparison:
     picture: Callable[[Sequence[Entry], Path], Path] | None = None  # draws it; None: bars
 
 
-Key = tuple[str, str, int]  # dataset, method, seed
-
-
 @dataclass
 class Entry:
     """A method on a dataset: a cell of the tables.

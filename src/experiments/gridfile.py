@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from inspo.experiments.cells import FOLDER_NAMES, Cell, check_cells, is_folder_name, is_offline
-from inspo.utils import config
-from inspo.utils.config import PATH_KEYS, flatten, read_yaml, type_name
+from inspo.experiments.cells import FOLDER_NAMES, Cell, check_cells, is_folder_name
+from inspo.utils.config import (
+    PATH_KEYS,
+    expand_user,
+    flatten,
+    map_label,
+    offline_algorithms,
+    read_yaml,
+    type_name,
+)
 from inspo.utils.errors import ConfigError, UserError, nearest
-from inspo.utils.paths import CONFIG_DIR, PROJECT_ROOT
+from inspo.utils.paths import PROJECT_ROOT
 
 FORMAT = """\
 # The first comment says what the grid is for.
@@ -58,24 +65,15 @@ TAKEN = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a cell stands in its grid: what a table needs to know of it."""
-
-    data: str  # map and quality, as in the names of results
-    map_name: str | None
-    quality: str | None
-    method: str  # the algorithm's name, or the block's label; what is varied behind it
-    seed: int
-
-
-@dataclass(frozen=True)
 class Grid:
-    """A grid file, read and checked. about: method -> its footnote, where the file has one."""
+    """A grid file, read and checked. about: method -> its footnote, where the file has one.
+
+    A cell's method is the algorithm's name or the block's label, what is varied behind it.
+    """
 
     path: Path
     folder: str
     cells: tuple[Cell, ...]
-    places: Mapping[str, Place]  # cell id -> place
     about: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -113,7 +111,7 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
         )
     blocks = content.get("blocks", [{}])
     _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
-    pairs: list[tuple[Cell, Place]] = []
+    cells: list[Cell] = []
     about: dict[str, str] = {}
     for number, block in enumerate(blocks, 1):
         try:
@@ -126,15 +124,14 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
             where = f"block {number}: " if "blocks" in content else ""
             raise ConfigError(f"{where}{error}") from None
         if "about" in whole:
-            about |= {place.method: str(whole["about"]) for _, place in made}
-        pairs += made
-    pairs.sort(key=lambda pair: pair[1].seed)  # stable: otherwise in the order of the file
-    cells = tuple(cell for cell, _ in pairs)
+            about |= {cell.key[1]: str(whole["about"]) for cell in made}
+        cells += made
+    cells.sort(key=lambda cell: cell.overrides["seed"])  # stable: else in the order of the file
     check_cells(cells)
-    return Grid(path, folder, cells, {cell.id: place for cell, place in pairs}, about)
+    return Grid(path, folder, tuple(cells), about)
 
 
-def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[tuple[Cell, Place]]:
+def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[Cell]:
     """The product of one block."""
     every = block.get("algorithms") == EVERY_OFFLINE
     algorithms = offline_algorithms() if every else _list(block, "algorithms")
@@ -155,14 +152,8 @@ def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[t
         chosen |= overrides | varied | {"seed": seed}
         method = (algorithm if label is None else str(label)) + suffix
         values = Cell("config", algorithm, environment, chosen).config().values
-        data = config.map_label(values)
-        cell = Cell(f"{data}/{method}/seed{seed}", algorithm, environment, chosen)
-        yield cell, Place(data, values["map_name"], values.get("quality"), method, seed)
-
-
-def offline_algorithms() -> list[str]:
-    """The registered algorithms that learn from data."""
-    return [name for name in config.names("algs", CONFIG_DIR) if is_offline(name)]
+        data = map_label(values)
+        yield Cell(f"{data}/{method}/seed{seed}", algorithm, environment, chosen)
 
 
 def _variants(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -230,23 +221,15 @@ def _overrides(overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in PATH_KEYS and value not in (None, ""):
             place = f"{where}: {key}"
             _expect(isinstance(value, str), f"{place}: expected a path", value)
-            checked[key] = str(PROJECT_ROOT / config.expand_user(value, place))
+            checked[key] = str(PROJECT_ROOT / expand_user(value, place))
     return checked
 
 
-def select(grid: Grid, keep: Callable[[Cell, Place], bool]) -> Grid:
-    """The grid of those cells for which `keep(cell, place)` holds."""
-    cells = tuple(cell for cell in grid.cells if keep(cell, grid.places[cell.id]))
-    return replace(grid, cells=cells, places={c.id: grid.places[c.id] for c in cells})
-
-
-def select_names(grid: Grid, names: Sequence[str]) -> Grid:
+def select_names(grid: Grid, names: Sequence[str]) -> tuple[Cell, ...]:
     """The cells whose name, or the beginning of it, fits one of the patterns; all without any."""
-    if not names:
-        return grid
-    patterns = [*names, *(f"{name}/*" for name in names)]
-    selected = select(grid, lambda cell, _: any(fnmatchcase(cell.id, p) for p in patterns))
-    if not selected.cells:
+    patterns = [*names, *(f"{name}/*" for name in names)] or ["*"]
+    selected = tuple(c for c in grid.cells if any(fnmatchcase(c.id, p) for p in patterns))
+    if not selected:
         known = [cell.id for cell in grid.cells]
         raise ConfigError(
             f"--only {' '.join(names)}: no cell of {grid.path} has such a name."

@@ -7,6 +7,7 @@ that all nodes share, as the project and its Python environment are, at the same
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import logging
 import os
@@ -29,6 +30,17 @@ BACKENDS = ("local", "ray")
 
 class CellIsBusy(UserError):
     """Another process runs in the folder."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command line that choose a pool."""
+    add = parser.add_argument
+    cpus = "runs at a time (default: 2; ray: the cluster's CPUs)"
+    add("--jobs", type=int, metavar="N", help=cpus)
+    where = "where runs go: this machine (local, default), or a Ray cluster"
+    add("--backend", default="local", metavar="|".join(BACKENDS), help=where)
+    add("--address", metavar="A", help="ray: the cluster to run on")
+    add("--gpus", type=float, metavar="G", default=0.0, help="ray: a run's share of a GPU")
 
 
 def check_options(backend: str, jobs: int | None, address: str | None, gpus: float) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inspo.utils import files
 from inspo.utils.errors import UserError
 
 NONE = "–"  # in a table: there is no such number
@@ -20,13 +20,9 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    from inspo.offline.files import temporary  # it brings torch; the help does without
-
     path = Path(path)
     try:
-        with temporary(path) as new:
-            new.write_bytes(content)
-            os.replace(new, path)
+        files.write(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -91,15 +87,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers
 
     rule = ["-" * w if i < numbers else ":" + "-" * (w - 2) + ":" for i, w in enumerate(widths)]
     return "\n".join([line(header), "| " + " | ".join(rule) + " |", *map(line, rows)])
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same for a terminal."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)) for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def mean_pm_std(mean: float, std: float, digits: int = 2) -> str:

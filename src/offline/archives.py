@@ -1,19 +1,18 @@
 """Unpacks archives that nobody here has made: no way out of the folder, no bombs.
 
-zipfile and tarfile (with its data filter) do the work. An archive is refused as a whole if an entry
-is no plain file or folder, or has a name that is not harmless, or if all of them together would
-take more than the disk has, or many times what the archive itself takes.
+zipfile and tarfile do the work, and tarfile's data filter judges the entries of both. An archive is
+refused as a whole if an entry is no plain file or folder, or has a name that is not harmless, or if
+all of them together would take more than the disk has, or many times what the archive itself takes.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from inspo.offline.formats import canonical
 from inspo.offline.formats.common import describe_content
@@ -75,27 +74,24 @@ def _unpack(archive: Archive, path: Path, folder: Path, wanted: Callable[[str], 
     size = path.stat().st_size
     allowed = size * MAX_RATIO + SLACK
     free = shutil.disk_usage(folder).free - RESERVE
-    names: set[PurePosixPath] = set()
-    total = n_entries = 0
-    for name, n_bytes, problem, member in _entries(archive):
-        if problem:
-            shown = name.encode("unicode_escape", errors="replace").decode()[:100]
+    names: list[str] = []
+    total = 0
+    for entry, member in _entries(archive):
+        if problem := _problem(entry, folder):
             raise DatasetError(
-                f"{path}: refused, nothing was unpacked: its entry '{shown}' "
-                f"{problem}. A dataset needs nothing of the kind: do not trust this file."
+                f"{path}: refused, nothing was unpacked: its entry {entry.name[:100]!a} {problem}. "
+                "A dataset needs nothing of the kind: do not trust this file."
             )
+        names.append(entry.name)
         # Entries that are not wanted count as well: a tar archive is read through to skip them.
-        total, n_entries = total + n_bytes, n_entries + 1
-        if total > allowed or n_entries > MAX_ENTRIES:
+        total += entry.size
+        if total > allowed or len(names) > MAX_ENTRIES:
             raise DatasetError(
                 f"{path}: refused, nothing was unpacked: its {size} bytes would become more than "
                 f"{allowed} bytes or {MAX_ENTRIES} entries, as in an archive made to fill "
                 "disks. Do not trust this file."
             )
-        if PurePosixPath(name) in names:
-            raise ValueError(f"it has two entries {name[:100]!r}")
-        names.add(PurePosixPath(name))
-        if not wanted(name):
+        if not wanted(entry.name):
             continue
         if total > free:
             raise DatasetError(
@@ -107,40 +103,30 @@ def _unpack(archive: Archive, path: Path, folder: Path, wanted: Callable[[str], 
             archive.extract(member, folder)  # type: ignore[arg-type]
         else:
             archive.extract(member, folder, filter="data")  # type: ignore[arg-type]
-    return [str(name) for name in names]
+    return names
 
 
-def _entries(archive: Archive) -> Iterator[tuple[str, int, str | None, Member]]:
-    """Name, bytes, why it must not be unpacked (or None) of each entry, and the entry."""
-    if isinstance(archive, zipfile.ZipFile):
-        for info in archive.infolist():
-            # orig_filename: zipfile cuts names at a zero byte.
-            problem = _bad_name(info.orig_filename) or _bad_kind(info.external_attr >> 16)
-            encrypted = "is encrypted" if info.flag_bits & 1 else None
-            yield info.filename, info.file_size, problem or encrypted, info
+def _entries(archive: Archive) -> Iterator[tuple[tarfile.TarInfo, Member]]:
+    """Each entry as tarfile describes it, so that one filter judges both kinds of archive."""
+    if isinstance(archive, tarfile.TarFile):
+        yield from ((member, member) for member in archive)
         return
-    for member in archive:
-        link = "is a link" if member.issym() or member.islnk() else None
-        special = None if member.isreg() or member.isdir() else "is neither a file nor a folder"
-        yield member.name, member.size, _bad_name(member.name) or link or special, member
+    plain = {0: tarfile.REGTYPE, stat.S_IFREG: tarfile.REGTYPE, stat.S_IFDIR: tarfile.DIRTYPE}
+    for info in archive.infolist():
+        entry = tarfile.TarInfo(info.orig_filename)  # zipfile cuts names at a zero byte
+        entry.size = info.file_size
+        entry.type = plain.get(stat.S_IFMT(info.external_attr >> 16), tarfile.SYMTYPE)
+        yield entry, info
 
 
-def _bad_kind(mode: int) -> str | None:
-    if stat.S_ISLNK(mode):
-        return "is a link"
-    plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
-    return None if plain else "is neither a file nor a folder"
-
-
-def _bad_name(name: str) -> str | None:
-    """Why a name must not be used below a folder; None if it may be."""
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "has an absolute path"
-    if "\\" in name or any(ord(character) < 32 for character in name):
-        return "has a name with a backslash or a control character"
-    if ".." in parts:
+def _problem(entry: tarfile.TarInfo, folder: Path) -> str:
+    """Why an entry must not be unpacked; empty if it may be."""
+    if not (entry.isreg() or entry.isdir()):
+        return "is neither a file nor a folder"
+    if entry.name.startswith("/") or "\\" in entry.name or not entry.name.isprintable():
+        return "has an absolute path, or a name with a backslash or a control character"
+    try:
+        tarfile.data_filter(entry, str(folder))
+    except tarfile.FilterError:
         return "leads out of the folder"
-    if any(len(part.encode(errors="replace")) > 255 for part in parts) or len(name) > 1024:
-        return "has too long a name"
-    return None
+    return ""

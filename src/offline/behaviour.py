@@ -24,9 +24,9 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.autoregressive import AutoregressivePolicy
-from inspo.offline import files
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.duplicates import members
+from inspo.utils import files
 from inspo.utils.errors import TrainingFailure
 from inspo.utils.phases import Phase
 from inspo.utils.rl_utils import cosine_rate, gather_actions, masked_log_softmax

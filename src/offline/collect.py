@@ -20,12 +20,13 @@ import yaml
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.offline import files, game_data
+from inspo.offline import game_data
 from inspo.offline.formats.canonical_writer import CanonicalWriter
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.tabular import matrix_games
+from inspo.utils import files
 from inspo.utils.errors import CheckpointError, DatasetError, named, nearest
 from inspo.utils.paths import POLICIES
 from inspo.utils.phases import Phase

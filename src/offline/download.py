@@ -6,7 +6,6 @@ first is what must be there, and must arrive, ever after. See docs/downloads.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inspo.offline import files
 from inspo.offline.archives import is_archive, require_archive, unpack
 from inspo.offline.formats import load_dataset
 from inspo.offline.formats.canonical_writer import write_dataset
@@ -24,8 +22,8 @@ from inspo.offline.formats.common import describe_content
 from inspo.offline.scratch import AUTO
 from inspo.offline.sources import Source, find_source
 from inspo.offline.transfer import fetch
+from inspo.utils import files
 from inspo.utils.errors import DatasetError
-from inspo.utils.reading import read_text
 
 JUNK = "__MACOSX"  # what macOS adds to archives: the same names once more
 
@@ -277,7 +275,7 @@ def _advice(source: Source) -> str:
 def read_ledger(path: Path) -> dict[str, dict[str, Any]]:
     """What arrived when, how large, with which SHA-256: key -> facts."""
     try:
-        entries = json.loads(read_text(path))
+        entries = json.loads(files.read_text(path))
         if all({"bytes", "sha256"} <= entry.keys() for entry in entries.values()):
             return dict(entries)
         reason = "an entry without its size or hash"
@@ -297,7 +295,7 @@ def _checked(job: Job, key: str, path: Path, stated: str | None = None) -> dict[
     Known are those of the catalogue, of the host (`stated`), and of what arrived first under this
     key. With `force` what is there now is what must be there from now on.
     """
-    facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
     published = (job.source.sha256 if key == job.source.archive else None) or stated
     if published is not None and published != facts["sha256"] and not job.force:
         raise DatasetError(
@@ -330,15 +328,7 @@ def _record(job: Job, key: str, facts: dict[str, Any]) -> None:
         arrived = time.strftime("%Y-%m-%d", time.gmtime())
         entries[key] = facts | {"address": job.source.address, "arrived": arrived}
         try:
-            with files.temporary(ledger) as new:
-                new.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
-                os.replace(new, ledger)
+            files.write(ledger, (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode())
         except OSError as error:
             raise DatasetError(f"{ledger}: cannot be written ({error.strerror}).") from error
     job.log(f"recorded {key}: {facts['bytes']} bytes, SHA-256 {facts['sha256']}")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from inspo.utils.command_line import text_table
 from inspo.utils.errors import DatasetError, nearest
 from inspo.utils.paths import CONFIG_DIR
 
@@ -190,17 +191,8 @@ def list_text(known: Sequence[Known]) -> str:
         for k in known
         if not k.here
     ]
-    text = _table(("env", "map", "quality", "size", "file"), here) if here else NOTHING
+    text = "Nothing is here yet."
+    if here:
+        text = text_table(("env", "map", "quality", "size", "file"), here)
     head = ("env", "map", "quality", "source", "size", "how to get it")
-    return f"{text}\n\n{_table(head, rest)}" if rest else text
-
-
-NOTHING = "Nothing is here yet."
-
-
-def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
-    rows = [head, *lines]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    return f"{text}\n\n{text_table(head, rest)}" if rest else text

@@ -7,27 +7,25 @@ It is written under a temporary name and renamed, so a folder named by a number 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import pickle
 import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from inspo.utils import files as disk
 from inspo.utils.errors import CheckpointError, nearest
-from inspo.utils.reading import read_text, require_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-TEMPORARY = ".tmp"  # `{step}.tmp`: being written, of no use
 REPLACED = ".old"  # `{step}.old`: whole; its successor is being put in its place
 PICKLE_OVERHEAD = 16_384  # bytes a file takes beside its tensors, about
 
@@ -58,45 +56,36 @@ def save_checkpoint(
     files: Mapping[str, Any],
     text: Mapping[str, Any] | None = None,
     keep_checkpoints: int = 0,
-    protect: Iterable[int] = (),
 ) -> Path:
     """Write `{folder}/{step}/`, then delete all but the newest `keep_checkpoints` (0: keep all).
 
     files: name ("agent.th") -> what `torch.load(weights_only=True)` can read back: tensors,
     numbers, strings, lists, tuples, dicts. text: JSON facts (algorithm, environment, map, ..).
-    protect: steps that are never deleted. Until the new one is complete the earlier ones stay.
+    Until the new one is complete the earlier ones stay.
     """
     folder = Path(folder)
-    final, temporary = folder / str(int(step)), folder / f"{int(step)}{TEMPORARY}"
-    needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
-    writing = folder
+    writing = final = folder / str(int(step))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clean_up(folder)
-        temporary.mkdir()
-        digests = {}
-        for name, entry in files.items():
-            writing = temporary / name
-            digests[name] = _write_entry(writing, entry)
-        writing = temporary / MANIFEST
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "step": int(step),
-            **(text or {}),
-            "files": digests,
-        }
-        _write_bytes(writing, json.dumps(manifest, indent=2).encode())
-        _sync_folder(temporary)
-        writing = final
-        _put_in_place(temporary, final)
+        with disk.temporary(final, folder=True) as new:
+            _bring_back(folder)
+            listed = {}
+            for name, entry in files.items():
+                writing = final / name
+                listed[name] = _write_entry(new / name, entry)
+            writing = final / MANIFEST
+            head = {"format_version": FORMAT_VERSION, "step": int(step)}
+            manifest = {**head, **(text or {}), "files": listed}
+            (new / MANIFEST).write_text(json.dumps(manifest, indent=2))
+            disk.sync(new / MANIFEST)
+            disk.sync(new)
+            _put_in_place(new, final)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
         raise CheckpointError(_no_room(writing, needed, error, folder)) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     if keep_checkpoints > 0:
-        _prune(folder, int(step), keep_checkpoints, set(protect))
+        others = [s for s in list_steps(folder) if s != step]
+        for old in others[: max(0, len(others) - (keep_checkpoints - 1))]:
+            shutil.rmtree(_step_folder(folder, old), ignore_errors=True)
     return final
 
 
@@ -105,80 +94,45 @@ def _write_entry(path: Path, entry: Any) -> dict[str, Any]:
     try:
         with open(path, "wb") as file:
             torch.save(entry, file)
-            file.flush()
-            os.fsync(file.fileno())
     except RuntimeError as error:
         # Torch's zip writer hides the reason; a write that did not fit is the only one we know.
         raise OSError(f"torch.save: {str(error).splitlines()[0]}") from error
-    return {"sha256": _hash(path), "bytes": path.stat().st_size}
+    disk.sync(path)
+    return {"sha256": disk.sha256(path), "bytes": path.stat().st_size}
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _put_in_place(temporary: Path, final: Path) -> None:
+def _put_in_place(new: Path, final: Path) -> None:
     """Rename; one that stands there already steps aside and goes only when its successor stands."""
     old = final.with_name(final.name + REPLACED)
     if final.exists():
         final.rename(old)
-    temporary.rename(final)
-    _sync_folder(final.parent)
+    new.rename(final)
+    disk.sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _clean_up(folder: Path) -> None:
-    """Remove what killed runs left, and bring back what stepped aside for nothing."""
-    for path in folder.iterdir():
-        if re.fullmatch(rf"\d+{re.escape(TEMPORARY)}", path.name):
-            shutil.rmtree(path)
-        elif re.fullmatch(rf"\d+{re.escape(REPLACED)}", path.name):
-            final = path.with_name(path.name.removesuffix(REPLACED))
-            if final.exists():
-                shutil.rmtree(path)
-            else:
-                path.rename(final)
-
-
-def _prune(folder: Path, step: int, keep: int, protect: set[int]) -> None:
-    others = [s for s in list_steps(folder) if s != step and s not in protect]
-    for old in others[: max(0, len(others) - (keep - 1))]:
-        shutil.rmtree(_step_folder(folder, old), ignore_errors=True)
+def _bring_back(folder: Path) -> None:
+    """Give those that stepped aside for nothing their names again, and remove the others."""
+    for old in folder.glob(f"[0-9]*{REPLACED}"):
+        final = old.with_suffix("")
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
 
 
 def _no_room(path: Path, needed: int, error: OSError, folder: Path) -> str:
     steps = list_steps(folder)
-    if steps:
-        earlier = f"The earlier checkpoint, step {steps[-1]}, is intact."
-    else:
-        earlier = "There was no earlier checkpoint."
-    try:
-        free = f"{shutil.disk_usage(_existing(folder)).free:,} bytes free"
-    except OSError:
-        free = "free space unknown"
+    earlier = f"The earlier checkpoint, step {steps[-1]}, is intact." if steps else ""
+    free = "free space unknown"
+    with suppress(OSError):
+        free = f"{shutil.disk_usage(folder).free:,} bytes free"
     return (
         f"cannot write the checkpoint file {path}: {error.strerror or error} "
-        f"(about {needed:,} bytes needed, {free}). {earlier} "
+        f"(about {needed:,} bytes needed, {free}). "
+        f"{earlier or 'There was no earlier checkpoint.'} "
         "Make room, or choose another local_results_path or a smaller keep_checkpoints"
     )
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
 
 
 def size_of(entry: Any) -> int:
@@ -274,7 +228,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of one step's folder."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(read_text(path))
+        manifest = json.loads(disk.read_text(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {MANIFEST} (it holds {_listing(folder)}): "
@@ -293,14 +247,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest.get("config", {}), dict):
         raise CheckpointError(f"{path} is broken: config: expected the run's configuration")
     for name, facts in manifest["files"].items():
-        if not re.fullmatch(r"\w[\w.-]*", name) or not isinstance(facts, dict):
-            raise CheckpointError(f"{path} is broken: files: '{name}' is no file of a checkpoint")
-        for key, kind in (("bytes", int), ("sha256", str)):
-            if not isinstance(facts.get(key), kind):
-                raise CheckpointError(
-                    f"{path} is broken: files.{name}.{key}: expected {kind.__name__}, found "
-                    f"{facts.get(key)!r}"
-                )
+        facts = facts if isinstance(facts, dict) else {}
+        kinds = isinstance(facts.get("bytes"), int) and isinstance(facts.get("sha256"), str)
+        if not (kinds and re.fullmatch(r"\w[\w.-]*", name)):
+            raise CheckpointError(
+                f"{path} is broken: files: '{name}': expected the name of a file, with its bytes "
+                f"and sha256, found {manifest['files'][name]!r:.200}"
+            )
     return manifest
 
 
@@ -311,12 +264,12 @@ def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
 def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
     advice = "Use another step (load_step) or a fresh copy of the folder"
     try:
-        size = require_file(path)
+        size = disk.require_file(path)
         if size != facts["bytes"]:
             raise CheckpointError(
                 f"{path} is broken: expected {facts['bytes']:,} bytes, found {size:,}. {advice}"
             )
-        if _hash(path) != facts["sha256"]:
+        if disk.sha256(path) != facts["sha256"]:
             raise CheckpointError(
                 f"{path} is broken: its content differs from the hash in {MANIFEST}. {advice}"
             )
@@ -342,9 +295,33 @@ def _listing(folder: Path, n: int = 5) -> str:
     return ", ".join(found[:n]) + (", .." if len(found) > n else "") if found else "nothing"
 
 
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+def put_back(part: Stateful, state: Any, path: Path, note: str = "") -> None:
+    """`part.load_state_dict(state)`, what fails of it as in `naming`."""
+    with naming(path, note):
+        part.load_state_dict(state)
+
+
+@contextmanager
+def naming(path: Path, note: str = "") -> Iterator[None]:
+    """Whatever the content of `path` makes fail within the block is one CheckpointError.
+
+    note: whose content it is, for the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = reason[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{path} does not fit this configuration{note}: {reason}. Use the checkpoint and the "
+            "options of one run, written by this version"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,29 @@ def parse_value(text: str) -> Any:
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a tool. Its help names the commands as they are typed here."""
+    """The parser of a tool. Its help keeps its lines, and names the commands as typed here."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def format_help(self) -> str:
         return commands_here(super().format_help())
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a number of things, at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
 
 
 def names(kind: str, config_dir: Path = CONFIG_DIR) -> list[str]:

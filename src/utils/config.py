@@ -168,11 +168,6 @@ def _read_layer(layers: _Layers, path: Path, children: tuple[Path, ...] = ()) ->
         if other in (path, *children):
             raise ConfigError(f"{path}: _extends: there is no other file '{parent}.yaml' beside it")
         _read_layer(layers, other, (path, *children))
-    if "_rules" in content:
-        raise ConfigError(
-            f"{path}: _rules is no section any more: types and ranges stand in the comment of "
-            "their key, after '::' (src/utils/keys.py says how)"
-        )
     maps = content.pop("maps", None)
     _declare(layers, content, path)
     if maps is not None:
@@ -419,6 +414,17 @@ def expand_user(path: str | Path, key: str) -> Path:
             f"{key}: the home folder in '{path}' is not known: {Path(path).parts[0]} is no user of "
             "this machine. Write the whole path, or ./~name for a folder of that name"
         ) from error
+
+
+@cache
+def is_offline(algorithm: str) -> bool:
+    """Whether it learns from data: an online learner says how often it trains as it plays."""
+    return "train_interval" not in load_config([f"--config={algorithm}"]).values
+
+
+def offline_algorithms() -> list[str]:
+    """The registered algorithms that learn from data."""
+    return [name for name in names("algs") if is_offline(name)]
 
 
 def map_label(values: Mapping[str, Any]) -> str:

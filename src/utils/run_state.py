@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from inspo.utils.checkpoints import (
     Checkpoint,
+    Stateful,
     find_checkpoint,
     get_random_states,
     list_steps,
     load_checkpoint,
+    naming,
+    put_back,
     save_checkpoint,
     set_random_states,
 )
@@ -23,7 +26,6 @@ from inspo.utils.interrupts import GracefulExit
 from inspo.utils.keys import resume_differences, spread_over_t_max
 from inspo.utils.logging import Logger
 from inspo.utils.settings import Settings
-from inspo.utils.stored_state import Stateful, naming, put_back, require_like
 
 
 class Trained(Stateful, Protocol):
@@ -92,19 +94,10 @@ class Saver:
         if self.args.save_model and p.t_env - p.last_save >= self.args.save_model_interval:
             self.save()
 
-    def _run_state(self) -> dict[str, Any]:
-        return {
-            "progress": vars(self.progress).copy(),
-            "random": get_random_states(),
-            "logger": self.logger.state_dict(),
-            "runner": self.runner.state_dict() if self.runner else None,
-        }
-
     def save(self) -> None:
         a, p = self.args, self.progress
         self.learner.check_finite()
         p.last_save = p.t_env
-        run_state = self._run_state()
         # Before the checkpoint that refers to it: a kill in between leaves the older pair whole.
         save_checkpoint(
             self.folder / "resume",
@@ -118,7 +111,12 @@ class Saver:
             {
                 "agent.th": self.agent.state_dict(),
                 "learner.th": self.learner.state_dict(),
-                "run.th": run_state,
+                "run.th": {
+                    "progress": vars(p).copy(),
+                    "random": get_random_states(),
+                    "logger": self.logger.state_dict(),
+                    "runner": self.runner.state_dict() if self.runner else None,
+                },
             },
             {"alg": a.name, "env": a.env, "map_name": a.map_name, "config": self.config},
             keep_checkpoints=a.keep_checkpoints,
@@ -176,7 +174,6 @@ class Saver:
         put_back(self.learner, saved.entry("learner.th"), saved.folder / "learner.th")
         state = saved.entry("run.th")
         with naming(saved.folder / "run.th"):
-            require_like(state, self._run_state())
             p.episode = state["progress"]["episode"]
         p.t_env = p.last_log = p.last_save = saved.step
         self.logger.info(f"training goes on from the weights of {saved.folder}")
@@ -202,7 +199,6 @@ class Saver:
             put_back(part, parts.entry(name), parts.folder / name)
         state = saved.entry("run.th")
         with naming(saved.folder / "run.th"):
-            require_like(state, self._run_state())
             vars(self.progress).update(state["progress"])
             self.logger.load_state_dict(state["logger"])
             if self.runner:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
+from inspo.utils import files
 from inspo.utils.errors import ConfigError
-
-ABANDONED = 60  # seconds after which a temporary file is one of a killed process
 
 
 class RecordObserver(FileStorageObserver):
@@ -37,10 +33,8 @@ class RecordObserver(FileStorageObserver):
 
     def started_event(self, *args: Any, **options: Any) -> Any:
         """Make the run's folder and its first files; ConfigError where they cannot be written."""
-        for left in Path(self.basedir).glob("*/*.json.tmp"):
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > ABANDONED:
-                    left.unlink()
+        for folder in Path(self.basedir).glob("*"):
+            files.remove_abandoned(folder)  # of killed runs, into which nobody writes any more
         try:
             started = super().started_event(*args, **options)
         except OSError as error:
@@ -50,20 +44,15 @@ class RecordObserver(FileStorageObserver):
 
     def save_json(self, obj: Any, filename: str) -> None:
         path = Path(str(self.dir), filename)
-        temporary = path.with_name(f"{filename}.tmp")
         text = json.dumps(finite(flatten(obj)), sort_keys=True, indent=2, allow_nan=False)
         try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            files.write(path, text.encode())
             self.failures.pop(filename, None)
         except OSError as error:
             # Sacred would print a traceback, write no more, and let the run end well.
             if filename not in self.failures:
                 logging.getLogger("main").warning(f"{path} cannot be written: {error.strerror}")
             self.failures[filename] = str(error.strerror)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def save_cout(self) -> None:
         """Nothing: the program's log writes cout.txt."""

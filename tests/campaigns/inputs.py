@@ -42,9 +42,9 @@ from test_formats import write_alberdice, write_cfcql
 
 from inspo.offline import load_dataset, write_dataset
 from inspo.offline.formats import alberdice, folders, vault
-from inspo.utils.checkpoints import _hash, get_random_states, load_checkpoint, save_checkpoint
+from inspo.utils.checkpoints import get_random_states, load_checkpoint, put_back, save_checkpoint
 from inspo.utils.errors import UserError
-from inspo.utils.stored_state import put_back
+from inspo.utils.files import sha256
 
 CHUNK = 250  # tries in one process: what a library has kept of one does not reach them all
 PATIENCE = 20  # seconds for one answer
@@ -294,7 +294,7 @@ def swap_entries(path: Path, rng: Random) -> str:
 def accept(file: Path) -> None:
     manifest = file.parent / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["files"][file.name] = {"sha256": _hash(file), "bytes": file.stat().st_size}
+    content["files"][file.name] = {"sha256": sha256(file), "bytes": file.stat().st_size}
     manifest.write_text(json.dumps(content))
 
 

@@ -66,7 +66,6 @@ def load_dataset(
     quality: str | None = None,
     env_info: Mapping[str, Any] | None = None,
     episode_limit: int | None = None,
-    verify_hash: bool = True,
     in_memory: bool | str = True,
     cast: bool = False,
     advise: Callable[[dict[str, int]], str] | None = None,
@@ -76,15 +75,14 @@ def load_dataset(
 
     env, map_name, quality: recorded where the file is silent; a file that states another map_name
     is refused. env_info: the numbers of `get_env_info`, which the data must match. episode_limit:
-    longer episodes are cut there (and bootstrap from there). verify_hash: recompute the hash of the
-    content, where the file states one. in_memory: False holds the rows in a scratch file on disk,
-    "auto" chooses by size against free memory. cast: take numbers of other dtypes where the
-    canonical ones can hold them, floats rounded, and note it. advise: what to do with data of these
-    numbers that do not match, for the error. phase: begins the phase of reading. Raises
-    DatasetError: one message with file, key, expected, found, and what to do.
+    longer episodes are cut there (and bootstrap from there). in_memory: False holds the rows in a
+    scratch file on disk, "auto" chooses by size against free memory. cast: take numbers of other
+    dtypes where the canonical ones can hold them, floats rounded, and note it. advise: what to do
+    with data of these numbers that do not match, for the error. phase: begins the phase of reading.
+    Raises DatasetError: one message with file, key, expected, found, and what to do.
     """
     path = Path(path)
-    hints = Hints(env, map_name, quality, episode_limit, verify_hash, in_memory, cast, phase)
+    hints = Hints(env, map_name, quality, episode_limit, in_memory, cast, phase)
     dataset: OfflineDataset = REGISTRY[recognise(path)].load(path, hints)
     check_matches(dataset.metadata, env_info, map_name, str(path), advise)
     return dataset

@@ -15,7 +15,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from inspo.offline import files
 from inspo.offline.formats.canonical import FORMAT, FORMAT_VERSION, refuse_existing
 from inspo.offline.offline_dataset import (
     FILLED,
@@ -29,6 +28,7 @@ from inspo.offline.offline_dataset import (
 )
 from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layout, flatten
 from inspo.offline.validation import require_valid, validate
+from inspo.utils import files
 from inspo.utils.errors import DatasetError
 
 CHUNK_BYTES = 1 << 20

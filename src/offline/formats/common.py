@@ -46,8 +46,7 @@ class Hints:
     """What the caller knows about a file that does not say it itself.
 
     env, map_name, quality: recorded where the file is silent. episode_limit: longer episodes are
-    cut there and lose their terminal and their victory. verify_hash: compare the content with the
-    hash in the file, if it has one (not if episodes are cut). in_memory: see `offline.scratch`.
+    cut there and lose their terminal and their victory. in_memory: see `offline.scratch`.
     cast: take numbers of other dtypes and note it. phase: begins the phase of reading, where its
     length is known.
     """
@@ -56,7 +55,6 @@ class Hints:
     map_name: str | None = None
     quality: str | None = None
     episode_limit: int | None = None
-    verify_hash: bool = True
     in_memory: bool | str = True
     cast: bool = False
     phase: Callable[..., Phase] = Phase
@@ -195,11 +193,9 @@ def _as_stated(dataset: OfflineDataset, name: str, hints: Hints) -> OfflineDatas
         lengths=dataset.lengths,
         terminated=ends_terminated(dataset.arrays["terminated"], dataset.lengths),
         battle_won=dataset.battle_won,
-        digest=content_hash(dataset.arrays, dataset.lengths)
-        if hints.verify_hash
-        else meta.content_hash,
+        digest=content_hash(dataset.arrays, dataset.lengths),
     )
-    for what in COMPUTED if hints.verify_hash else COMPUTED[:2]:
+    for what in COMPUTED:
         require_stated(f"{name}: attribute '{what}'", getattr(meta, what), getattr(counted, what))
     if hints.episode_limit is not None and hints.episode_limit < meta.episode_limit:
         # No episode is longer: the data are those of the smaller limit as well.

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from inspo.offline import files
 from inspo.offline.formats.common import EXISTS, Hints, require_stated
 from inspo.offline.offline_dataset import (
     FIELDS,
@@ -22,8 +21,8 @@ from inspo.offline.offline_dataset import (
     UNKNOWN,
     OfflineDataset,
 )
+from inspo.utils import files
 from inspo.utils.errors import DatasetError
-from inspo.utils.reading import read_text
 
 KEY = "offline_marl_dataset"
 """Under it our metadata stand in a foreign format's JSON file, where its readers ignore them."""
@@ -44,7 +43,7 @@ WRITTEN = {
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; DatasetError if the file holds none."""
     try:
-        content = json.loads(read_text(file))
+        content = json.loads(files.read_text(file))
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing. The folder is incomplete: fetch it again.") from None
     except PermissionError:
@@ -95,7 +94,7 @@ def as_stated(
         return dataset
     metadata = dataset.metadata
     cut = hints.episode_limit is not None and hints.episode_limit < stated["episode_limit"]
-    for what in ("content_hash", "win_rate") if hints.verify_hash and not cut else ():
+    for what in ("content_hash", "win_rate") if not cut else ():
         if what in stated:
             require_stated(f"{file}: '{KEY}': '{what}'", stated[what], getattr(metadata, what))
     metadata = replace(

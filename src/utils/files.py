@@ -1,14 +1,19 @@
-"""Locks, temporary files and names that become paths: none follows a link, none stays for ever."""
+"""Locks, temporary files, small files of others, and names that become paths.
+
+No lock and no temporary file follows a link or stays for ever; nothing that is read is endless.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +22,31 @@ from inspo.utils.errors import ConfigError, DatasetError
 
 TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 YOUNG = 60  # seconds in which a temporary file may not be locked yet
+SMALL = 64 << 20  # bytes; our own JSON files have some thousands
+
+
+def require_file(path: Path) -> int:
+    """The size of a regular file; OSError for a folder, a device or a pipe, which may never end."""
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return facts.st_size
+
+
+def read_text(path: Path) -> str:
+    """The text of a small UTF-8 file; OSError or ValueError if it is none."""
+    size = require_file(path)
+    if size > SMALL:
+        raise ValueError(f"{size:,} bytes, expected at most {SMALL:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def path_component(key: str, name: str) -> str:
@@ -98,7 +128,7 @@ def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
     What killed processes left in this folder goes as well. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
+    remove_abandoned(path.parent)
     name = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     if folder:
         name.mkdir()
@@ -114,7 +144,14 @@ def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
             _remove(name)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Replace a file in one move, so that a kill leaves the old one. Raises OSError."""
+    with temporary(path) as new:
+        new.write_bytes(content)
+        os.replace(new, path)
+
+
+def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and folders that no living process has locked."""
     for name in folder.glob(".*.tmp"):
         if not TEMPORARY.fullmatch(name.name):
