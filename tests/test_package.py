@@ -94,7 +94,7 @@ def test_console_commands(run, program):
 
 
 def test_what_the_wheel_lacks_is_one_clear_error(run):
-    done = run("inspo-sweep", "sweeps/smax.yaml", "--list")
+    done = run("inspo-sweep", "sweeps/smax.yaml", "--plan")
     assert done.returncode == 2 and done.stderr.startswith("error: sweeps/smax.yaml: ")
     assert done.stderr.count("\n") == 1
 

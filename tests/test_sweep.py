@@ -227,7 +227,7 @@ def test_a_failed_cell_stops_no_other_and_the_index_says_so(swept):
 
 def test_what_is_finished_is_listed_and_not_run_again(swept, monkeypatch, capsys):
     _, words, _ = swept
-    assert sweep.main([*words, "--list"]) == 0
+    assert sweep.main([*words, "--plan"]) == 0
     out = capsys.readouterr().out
     assert "xor_b/bc/seed0      finished" in out and "xor_b/broken/seed0  started" in out
 
@@ -249,7 +249,7 @@ def test_another_configuration_is_told_before_anything_runs(swept, tmp_path, cap
     other = [str(grid_file(tmp_path, content)), *words[1:]]
     assert sweep.main(other) == 2
     assert "another configuration: lr was 0.0005 and is 0.5" in capsys.readouterr().err
-    assert sweep.main([*other, "--list"]) == 0
+    assert sweep.main([*other, "--plan"]) == 0
     assert "of another configuration" in capsys.readouterr().out
 
 

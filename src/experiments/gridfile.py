@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from inspo.experiments import tuning
 from inspo.experiments.cells import FOLDER_NAMES, Cell, check_cells, is_folder_name
+from inspo.experiments.tuning import Tuning
 from inspo.utils.config import (
     PATH_KEYS,
     expand_user,
@@ -25,12 +27,14 @@ from inspo.utils.config import (
 )
 from inspo.utils.errors import ConfigError, UserError, nearest
 from inspo.utils.paths import PROJECT_ROOT
+from inspo.utils.settings import Settings
 
 FORMAT = """\
 # The first comment says what the grid is for.
 folder: my_grid             # runs lie in results/runs/my_grid (default: the name of the file)
 algorithms: [bc, inspo]     # names of src/config/algs/; `offline`: every one that learns from data
 environments: smax_offline  # names of src/config/envs/
+budget: own                 # each algorithm's own t_max; or {steps, episode_steps}, see below
 maps: [2s3z]                # map_name (default: the environment's own)
 qualities: [medium, mixed]  # quality of the data (default: the environment's own)
 seeds: 3                    # 0, 1 and 2; or a list, [0, 7]
@@ -49,7 +53,7 @@ blocks:                     # leave out for a grid that is one product. Each blo
 EVERY_OFFLINE = "offline"  # in place of a list of algorithms
 AXES = ("algorithms", "environments", "maps", "qualities", "seeds")
 BLOCK_KEYS = (*AXES, "overrides", "vary", "label", "about")
-FILE_KEYS = (*BLOCK_KEYS, "folder", "blocks")
+FILE_KEYS = (*BLOCK_KEYS, "folder", "blocks", "budget", "tuning")
 # What has a place of its own in the file, or is the engine's to say.
 TAKEN = {
     "seed": "seeds",
@@ -75,6 +79,7 @@ class Grid:
     folder: str
     cells: tuple[Cell, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    tuning: Tuning | None = None
 
     @property
     def name(self) -> str:
@@ -111,15 +116,18 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
         )
     blocks = content.get("blocks", [{}])
     _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
+    stage = _tuning(path, content, blocks) if "tuning" in content else None
+    chosen = stage.chosen() if stage else {}
     cells: list[Cell] = []
     about: dict[str, str] = {}
     for number, block in enumerate(blocks, 1):
         try:
             _expect(block is None or isinstance(block, dict), "expected 'key: value' lines", block)
             _check_keys(block or {}, BLOCK_KEYS)
-            whole = {k: v for k, v in content.items() if k in BLOCK_KEYS} | (block or {})
+            whole = {k: v for k, v in content.items() if k in (*BLOCK_KEYS, "budget")}
+            whole |= block or {}
             common, own = (_mapping(part, "overrides") for part in (content, block or {}))
-            made = list(_cells(whole, common | own))
+            made = list(_cells(whole, common, own, chosen))
         except UserError as error:
             where = f"block {number}: " if "blocks" in content else ""
             raise ConfigError(f"{where}{error}") from None
@@ -128,13 +136,114 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
         cells += made
     cells.sort(key=lambda cell: cell.overrides["seed"])  # stable: else in the order of the file
     check_cells(cells)
-    return Grid(path, folder, tuple(cells), about)
+    if "budget" not in content:
+        _check_budgets(cells)
+    return Grid(path, folder, tuple(cells), about, stage)
 
 
-def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[Cell]:
-    """The product of one block."""
+def _check_budgets(cells: Sequence[Cell]) -> None:
+    """ConfigError if algorithms train for different numbers of steps on the same data."""
+    t_max: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        t_max.setdefault(cell.key[0], {})[cell.algorithm] = cell.config().values["t_max"]
+    for data, of in t_max.items():
+        if len(set(of.values())) > 1:
+            shown = ", ".join(f"{name} {steps:,}" for name, steps in of.items())
+            raise ConfigError(
+                f"budget: on {data} the algorithms train for different numbers of steps ({shown}). "
+                "Give all the same, `budget: {steps: N, episode_steps: L}`, or say `budget: own`"
+            )
+
+
+def _budget(content: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Steps of a run, and of an episode; None where every algorithm has its own."""
+    budget = content.get("budget", "own")
+    if budget == "own":
+        return None
+    fits = isinstance(budget, dict) and budget.keys() == {"steps", "episode_steps"}
+    fits = fits and all(type(v) in (int, float) and v >= 1 for v in budget.values())
+    _expect(fits, "budget: expected own, or {steps: N, episode_steps: L}", budget)
+    return int(budget["steps"]), float(budget["episode_steps"])
+
+
+def _within_budget(cell: Cell, budget: tuple[int, float] | None) -> Cell:
+    """The cell with the t_max that its behaviour policies leave of the budget."""
+    if budget is None:
+        return cell
+    from inspo.learners import REGISTRY  # torch takes seconds
+
+    steps, episode_steps = budget
+    if "t_max" in cell.overrides:
+        raise ConfigError("t_max: the grid has a budget, which says it; leave one of the two out")
+    values = cell.config().values
+    if REGISTRY[values["learner"]].fits_behaviour(Settings(values)):
+        fit = values["behaviour"]
+        steps -= int(fit["updates"] * fit["batch_size"] * episode_steps)
+        if fit["others"] == "autoregressive":
+            steps -= fit["others_updates"] * fit["others_batch_size"]
+    if steps < 1:
+        raise ConfigError(
+            f"budget: {budget[0]:,} steps are fewer than {cell.algorithm} needs for its behaviour "
+            f"policies alone ({budget[0] - steps:,}). Give more, or make `behaviour` smaller"
+        )
+    return replace(cell, overrides={**cell.overrides, "t_max": steps})
+
+
+def _tuning(path: Path, content: Mapping[str, Any], blocks: Sequence[Any]) -> Tuning:
+    """The section `tuning`, checked."""
+    given = content["tuning"]
+    _expect(isinstance(given, dict), "tuning: expected 'key: value' lines", given)
+    _check_keys(given, tuning.KEYS)
+    for key in ("seeds", "score", "configurations"):
+        _expect(key in given, f"tuning: expected the key {key}", None)
+    configurations = _mapping_of_lists(given["configurations"])
+    whole = {k: v for k, v in content.items() if k in BLOCK_KEYS and k != "vary"}
+    algorithms = {name for block in blocks for name in _algorithms({**whole, **(block or {})})}
+    for name in sorted(algorithms - configurations.keys()):
+        raise ConfigError(f"tuning: {name} has no configurations; every algorithm needs its own")
+    for name in sorted(configurations.keys() - algorithms):
+        raise ConfigError(f"tuning: {name} is no algorithm of the grid")
+    numbers = {name: len(tried) for name, tried in configurations.items()}
+    if len(set(numbers.values())) > 1:
+        shown = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        raise ConfigError(f"tuning: expected as many configurations for each, found {shown}")
+    common = _mapping(content, "overrides")
+    cells: dict[str, list[tuple[Cell, ...]]] = {}
+    for name, tried in configurations.items():
+        block = whole | {k: given[k] for k in ("seeds", "maps", "qualities") if k in given}
+        block |= {"algorithms": name, "budget": content.get("budget", "own")}
+        cells[name] = [
+            tuple(_cells(block | {"label": f"{name}_tune{number}"}, common, overrides, {}))
+            for number, overrides in enumerate(tried)
+        ]
+    file = path.with_name(f"{path.stem}_tuned.yaml")
+    score, seeds = str(given["score"]), tuple(_seeds(given))
+    return Tuning(file, score, seeds, configurations, cells)
+
+
+def _mapping_of_lists(given: Any) -> dict[str, list[dict[str, Any]]]:
+    place = "tuning: configurations: expected a list of overrides for each algorithm"
+    _expect(isinstance(given, dict) and given, place, given)
+    for name, tried in given.items():
+        fits = isinstance(tried, list) and tried and all(isinstance(one, dict) for one in tried)
+        _expect(fits, f"{place}; {name}", tried)
+    return {name: [dict(flatten(one)) for one in tried] for name, tried in given.items()}
+
+
+def _algorithms(block: Mapping[str, Any]) -> list[str]:
     every = block.get("algorithms") == EVERY_OFFLINE
-    algorithms = offline_algorithms() if every else _list(block, "algorithms")
+    return offline_algorithms() if every else _list(block, "algorithms")
+
+
+def _cells(
+    block: Mapping[str, Any],
+    common: Mapping[str, Any],
+    own: Mapping[str, Any],
+    tuned: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Cell]:
+    """The product of one block. common: the file's overrides; tuned: what was chosen for each
+    algorithm; own: the block's overrides, above both."""
+    algorithms, budget = _algorithms(block), _budget(block)
     places = ("maps", "qualities")
     maps, qualities = (_list(block, key) if key in block else [None] for key in places)
     label = block.get("label")
@@ -143,17 +252,19 @@ def _cells(block: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[C
             f"label: '{label}' would name {len(algorithms)} algorithms ({', '.join(algorithms)}); "
             "give each a block of its own"
         )
-    overrides, variants = _overrides(overrides, "overrides"), list(_variants(block))
+    variants = list(_variants(block))
     for algorithm, environment, map_name, quality, (suffix, varied), seed in itertools.product(
         algorithms, _list(block, "environments"), maps, qualities, variants, _seeds(block)
     ):
         place = {"map_name": map_name, "quality": quality}
         chosen = {key: value for key, value in place.items() if value is not None}
-        chosen |= overrides | varied | {"seed": seed}
+        overrides = {**common, **tuned.get(algorithm, {}), **own}
+        chosen |= _overrides(overrides, "overrides") | varied | {"seed": seed}
         method = (algorithm if label is None else str(label)) + suffix
         values = Cell("config", algorithm, environment, chosen).config().values
         data = map_label(values)
-        yield Cell(f"{data}/{method}/seed{seed}", algorithm, environment, chosen)
+        cell = Cell(f"{data}/{method}/seed{seed}", algorithm, environment, chosen)
+        yield _within_budget(cell, budget)
 
 
 def _variants(block: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -233,6 +344,6 @@ def select_names(grid: Grid, names: Sequence[str]) -> tuple[Cell, ...]:
         known = [cell.id for cell in grid.cells]
         raise ConfigError(
             f"--only {' '.join(names)}: no cell of {grid.path} has such a name."
-            f"{nearest(names[0], known)} --list shows them all"
+            f"{nearest(names[0], known)} --plan shows them all"
         )
     return selected

@@ -1,7 +1,5 @@
 """Learners by name: `REGISTRY[args.learner](mac, scheme, logger, args)`."""
 
-from collections.abc import Callable
-
 from inspo.learners.alberdice_learner import AlberDICELearner
 from inspo.learners.bc_learner import BCLearner
 from inspo.learners.cfcql_learner import CFCQLLearner
@@ -14,7 +12,7 @@ from inspo.learners.omar_learner import OMARLearner
 from inspo.learners.omiga_learner import OMIGALearner
 from inspo.learners.qmix_learner import QMIXLearner
 
-REGISTRY: dict[str, Callable[..., Learner]] = {
+REGISTRY: dict[str, type[Learner]] = {
     "alberdice_learner": AlberDICELearner,
     "bc_learner": BCLearner,
     "cfcql_learner": CFCQLLearner,

@@ -179,7 +179,6 @@ class AlberDICELearner(Learner):
         for i in range(args.n_agents):
             layers = [m for m in mac.agent.agent(i).modules() if isinstance(m, nn.Linear)]
             nn.init.uniform_(layers[-1].weight, -INITIAL_WEIGHTS, INITIAL_WEIGHTS)
-        self.needs_behaviour = args.data_policies == "fitted"
         self.fitted: AutoregressivePolicy | None = None  # from `start_from`
         self.data_policies = copy.deepcopy(mac.agent)
         self.others: ListOf[ConditionalPolicy] = ListOf(
@@ -199,6 +198,10 @@ class AlberDICELearner(Learner):
             self.optimisers[f"agent_{i}"] = th.optim.Adam(
                 [{"params": parameters, "lr": rate} for parameters, rate in groups]
             )
+
+    @classmethod
+    def fits_behaviour(cls, args: Settings) -> bool:
+        return args.data_policies == "fitted"
 
     def start_from(self, behaviour: Any) -> None:
         """behaviour: an `offline.behaviour.Behaviour`, the data's policies."""

@@ -9,6 +9,7 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.learners.mixing import MixingLearner
 from inspo.utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp
+from inspo.utils.settings import Settings
 
 ARGMAX = 100.0  # the published `softmax_temp` that means: the agent of the largest divergence alone
 BETA_FLOOR = 1e-5  # added to beta, so that an action that it never takes costs a finite amount
@@ -64,7 +65,9 @@ class CFCQLLearner(MixingLearner):
     any length; and the behaviour policies leave the run's configuration as it was.
     """
 
-    needs_behaviour = True
+    @classmethod
+    def fits_behaviour(cls, args: Settings) -> bool:
+        return True
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args

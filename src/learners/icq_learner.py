@@ -111,7 +111,6 @@ class ICQLearner(Learner):
             args.critic_hidden_dim,
         )
         self.mixer: Mixer = named(mixer_REGISTRY, args.mixer, "mixer")(args)
-        self.needs_behaviour = args.support > 0
         self.target_critic = copy.deepcopy(self.critic)
         self.target_mixer = copy.deepcopy(self.mixer)
         self.networks |= {
@@ -128,6 +127,10 @@ class ICQLearner(Learner):
             mac.parameters(), lr=args.lr, alpha=args.optim_alpha, eps=args.optim_eps
         )
         self.critic_steps = 0  # since the targets were copied
+
+    @classmethod
+    def fits_behaviour(cls, args: Settings) -> bool:
+        return args.support > 0
 
     def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
         a = self.args

@@ -153,8 +153,11 @@ class InSPOLearner(Learner):
             neither ratio nor sequence.
     """
 
-    needs_behaviour = True
     mac: SequentialMAC
+
+    @classmethod
+    def fits_behaviour(cls, args: Settings) -> bool:
+        return True
 
     def __init__(
         self, mac: SequentialMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings

@@ -38,12 +38,10 @@ class Learner:
         networks: name -> module; `agent` is the controller's and stands here too.
         optimisers: name -> optimiser.
         updates: number of calls of `train` so far.
-        needs_behaviour: whether batches must carry what `offline.behaviour` computes; then
-            `start_from(behaviour)` is called once before the first `train`.
+        needs_behaviour: what `fits_behaviour` says.
         stage: what it trains just now, where that is not everything; for the progress display.
     """
 
-    needs_behaviour = False
     stage = ""
 
     def __init__(
@@ -55,6 +53,7 @@ class Learner:
         self.n_agents = args.n_agents
         self.n_actions = args.n_actions
         self.updates = 0
+        self.needs_behaviour = self.fits_behaviour(args)
         self.log_t = -args.log_interval - 1  # the first update is logged
         self.networks: dict[str, th.nn.Module] = {"agent": mac.agent}
         self.optimisers: dict[str, th.optim.Optimizer] = {}
@@ -63,6 +62,12 @@ class Learner:
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         raise NotImplementedError
+
+    @classmethod
+    def fits_behaviour(cls, args: Settings) -> bool:
+        """Whether batches must carry what `offline.behaviour` computes; then
+        `start_from(behaviour)` is called once before the first `train`."""
+        return False
 
     def start_from(self, behaviour: Any) -> None:
         """Take what is needed of an `offline.behaviour.Behaviour`; what batches carry is enough."""
