@@ -115,6 +115,8 @@ def main() -> None:
         "episode_limit": limit,
     }
     vars(args).update(info)
+    if "behaviour" in config.values:
+        args.behaviour = SimpleNamespace(**args.behaviour)
     args.log_interval = 10**12  # logging costs what it costs once per log_interval, not here
     scheme = build_scheme(info)
     mac = mac_REGISTRY[args.mac](scheme, {"agents": n}, args)
@@ -122,8 +124,8 @@ def main() -> None:
     learner.log_t = args.t_max
     if learner.needs_behaviour:
         others = None
-        if args.behaviour["others"] != "none":
-            others = AutoregressivePolicy(state, n, n_actions, args.behaviour["others_hidden_dim"])
+        if args.behaviour.others != "none":
+            others = AutoregressivePolicy(state, n, n_actions, args.behaviour.others_hidden_dim)
         learner.start_from(Behaviour(mac.agent.state_dict(), others, None, None, {}))
 
     rng = np.random.default_rng(0)
