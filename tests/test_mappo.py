@@ -126,3 +126,17 @@ def test_one_call_is_the_literal_algorithm(epochs):
     cases.assert_close_weights(learner.critic, literal.critic)
     if epochs > 1:
         assert logger.stats["clipped_share"][0] > 0  # the clip has been at work
+
+
+def test_the_policy_waits_for_the_critic():
+    learner, _, args = cases.build("mappo", critic_warmup=0.5, t_max=100)
+    batch = cases.random_batch(cases.LENGTHS, args)
+    start = copy.deepcopy(learner.networks)
+
+    def moved(name: str) -> bool:
+        return not cases.same_weights(learner.networks[name], start[name])
+
+    learner.train(batch, 49, 8)
+    assert moved("critic") and not moved("agent")
+    learner.train(batch, 50, 16)
+    assert moved("agent")

@@ -94,3 +94,13 @@ def test_many_joint_actions_mix_as_one_at_a_time():
     weight, parameters = th.randn(6, 7), list(learner.mixer.parameters())
     ours, theirs = (th.autograd.grad((weight * x).sum(), parameters) for x in (found, expected))
     assert all(th.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip(ours, theirs))
+
+
+def test_a_mixing_network_of_another_width_is_not_taken_over():
+    learner, _, _ = cases.build("qmix")
+    same, _, _ = cases.build("qmix")
+    wider, _, _ = cases.build("qmix", mixing_embed_dim=learner.args.mixing_embed_dim + 1)
+    assert learner.take_over(wider.state_dict()["networks"]) == learner.take_over({}) == []
+    assert learner.take_over(same.state_dict()["networks"]) == ["mixer"]
+    for mixer in (learner.mixer, learner.target_mixer):
+        cases.assert_close_weights(mixer, same.mixer, atol=0)

@@ -339,6 +339,41 @@ def test_another_configuration_is_not_resumed(start, tmp_path, capsys):
     assert "another alg" in capsys.readouterr().err
 
 
+# A head start
+
+
+KEYS = {"mappo": "agent=mlp_ns obs_last_action=False obs_agent_id=False",
+        "qmix": "agent=mlp obs_last_action=False"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("offline", "online"), [("inspo", "mappo"), ("cfcql", "qmix")])
+def test_an_online_run_begins_with_an_offline_policy(start, tmp_path, capsys, offline, online):
+    """Until its first update it plays as the offline run does; with no rate to speak of, always."""
+    assert start(offline, "matrix_offline", "t_max=800", results="first") == 0
+    path = f"checkpoint_path={models(tmp_path, 'first')}"
+    assert start(online, "matrix", path) == 2
+    assert f"add {KEYS[online]}\n" in capsys.readouterr().err
+    words = [path, *KEYS[online].split(), "t_max=16", "lr=1e-20"]
+    assert start(online, "matrix", *words, results="second") == 0
+    before, after = (record(tmp_path, results)["result"] for results in ("first", "second"))
+    played = [key for key in before["final"] if "joint" in key or "expected" in key]
+    assert len(played) == 5 and after["tests"][0]["t_env"] == 0
+    for test in after["tests"]:
+        assert {key: test[key] for key in played} == {key: before["final"][key] for key in played}
+    first, second = (
+        th.load(models(tmp_path, results) / step / "learner.th")["networks"]
+        for results, step in (("first", "800"), ("second", "16"))
+    )
+    for name in second.keys() & {"agent", "mixer", "target_agent", "target_mixer"}:
+        own = name.removeprefix("target_")
+        assert all(th.equal(first[own][key], second[name][key]) for key in first[own]), name
+    assert start(online, "matrix", *words, "map_name=m_ne") == 2
+    assert "another map_name" in capsys.readouterr().err
+    other = {"mappo": "qmix", "qmix": "mappo"}[online]
+    assert start(other, "matrix", path) == 2
+    assert "Policies (pi_logits) go on with mappo" in capsys.readouterr().err
+
+
 # Evaluation and what training needs
 
 

@@ -77,6 +77,11 @@ class Learner:
         transitions each; None if it has none."""
         return None
 
+    def take_over(self, networks: Mapping[str, Any]) -> list[str]:
+        """Begin with those of another algorithm's networks that it has too, beside the agents,
+        which are in place. networks: name -> state. Returns the names of those that it took."""
+        return []
+
     def log_due(self, t_env: int) -> bool:
         """Whether `log_interval` steps have passed since the last time this was true."""
         if t_env - self.log_t < self.args.log_interval:

@@ -61,7 +61,9 @@ class MAPPOLearner(Learner):
     with :math:`\rho = \pi(a|\tau) / \pi_{old}(a|\tau)` per agent, GAE advantages normalised over
     the batch, value targets normalised by their running moments. Agents without a choice (the dead)
     take no part in the actor's mean. `epochs` steps on each on-policy batch; the learning rates
-    fall on a cosine over the run if `lr_decay` is cosine.
+    fall on a cosine over the run if `lr_decay` is cosine. For the first `critic_warmup` of the run
+    the critic alone is trained: policies that another run has trained would be spoilt by the
+    advantages of a critic that knows nothing.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class MAPPOLearner(Learner):
         if a.lr_decay == "cosine":
             cosine_rate(self.optimisers["actor"], a.lr, t_env / a.t_max)
             cosine_rate(self.optimisers["critic"], a.critic_lr, t_env / a.t_max)
+        warming_up = t_env < a.critic_warmup * a.t_max
         old_log_pi = None
         for _ in range(a.epochs):
             logits = self.mac.agent.unroll(data.inputs, data.packed)[now]
@@ -104,7 +107,8 @@ class MAPPOLearner(Learner):
             gain = th.min(ratio * advantage[:, None], clipped * advantage[:, None])
             policy_entropy = (entropy(log_policy) * choosing).sum() / n_choosing
             actor_loss = -(gain * choosing).sum() / n_choosing - a.entropy_coef * policy_entropy
-            actor_norm = self.descend("actor", actor_loss, a.grad_norm_clip)
+            if not warming_up:
+                actor_norm = self.descend("actor", actor_loss, a.grad_norm_clip)
             critic_loss = F.huber_loss(self.critic(state[now]).squeeze(-1), targets)
             critic_norm = self.descend("critic", critic_loss, a.grad_norm_clip)
         self.updates += 1
@@ -115,10 +119,10 @@ class MAPPOLearner(Learner):
                 {
                     "actor_loss": actor_loss.detach(),
                     "critic_loss": critic_loss.detach(),
-                    "actor_grad_norm": actor_norm,
                     "critic_grad_norm": critic_norm,
                     "entropy": policy_entropy.detach(),
                     "clipped_share": (far * choosing).sum().detach() / n_choosing,
-                },
+                }
+                | ({} if warming_up else {"actor_grad_norm": actor_norm}),
                 t_env,
             )

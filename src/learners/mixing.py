@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -51,6 +52,15 @@ class MixingLearner(Learner):
         target_q = self.target_mac.agent.unroll(data.inputs, data.packed)[then]
         values: th.Tensor = self.target_mixer(gather_actions(target_q, greedy), data.state[then])
         return values
+
+    def take_over(self, networks: Mapping[str, Any]) -> list[str]:
+        """The mixing network, where it is built alike."""
+        own, found = self.mixer.state_dict(), networks.get("mixer") or {}
+        same = own.keys() == found.keys() and all(own[k].shape == found[k].shape for k in own)
+        if same:
+            self.mixer.load_state_dict(found)
+        self.update_targets()
+        return ["mixer"] if same else []
 
     def update_targets(self) -> None:
         """Copy the online networks into the targets."""

@@ -268,12 +268,12 @@ class _Fit:
 
         def loss() -> th.Tensor:
             batch = self.buffer.batch(rng.choice(self.training, size, replace=False))
-            return _individual_nll(mac, batch).sum()  # the agents' fits do not touch each other
+            return individual_nll(mac, batch).sum()  # the agents' fits do not touch each other
 
         def held_out_nll() -> float:
             with th.no_grad():
                 blocks = np.array_split(held_out, -(-len(held_out) // BLOCK))
-                nll = [_individual_nll(mac, self.buffer.batch(b)).mean() * len(b) for b in blocks]
+                nll = [individual_nll(mac, self.buffer.batch(b)).mean() * len(b) for b in blocks]
             return float(sum(nll)) / len(held_out)
 
         stopping = EarlyStopping(mac.agent, settings.patience)
@@ -349,7 +349,7 @@ class _Fit:
         return data["state"][rows], log_probs[rows], data["avail_actions"][rows], actions
 
 
-def _individual_nll(mac: BasicMAC, batch: EpisodeBatch) -> th.Tensor:
+def individual_nll(mac: BasicMAC, batch: EpisodeBatch) -> th.Tensor:
     """-log mu_i(a_i), the mean over transitions, `[n]`."""
     packed = PackedEpisodes(batch["filled"])
     now = packed.transitions

@@ -18,6 +18,7 @@ from inspo.utils.checkpoints import (
     load_checkpoint,
     naming,
     put_back,
+    read_manifest,
     save_checkpoint,
     set_random_states,
 )
@@ -30,6 +31,12 @@ from inspo.utils.settings import Settings
 
 class Trained(Stateful, Protocol):
     def check_finite(self) -> None: ...
+
+    def take_over(self, networks: Mapping[str, Any], /) -> list[str]: ...
+
+
+BUILT_BY = ("agent", "hidden_dim", "obs_last_action", "obs_agent_id")
+"""What decides about the weights of the agents' networks, beside the map."""
 
 
 @dataclass
@@ -161,9 +168,14 @@ class Saver:
     def start_from_weights(self) -> None:
         """A new run from the networks and optimisers of `checkpoint_path` at its step, as PyMARL's.
 
-        Everything else is the new run's: configuration, random numbers, statistics, folder.
+        Everything else is the new run's: configuration, random numbers, statistics, folder. An
+        online run may begin with the networks of another algorithm; then it begins at step 0.
         """
         a, p = self.args, self.progress
+        if not a.offline:
+            other = read_manifest(find_checkpoint(a.checkpoint_path, a.load_step)).get("alg")
+            if other != a.name:
+                return self.take_a_head_start()
         only = ["learner.th", "run.th"]
         saved = load_checkpoint(a.checkpoint_path, a.load_step, expect={"alg": a.name}, only=only)
         if saved.step >= a.t_max:
@@ -177,6 +189,37 @@ class Saver:
             p.episode = state["progress"]["episode"]
         p.t_env = p.last_log = p.last_save = saved.step
         self.logger.info(f"training goes on from the weights of {saved.folder}")
+
+    def take_a_head_start(self) -> None:
+        """A new run with the agents of another algorithm, and what the learner can use beside them.
+
+        CheckpointError for another environment or map; ConfigError for agents of another kind,
+        which names the keys that make them fit.
+        """
+        a = self.args
+        place = {"env": a.env, "map_name": a.map_name}
+        saved = load_checkpoint(a.checkpoint_path, a.load_step, expect=place, only=["learner.th"])
+        theirs, alg = saved.text.get("config", {}), saved.text.get("alg")
+        if theirs.get("agent_output_type") != a.agent_output_type:
+            raise ConfigError(
+                f"{saved.folder} is of {alg}, whose agents give {theirs.get('agent_output_type')}, "
+                f"while those of {a.name} give {a.agent_output_type}. Policies (pi_logits) go on "
+                "with mappo, action values (q) with qmix"
+            )
+        keys = [f"{key}={theirs.get(key)}" for key in BUILT_BY if theirs.get(key) != a[key]]
+        if keys:
+            raise ConfigError(
+                f"{saved.folder} is of {alg}, whose agents are built otherwise than those of "
+                f"{a.name} here: add {' '.join(keys)}"
+            )
+        path = saved.folder / "learner.th"
+        with naming(path):
+            networks = saved.entry("learner.th")["networks"]
+            put_back(self.agent, networks["agent"], path)
+            taken = ", ".join(["agents", *self.learner.take_over(networks)])
+        self.logger.info(
+            f"a head start from {saved.folder}, a run of {alg}: {taken}; the rest begins anew"
+        )
 
     def resume(self) -> None:
         """Continue the run whose model folder is `resume`, in that folder."""
