@@ -54,9 +54,10 @@ class MixingLearner(Learner):
         return values
 
     def take_over(self, networks: Mapping[str, Any]) -> list[str]:
-        """The mixing network, where it is built alike."""
+        """The mixing network, where it is built alike and for states as they are."""
         own, found = self.mixer.state_dict(), networks.get("mixer") or {}
         same = own.keys() == found.keys() and all(own[k].shape == found[k].shape for k in own)
+        same = same and not self.args.standardise  # offline, states are standardised as well
         if same:
             self.mixer.load_state_dict(found)
         self.update_targets()

@@ -35,7 +35,7 @@ class Trained(Stateful, Protocol):
     def take_over(self, networks: Mapping[str, Any], /) -> list[str]: ...
 
 
-BUILT_BY = ("agent", "hidden_dim", "obs_last_action", "obs_agent_id")
+BUILT_BY = ("agent", "hidden_dim", "obs_last_action", "obs_agent_id", "standardise")
 """What decides about the weights of the agents' networks, beside the map."""
 
 
@@ -206,6 +206,7 @@ class Saver:
                 f"while those of {a.name} give {a.agent_output_type}. Policies (pi_logits) go on "
                 "with mappo, action values (q) with qmix"
             )
+        theirs = {"standardise": False} | theirs  # what runs of before November 2026 did
         keys = [f"{key}={theirs.get(key)}" for key in BUILT_BY if theirs.get(key) != a[key]]
         if keys:
             raise ConfigError(
