@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from inspo.utils.checkpoints import (
     Checkpoint,
@@ -213,10 +213,9 @@ class Saver:
                 f"{saved.folder} is of {alg}, whose agents are built otherwise than those of "
                 f"{a.name} here: add {' '.join(keys)}"
             )
-        path = saved.folder / "learner.th"
-        with naming(path):
-            networks = saved.entry("learner.th")["networks"]
-            put_back(self.agent, networks["agent"], path)
+        networks = saved.entry("learner.th").get("networks", {})
+        with naming(saved.folder / "learner.th"):
+            self.agent.load_state_dict(networks["agent"])
             taken = ", ".join(["agents", *self.learner.take_over(networks)])
         self.logger.info(
             f"a head start from {saved.folder}, a run of {alg}: {taken}; the rest begins anew"
