@@ -26,6 +26,7 @@ def _make(module: str, name: str, **env_args: Any) -> Any:
 REGISTRY: dict[str, Callable[..., Any]] = {"sc2": partial(_make, "sc2", "SC2Env")}
 VECTOR_REGISTRY: dict[str, Callable[..., Any]] = {
     "smax": partial(_make, "smax", "SMAXVectorEnv"),
+    "mpe": partial(_make, "mpe", "SpreadVectorEnv"),
     "matrix": partial(_make, "matrix", "MatrixVectorEnv"),
     "bridge": partial(_make, "bridge", "BridgeVectorEnv"),
 }

@@ -172,7 +172,8 @@ def ensure_dataset(
             collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress, check)
         else:
             log(f"{path} is not there: generating it")
-            options = {k: v for k, v in args.env_args.items() if k == "episode_limit"}
+            names = ("episode_limit", "local_ratio")
+            options = {k: v for k, v in args.env_args.items() if k in names}
             game_data.generate(env, map_name, quality, path, DATA_SEED, **options)
     return path
 

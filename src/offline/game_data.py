@@ -1,4 +1,4 @@
-"""Datasets of the paper's small games, made in seconds: matrix games and Bridge.
+"""Datasets that are made in seconds: matrix games, Bridge, and teams of simple spread.
 
 `generate(env, map_name, quality, path, seed)` writes one; the same seed gives the same content.
 
@@ -15,6 +15,8 @@ Bridge as in AlberDICE's published files):
 | bridge | bridge | optimal    | 500      | both orders of crossing, half each                     |
 | bridge | bridge | mixed      | 1,000    | 500 episodes of uniformly random play, then `optimal`  |
 
+| mpe    | spread_N | conventions and others | 5,000 | scripted teams (`spread_data`)              |
+
 `bridge_3` and `bridge_4` have 600 episodes for 500: every order of crossing 100 or 25 times.
 
 `tabular.matrix_games` says which other matrix games and qualities there are. Their datasets are the
@@ -26,7 +28,8 @@ drawn. In `balanced` of two agents, where 1,000 is not a multiple of 9, one join
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,9 @@ import numpy as np
 from inspo.envs.bridge import BridgeVectorEnv
 from inspo.envs.bridge_boards import BOARDS, DOWN, LEFT, RIGHT, STAY, UP, Board
 from inspo.envs.matrix import MatrixVectorEnv
+from inspo.envs.mpe import SpreadVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
+from inspo.offline import spread_data
 from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.tabular import matrix_games
@@ -56,6 +61,8 @@ def qualities(env: str, map_name: str) -> tuple[str, ...]:
     if env == "matrix":
         game = matrix_games.find(map_name)
         return matrix_games.QUALITIES[game.kind] if game else ()
+    if env == "mpe":
+        return spread_data.QUALITIES
     return BRIDGE_QUALITIES if env == "bridge" and map_name in BOARDS else ()
 
 
@@ -187,10 +194,13 @@ def bridge_actions(
 # From actions to a dataset
 
 
-def play(env: VectorEnv, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The rows that `actions` (int `[E, episode_limit, n]`) give in `env` (E environments).
+def play(
+    env: VectorEnv, act: Callable[[int, dict[str, np.ndarray]], np.ndarray]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The rows of one episode in each of the E environments of `env`.
 
-    Returns (key -> `[rows, ...]`, lengths `[E]`) as `OfflineDataset` holds them.
+    act: the step and what is observed -> actions int `[E, n]`. Returns (key -> `[rows, ...]`,
+    lengths `[E]`) as `OfflineDataset` holds them.
     """
     n_steps = env.episode_limit + 1
     steps: dict[str, list[np.ndarray]] = {}
@@ -206,8 +216,9 @@ def play(env: VectorEnv, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np
         row["reward"] = np.zeros((env.n_envs, 1), dtype=np.float32)
         row["terminated"] = np.zeros((env.n_envs, 1), dtype=np.uint8)
         if playing.any():
-            out = env.step(actions[:, t])
-            row["actions"][playing] = actions[playing, t, :, None]
+            actions = act(t, row)
+            out = env.step(actions)
+            row["actions"][playing] = actions[playing][..., None]
             row["reward"][:, 0] = out.reward
             row["terminated"][:, 0] = out.terminated
             ended = ended | out.terminated | out.truncated
@@ -224,27 +235,41 @@ def make_dataset(
     seed: int = 0,
     episode_limit: int = 20,
     observation: str = "coordinates",
+    local_ratio: float = 0.5,
 ) -> OfflineDataset:
-    """The dataset in memory. episode_limit and observation are Bridge's alone."""
+    """The dataset in memory. episode_limit and observation are Bridge's, local_ratio is MPE's."""
+    options: dict[str, Any] = {}
     # one stream for each kind of data, so that `mixed` contains exactly the episodes of `optimal`
     streams = [np.random.default_rng([seed, stream]) for stream in range(2)]
     if env == "matrix":
         actions = joint_actions(map_name, quality, streams[0])
         simulator: VectorEnv = MatrixVectorEnv(map_name, n_envs=len(actions))
+    elif env == "mpe":
+        options = {"episode_limit": episode_limit, "local_ratio": local_ratio}
+        n_envs = spread_data.EPISODES
+        simulator = SpreadVectorEnv(map_name, n_envs, seed, **options)
+        team = spread_data.teams_of_episodes(map_name, quality, streams[0])
+        assignment = spread_data.assignments(simulator.n_agents, team.max() + 1)[team]
     else:
         actions = bridge_actions(map_name, quality, episode_limit, streams)
         simulator = BridgeVectorEnv(
             map_name, len(actions), episode_limit=episode_limit, observation=observation
         )
-    arrays, lengths = play(simulator, actions)
+    if env == "mpe":
+        arrays, lengths = play(
+            simulator, lambda t, seen: spread_data.script(seen["state"], assignment, streams[1])
+        )
+    else:
+        arrays, lengths = play(simulator, lambda t, seen: actions[:, t])
     info: dict[str, Any] = simulator.get_env_info()
     metadata = DatasetMetadata(
         env=env,
         map_name=map_name,
         quality=quality,
-        simulator=f"{env} 1",
+        simulator=getattr(simulator, "simulator", f"{env} 1"),
         source=f"generated, seed {seed}",
         created_by="offline.games",  # as it was called when the first were made
+        env_args=json.dumps(options, sort_keys=True) if options else None,
         **info,
     )
     return OfflineDataset.build(arrays, lengths, metadata)

@@ -1,0 +1,140 @@
+"""Simple spread against its physics and rewards written out in numpy; its scripted teams."""
+
+import math
+
+import numpy as np
+import pytest
+
+from inspo.envs.mpe import SpreadVectorEnv
+from inspo.offline import game_data, spread_data
+from inspo.utils.errors import ConfigError
+
+N_ENVS, LIMIT = 4, 25
+RADIUS, DT, DAMPING, ACCELERATION = 0.15, 0.1, 0.25, 5.0
+FORCE, MARGIN = 100.0, 0.001
+MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
+
+
+@pytest.fixture(scope="module")
+def env():
+    return SpreadVectorEnv("spread_3", N_ENVS)
+
+
+def step_by_hand(place, velocity, actions):
+    """One environment, float64 `[3, 2]` each: forces of the old places, then the movement."""
+    force = ACCELERATION * MOVES[actions].astype(float)
+    for a in range(3):
+        for b in range(3):
+            if a != b:
+                way = place[a] - place[b]
+                distance = math.hypot(*way)
+                overlap = MARGIN * np.logaddexp(0, -(distance - 2 * RADIUS) / MARGIN)
+                force[a] += FORCE * way / distance * overlap
+    return place + velocity_after(velocity, force) * DT, velocity_after(velocity, force)
+
+
+def velocity_after(velocity, force):
+    return velocity * (1 - DAMPING) + force * DT
+
+
+def reward_by_hand(place, landmarks, ratio=0.5):
+    distances = [min(math.dist(a, mark) for a in place) for mark in landmarks]
+    touching = [
+        sum(math.dist(place[a], place[b]) < 2 * RADIUS for b in range(3) if b != a)
+        for a in range(3)
+    ]
+    return -ratio * sum(touching) / 3 - (1 - ratio) * sum(distances)
+
+
+def parts(state):
+    return state[:6].reshape(3, 2), state[6:12].reshape(3, 2), state[12:].reshape(3, 2)
+
+
+def test_steps_are_those_of_the_physics_and_end_at_the_limit_alone(env):
+    rng = np.random.default_rng(0)
+    env.seed(3)
+    env.reset()
+    touched = 0
+    for t in range(LIMIT):
+        before = env.observe()["state"].astype(float)
+        actions = rng.integers(5, size=(N_ENVS, 3))
+        actions[0] = 1 + (parts(before[0])[0][:, 0] > 0) * 0 + (parts(before[0])[0][:, 0] < 0)
+        out = env.step(actions)
+        after = env.observe()["state"].astype(float)
+        for e in range(N_ENVS):
+            place, velocity, landmarks = parts(before[e])
+            place, velocity = step_by_hand(place, velocity, actions[e])
+            assert np.allclose(parts(after[e])[0], place, atol=1e-4)
+            assert np.allclose(parts(after[e])[1], velocity, atol=1e-3)
+            assert np.allclose(parts(after[e])[2], landmarks)
+            found = parts(after[e])[0]
+            assert out.reward[e] == pytest.approx(reward_by_hand(found, landmarks), abs=1e-4)
+            touched += reward_by_hand(found, landmarks, 1.0) < 0
+        assert not out.terminated.any()
+        assert out.truncated.tolist() == [t + 1 == LIMIT] * N_ENVS
+    assert touched  # or collisions were not looked at
+
+
+def test_agents_see_the_landmarks_and_each_other_from_where_they_are(env):
+    env.seed(5)
+    env.reset()
+    seen = env.observe()
+    place, velocity, landmarks = parts(seen["state"][1])
+    for i in range(3):
+        others = [place[j] - place[i] for j in range(3) if j != i]
+        wanted = np.concatenate([velocity[i], place[i], *(landmarks - place[i]), *others])
+        assert np.allclose(np.sort(seen["obs"][1, i][: len(wanted)]), np.sort(wanted), atol=1e-6)
+        assert np.allclose(seen["obs"][1, i][:10], wanted[:10], atol=1e-6)
+        assert (seen["obs"][1, i][len(wanted) :] == 0).all()
+    assert (seen["avail_actions"] == 1).all()
+
+
+def test_one_seed_gives_one_stream(env):
+    starts = []
+    for seed in (1, 1, 2):
+        env.seed(seed)
+        env.reset()
+        starts.append(env.observe()["state"])
+    assert np.array_equal(starts[0], starts[1]) and not np.array_equal(starts[0], starts[2])
+
+
+def test_teams_take_their_shares_and_the_cyclic_ones_agree_nowhere():
+    rng = np.random.default_rng(0)
+    for quality, counts in (
+        ("one_team", [5000]),
+        ("conventions", [2500, 2500]),
+        ("conventions_60_40", [3000, 2000]),
+        ("conventions_4", [1250] * 4),
+    ):
+        teams = spread_data.teams_of_episodes("spread_3", quality, rng)
+        assert np.bincount(teams).tolist() == counts
+    six = spread_data.assignments(3, 6)
+    assert len({tuple(one) for one in six}) == 6
+    assert all((six[a] != six[b]).all() for a in range(3) for b in range(a))
+
+
+@pytest.mark.parametrize(
+    ("map_name", "quality", "message"),
+    [
+        ("spread_3", "conventions_7", "6 assignments"),
+        ("spread_3", "conventions_1", "K from 2 to 6"),
+        ("spread_3", "convention", "Did you mean 'conventions'"),
+        ("spread_9", "one_team", "found 'spread_9'"),
+    ],
+)
+def test_what_there_is_not_is_one_error(map_name, quality, message):
+    with pytest.raises(ConfigError, match=message):
+        spread_data.shares(map_name, quality)
+
+
+def test_a_team_covers_the_landmarks_and_two_teams_mixed_do_not(monkeypatch):
+    """Data of one team, and of agents that follow two: at least a quarter worse."""
+    monkeypatch.setattr(spread_data, "EPISODES", 64)
+    team = game_data.make_dataset("mpe", "spread_3", "one_team", episode_limit=LIMIT)
+    assert (team.lengths == LIMIT).all() and not team.arrays["terminated"].any()
+    assert team.metadata.n_cut == 0 and team.metadata.simulator.endswith("MPE")
+    monkeypatch.setattr(
+        spread_data, "assignments", lambda n, k: np.array([[0, 2, 0], [1, 1, 0], [0, 1, 0]])[:k]
+    )
+    mixed = game_data.make_dataset("mpe", "spread_3", "conventions_3", episode_limit=LIMIT)
+    assert mixed.metadata.return_mean < 1.25 * team.metadata.return_mean
