@@ -242,4 +242,30 @@ def _shots(smax: Any, episode: Episode, t: int) -> dict[int, int]:
     return {i: j for i, j in attacks.items() if (j >= n if i < n else j >= 0)}
 
 
-DRAWINGS: dict[str, Drawing] = {"matrix": draw_matrix, "bridge": draw_bridge, "smax": draw_smax}
+# ---- MPE -----------------------------------------------------------------------------------------
+
+
+def draw_spread(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The landmarks as squares, the agents as discs of their size with the way they came."""
+    from matplotlib.patches import Circle
+
+    n = env.n_agents
+    places = episode["state"][:, : 2 * n].reshape(-1, n, 2)
+    landmarks = episode["state"][0, 4 * n :].reshape(n, 2)
+    reach = max(1.2, float(np.abs(episode["state"][:, : 2 * n]).max()) + 0.2)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    ax.plot(*landmarks.T, "s", markersize=14, color=LINE, mec=WALL)
+    colours = [AGENTS[i % len(AGENTS)] for i in range(n)]
+    for i, colour in enumerate(colours):
+        ax.plot(*places[: t + 1, i].T, color=colour, linewidth=1.5, alpha=0.5)
+        disc = Circle(places[t, i], 0.15, facecolor=colour, edgecolor="white", alpha=0.85)
+        ax.add_patch(disc)
+        ax.text(*places[t, i], f"{i + 1}", color="white", ha="center", va="center_baseline")
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "matrix": draw_matrix,
+    "bridge": draw_bridge,
+    "smax": draw_smax,
+    "mpe": draw_spread,
+}
