@@ -260,7 +260,8 @@ def draw_spread(ax: Axes, env: Any, episode: Episode, t: int) -> None:
         ax.plot(*places[: t + 1, i].T, color=colour, linewidth=1.5, alpha=0.5)
         disc = Circle(places[t, i], 0.15, facecolor=colour, edgecolor="white", alpha=0.85)
         ax.add_patch(disc)
-        ax.text(*places[t, i], f"{i + 1}", color="white", ha="center", va="center_baseline")
+        x, y = places[t, i]
+        ax.text(x, y, f"{i + 1}", color="white", ha="center", va="center_baseline")
 
 
 DRAWINGS: dict[str, Drawing] = {

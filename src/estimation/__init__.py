@@ -1,0 +1,1 @@
+"""What a policy is worth, from logged episodes alone (offline policy evaluation)."""
