@@ -210,7 +210,7 @@ def build_parser() -> argparse.ArgumentParser:
             one.add_argument(option, **SHARED[option])
         return one
 
-    one = command("list", run_list, "what is here, and how to get the rest", """
+    command("list", run_list, "what is here, and how to get the rest", """
         python src/dataset.py list
     """, "--datasets-dir")  # fmt: skip
 
@@ -245,16 +245,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--episode-limit", type=int, metavar="N", help="cut there; a vault does not say its limit"
     )
 
-    one = command("validate", run_validate, "every rule; exit status 0 or 2", """
+    command("validate", run_validate, "every rule; exit status 0 or 2", """
         python src/dataset.py validate datasets/smax/2s3z_medium.h5
-    """)  # fmt: skip
-    one.add_argument("path", type=Path, metavar="PATH", help="a dataset of any format")
+    """, "path")  # fmt: skip
 
     one = command("inspect", run_inspect, "what is in a dataset, in numbers", """
         python src/dataset.py inspect datasets/smax/2s3z_medium.h5 --plot medium.png
         python src/dataset.py inspect datasets/bridge/bridge_optimal.h5 --json
-    """)  # fmt: skip
-    one.add_argument("path", type=Path, metavar="PATH", help="a dataset of any format")
+    """, "path")  # fmt: skip
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument("--plot", type=Path, metavar="PNG", help="draw a picture as well")
 
@@ -265,7 +263,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "parts", nargs="+", metavar="PATH:AMOUNT", help="a share (0.5) or a number of episodes"
     )
-    one.add_argument("target", type=Path, metavar="OUT.h5")
+    one.add_argument("target", **SHARED["target"])
     one.add_argument(
         "--episodes", type=int, metavar="N", help="with shares: in all (default: as many as go)"
     )
@@ -275,9 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
         python src/dataset.py subsample medium.h5 tenth.h5 --episodes 500 --seed 1
         python src/dataset.py subsample medium.h5 best.h5 --quantiles 0.75 1 --quality best_quarter
         python src/dataset.py subsample medium.h5 low.h5 --returns 0 10 --lost
-    """, "--seed", "--force")  # fmt: skip
-    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
-    one.add_argument("target", type=Path, metavar="OUT.h5")
+    """, "source", "target", "--seed", "--force")  # fmt: skip
     one.add_argument("--episodes", type=int, metavar="N", help="so many, drawn at random")
     one.add_argument(
         "--returns", type=float, nargs=2, metavar=("LOW", "HIGH"), help="by return, bounds included"
@@ -293,19 +289,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = command("split", run_split, "a training and a held-out part", """
         python src/dataset.py split medium.h5 train.h5 held_out.h5 --held-out 0.1
-    """, "--seed", "--force")  # fmt: skip
-    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
+    """, "source", "--seed", "--force")  # fmt: skip
     one.add_argument("training", type=Path, metavar="TRAIN.h5")
     one.add_argument("held_out_file", type=Path, metavar="HELD_OUT.h5")
     one.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="share held out (0.1)"
     )
 
-    one = command("dedupe", run_dedupe, "the same data without copies of episodes", """
+    command("dedupe", run_dedupe, "the same data without copies of episodes", """
         python src/dataset.py dedupe medium.h5 distinct.h5
-    """, "--force")  # fmt: skip
-    one.add_argument("source", type=Path, metavar="SRC", help="a dataset of any format")
-    one.add_argument("target", type=Path, metavar="OUT.h5")
+    """, "source", "target", "--force")  # fmt: skip
 
     one = command("collect", run_collect, "roll out a checkpoint (main.py's mode)", """
         python src/dataset.py collect --config=qmix --env-config=smax with map_name=3m \\
@@ -316,6 +309,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 SHARED: dict[str, dict[str, Any]] = {
+    "path": {"type": Path, "metavar": "PATH", "help": "a dataset of any format"},
+    "source": {"type": Path, "metavar": "SRC", "help": "a dataset of any format"},
+    "target": {"type": Path, "metavar": "OUT.h5"},
     "--force": {
         "action": "store_true",
         "help": "replace what is there, if it is a dataset of ours",

@@ -2,8 +2,8 @@
 
 from inspo.offline.formats import load_dataset
 from inspo.offline.formats.canonical_writer import CanonicalWriter, write_dataset
+from inspo.offline.inspection import DatasetStatistics, compute_statistics
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
-from inspo.offline.summary import DatasetStatistics, compute_statistics
 from inspo.offline.validation import (
     Violation,
     check_matches,

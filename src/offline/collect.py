@@ -77,36 +77,36 @@ def read_policy(folder: Path) -> tuple[dict[str, Any], Weights]:
     return facts, weights
 
 
+def recipes(env: str, map_name: str) -> dict[str, list[dict[str, Any]]]:
+    """Quality -> parts, of a map's shipped policies; empty where there are none."""
+    path = POLICIES / env / map_name / "recipes.yaml"
+    found: dict[str, list[dict[str, Any]]] = {}
+    return yaml.safe_load(path.read_text()) if path.exists() else found
+
+
 def recipe(env: str, map_name: str, quality: str) -> list[dict[str, Any]] | None:
     """The parts of a quality, `{policy, episodes}` and perhaps `epsilon` (0) and `greedy` (True)
     each; None if there is no recipe.
 
     `mixed_X_Y` is X % medium and Y % expert (`mixed` is `mixed_50_50`).
     """
-    path = POLICIES / env / map_name / "recipes.yaml"
-    if not path.exists():
-        return None
-    recipes: dict[str, list[dict[str, Any]]] = yaml.safe_load(path.read_text())
-    if quality in recipes:
-        return recipes[quality]
+    known = recipes(env, map_name)
     share = re.fullmatch(r"mixed_(\d+)_(\d+)", quality)
-    if not share or sum(map(int, share.groups())) != 100:
-        return None
-    if not {"medium", "expert"} <= recipes.keys():
+    if quality in known or not share or not {"medium", "expert"} <= known.keys():
+        return known.get(quality)
+    if sum(map(int, share.groups())) != 100:
         return None
     parts = [
         part | {"episodes": part["episodes"] * int(percent) // 100}
         for name, percent in zip(("medium", "expert"), share.groups())
-        for part in recipes[name]
+        for part in known[name]
     ]
     return [part for part in parts if part["episodes"] > 0]
 
 
 def qualities(env: str, map_name: str) -> list[str]:
     """What can be made for this map without a download."""
-    path = POLICIES / env / map_name / "recipes.yaml"
-    shipped = sorted(yaml.safe_load(path.read_text())) if path.exists() else []
-    return [*shipped, *game_data.qualities(env, map_name)]
+    return [*sorted(recipes(env, map_name)), *game_data.qualities(env, map_name)]
 
 
 def dataset_path(args: Any) -> Path:

@@ -2,22 +2,8 @@
 
 `generate(env, map_name, quality, path, seed)` writes one; the same seed gives the same content.
 
-What is in them, and whose recipe it is (InSPO, arXiv 2412.07639, Figures 1 and 2, Appendix C.2;
-Bridge as in AlberDICE's published files):
-
-| env    | map    | quality    | episodes | content                                                |
-|--------|--------|------------|----------|--------------------------------------------------------|
-| matrix | xor    | a          | 1,200    | AB and BA, half each                                   |
-| matrix | xor    | b          | 1,200    | AA, AB and BA, a third each                            |
-| matrix | xor    | c          | 1,200    | all four joint actions, a quarter each                 |
-| matrix | m_ne   | balanced   | 1,000    | product of uniform policies                            |
-| matrix | m_ne   | imbalanced | 1,000    | product of the policies (0.8, 0.1, 0.1)                |
-| bridge | bridge | optimal    | 500      | both orders of crossing, half each                     |
-| bridge | bridge | mixed      | 1,000    | 500 episodes of uniformly random play, then `optimal`  |
-
-| mpe    | spread_N | conventions and others | 5,000 | scripted teams (`spread_data`)              |
-
-`bridge_3` and `bridge_4` have 600 episodes for 500: every order of crossing 100 or 25 times.
+What is in them stands in docs/datasets.md; the recipes are InSPO's (arXiv 2412.07639, Figures 1 and
+2, Appendix C.2), Bridge is as in AlberDICE's published files, and `spread_data` has MPE's teams.
 
 `tabular.matrix_games` says which other matrix games and qualities there are. Their datasets are the
 smallest of at least 1,200 episodes (`m_ne`: 1,000) in which the proportions of the joint actions

@@ -13,16 +13,57 @@ says by how much.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from inspo.offline.duplicates import EqualEpisodes
-from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
-from inspo.offline.summary import DatasetStatistics, Summary, compute_statistics
+from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset, ends_terminated
 
 CELL_BITS = 10  # states are counted in at most 2^10 cells
 VISITS = 5  # mean visits of a state from which a number given the state means something
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean, population deviation and quantiles of a sample of numbers."""
+
+    mean: float
+    std: float
+    min: float
+    q25: float
+    median: float
+    q75: float
+    max: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Summary:
+        """`values` `[k]`, k >= 1."""
+        quantiles = np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0))
+        return cls(float(values.mean()), float(values.std()), *(float(q) for q in quantiles))
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """returns: undiscounted, per episode. lengths: transitions. win_rate: None where unknown.
+
+    n_terminated: episodes with a true end; n_cut: neither a true end nor the limit.
+    action_frequencies: share of each action among the transitions of each agent, `[n, A]`.
+    """
+
+    n_episodes: int
+    n_steps: int
+    n_terminated: int
+    n_cut: int
+    returns: Summary
+    lengths: Summary
+    win_rate: float | None
+    action_frequencies: np.ndarray
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers, lists and dictionaries alone, for JSON."""
+        return {**asdict(self), "action_frequencies": self.action_frequencies.tolist()}
 
 
 @dataclass(frozen=True)
@@ -127,6 +168,32 @@ def inspect(dataset: OfflineDataset) -> Inspection:
     )
 
 
+def action_frequencies(dataset: OfflineDataset) -> np.ndarray:
+    """Share of each action among the transitions of each agent: float64 `[n, A]`."""
+    n_agents, n_actions = dataset.metadata.n_agents, dataset.metadata.n_actions
+    actions = dataset.arrays["actions"][dataset.is_transition(), :, 0]
+    cells = actions + n_actions * np.arange(n_agents)
+    counts = np.bincount(cells.ravel(), minlength=n_agents * n_actions)
+    return counts.reshape(n_agents, n_actions) / max(len(actions), 1)
+
+
+def compute_statistics(dataset: OfflineDataset) -> DatasetStatistics:
+    """The statistics of a valid dataset with at least one episode."""
+    ended = ends_terminated(dataset.arrays["terminated"], dataset.lengths)
+    short = dataset.lengths < dataset.metadata.episode_limit
+    won = dataset.battle_won
+    return DatasetStatistics(
+        n_episodes=len(dataset),
+        n_steps=int(dataset.lengths.sum()),
+        n_terminated=int(ended.sum()),
+        n_cut=int((short & ~ended).sum()),
+        returns=Summary.of(dataset.episode_returns()),
+        lengths=Summary.of(dataset.lengths),
+        win_rate=None if won is None else float(won.mean()),
+        action_frequencies=action_frequencies(dataset),
+    )
+
+
 # ------------------------------------------------------------------------------ entropies
 
 
@@ -205,16 +272,13 @@ def _state_codes(dataset: OfflineDataset) -> tuple[np.ndarray, np.ndarray]:
     scale = 1 / np.sqrt(np.maximum(square / len(state), 1e-12))
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(state.shape[1], CELL_BITS)) * scale[:, None]
-    weights = rng.integers(1 << 63, size=state.shape[1], dtype=np.uint64) | np.uint64(1)
-    hashes, cells = [], []
+    seen: dict[bytes, int] = {}
+    numbers, cells = [], []
     for part in parts:
-        # Equal states have equal hashes; unequal ones differ but once in 2^64. -0.0 becomes 0.0.
-        bits = np.ascontiguousarray(part + np.float32(0)).view(np.uint32).astype(np.uint64)
-        mixed = (bits ^ (bits >> np.uint64(15))) * np.uint64(0x9E3779B97F4A7C15)
-        hashes.append(((mixed ^ (mixed >> np.uint64(29))) * weights).sum(axis=1, dtype=np.uint64))
+        for row in np.ascontiguousarray(part + np.float32(0)):  # -0.0 becomes 0.0
+            numbers.append(seen.setdefault(blake2b(row, digest_size=16).digest(), len(seen)))
         cells.append(((part - mean) @ directions > 0) @ (1 << np.arange(CELL_BITS)))
-    numbers = np.unique(np.concatenate(hashes), return_inverse=True)[1]
-    return numbers, np.concatenate(cells)
+    return np.array(numbers), np.concatenate(cells)
 
 
 def _forced(dataset: OfflineDataset, rows: np.ndarray) -> float:

@@ -105,30 +105,33 @@ def _refuse(target: Path, force: bool, *sources: Path, file: bool = True) -> Non
 # --------------------------------------------------------------------------------------------------
 # Episodes of one or more datasets into one canonical file
 
-Piece = tuple[OfflineDataset, np.ndarray]
-"""A dataset and which of its episodes, in which order."""
+Piece = tuple[OfflineDataset, np.ndarray, str]
+"""A dataset, which of its episodes in which order, and in words which these are."""
 
 
 def write_pieces(
-    path: Path, pieces: Sequence[Piece], *, quality: str, source: str, force: bool = False
+    path: Path, pieces: Sequence[Piece], quality: str | None = None, force: bool = False
 ) -> DatasetMetadata:
-    """The episodes of all pieces in one canonical file; no more than some are in memory."""
+    """The episodes of all pieces in one canonical file; no more than some are in memory.
+
+    quality: by default the first dataset's.
+    """
     if path.suffix not in (".h5", ".hdf5"):
         raise UserError(f"{path}: expected a name that ends with .h5; use convert for others.")
-    facts = [dataset.metadata for dataset, _ in pieces]
+    facts = [dataset.metadata for dataset, *_ in pieces]
     settings = {part.env_args for part in facts}
     metadata = replace(
         facts[0],
-        quality=quality,
-        source=source,
+        quality=quality or facts[0].quality,
+        source="; ".join(f"{origin}: {dataset.metadata.source}" for dataset, _, origin in pieces),
         notes=tuple(dict.fromkeys(note for part in facts for note in part.notes)),
         env_args=settings.pop() if len(settings) == 1 else None,  # if they agree, or are known
         created_by="",
     )
-    won = all(dataset.battle_won is not None for dataset, _ in pieces)
+    won = all(dataset.battle_won is not None for dataset, *_ in pieces)
     cut = any(part.n_cut for part in facts)
     with CanonicalWriter(path, metadata, overwrite=force, allow_cut=cut) as writer:
-        for dataset, indices in pieces:
+        for dataset, indices, _ in pieces:
             append_episodes(writer, dataset, indices, won)
     return writer.metadata
 
@@ -210,16 +213,15 @@ def mix(
                 "environment and map only."
             )
     counts = episode_counts([amount for _, amount in parsed], [len(d) for d in datasets], total)
-    pieces, sources = [], []
+    pieces = []
     for number, (path, dataset, count) in enumerate(zip(paths, datasets, counts)):
         rng = np.random.default_rng(spawn_seeds(seed, f"mix {number}", 1)[0])
         drawn = np.sort(rng.choice(len(dataset), count, replace=False))
-        pieces += [(dataset, drawn)] if count else []
-        sources.append(f"{count} of {len(dataset)} episodes of {path.name} (seed {seed}): "
-                       f"{dataset.metadata.source}")  # fmt: skip
+        origin = f"{count} of {len(dataset)} episodes of {path.name} (seed {seed})"
+        pieces += [(dataset, drawn, origin)] if count else []
     if not pieces:
         raise UserError("No episode is left to mix: ask for more of them.")
-    return write_pieces(target, pieces, quality=quality, source="; ".join(sources), force=force)
+    return write_pieces(target, pieces, quality, force)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -327,14 +329,8 @@ def subsample(
     _refuse(target, force, source)
     dataset = load_dataset(source, in_memory="auto")
     indices = choose(dataset, choice)
-    origin = f"{len(indices)} of {len(dataset)} episodes ({choice}) of {source.name}: "
-    return write_pieces(
-        target,
-        [(dataset, indices)],
-        quality=quality or dataset.metadata.quality,
-        source=origin + dataset.metadata.source,
-        force=force,
-    )
+    origin = f"{len(indices)} of {len(dataset)} episodes ({choice}) of {source.name}"
+    return write_pieces(target, [(dataset, indices, origin)], quality, force)
 
 
 def split(
@@ -375,11 +371,9 @@ def split(
         ):
             origin = (
                 f"{name} part, {len(indices)} of {len(dataset)} episodes (seed {seed}), of "
-                f"{source.name}: {dataset.metadata.source}"
+                f"{source.name}"
             )
-            quality = dataset.metadata.quality
-            pieces = [(dataset, indices)]
-            facts.append(write_pieces(path, pieces, quality=quality, source=origin, force=force))
+            facts.append(write_pieces(path, [(dataset, indices, origin)], force=force))
     except BaseException:
         if len(facts) == 1 and not existed:
             training.unlink(missing_ok=True)
@@ -395,10 +389,5 @@ def dedupe(
     _refuse(target, force, source)
     dataset = load_dataset(source, in_memory="auto")
     kept = np.unique(dataset.equal.originals)
-    origin = f"{len(dataset) - len(kept)} copies of other episodes left out of {source.name}: "
-    meta = dataset.metadata
-    pieces = [(dataset, kept)]
-    facts = write_pieces(
-        target, pieces, quality=meta.quality, source=origin + meta.source, force=force
-    )
-    return facts, dataset.equal
+    origin = f"{dataset.equal.n_copies} copies of other episodes left out of {source.name}"
+    return write_pieces(target, [(dataset, kept, origin)], force=force), dataset.equal
