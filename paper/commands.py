@@ -30,6 +30,7 @@ COMMANDS = {
     "beyond_two_battles": ("beyond_two", "SMAX 2s3z, medium and mixed_90_10"),
     "online": ("online", "MAPPO and QMIX with and without the head start of an offline run"),
     "copies": ("copies", "what copies of episodes do, on a file of SMAX 2s3z made so on purpose"),
+    "selection": ("selection_study", "how good estimates from data are at choosing policies"),
     "paths": ("paths", "pictures: the joint policy over training, closed form and network"),
     "bridge": (
         "bridge",
@@ -41,7 +42,7 @@ ALL = ("table1", "table2", "table3", "figure3", "figure5", "paths", "bridge", "s
 # The options that are not for every command.
 OWN_OPTIONS = {
     "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
-    "maps": ("smax", "online", "copies", "table4", "table5", "table6", "table7"),
+    "maps": ("smax", "online", "copies", "selection", "table4", "table5", "table6", "table7"),
     "on": ("table4", "table5", "table6", "table7"),
     "fill": (
         "table1",
@@ -58,7 +59,17 @@ OWN_OPTIONS = {
         "beyond_two_battles",
     ),
 }
-WITH_OWN_ALGORITHMS = ("online", "copies", "figure5", "paths", "all", "table5", "table6", "table7")
+WITH_OWN_ALGORITHMS = (
+    "online",
+    "copies",
+    "selection",
+    "figure5",
+    "paths",
+    "all",
+    "table5",
+    "table6",
+    "table7",
+)
 
 
 def run_command(options: Options) -> bool:

@@ -17,11 +17,10 @@ from inspo.controllers.basic_controller import BasicMAC
 from inspo.estimation.logged import Logged
 from inspo.offline.collect import ACTING, read_policy
 from inspo.offline.offline_dataset import DatasetMetadata
-from inspo.utils.checkpoints import MANIFEST, find_checkpoint, load_checkpoint
+from inspo.utils.checkpoints import MANIFEST, find_checkpoint, load_checkpoint, put_back
 from inspo.utils.errors import CheckpointError, named
 from inspo.utils.rl_utils import masked_log_softmax
 from inspo.utils.settings import Settings
-from inspo.utils.stored_state import put_back
 
 BLOCK = 128  # episodes whose steps are computed at once
 WAYS = ("run", "greedy", "sampled")
@@ -89,6 +88,7 @@ def load_policy(
             )
     values = config.get("agent_output_type") != "pi_logits"
     greedy = values or (bool(config.get("test_greedy", True)) if way == "run" else way == "greedy")
+    config.setdefault("standardise", False)  # runs from before there was the key
     config |= {"test_greedy": greedy, "env": facts.env, "map_name": facts.map_name}
     settings = Settings(config, {**facts.env_info(), "device": "cpu"})
     scheme = build_scheme(facts.env_info())

@@ -42,6 +42,7 @@ ACTING = (  # the settings that a policy's weights were made with
     "obs_agent_id",
     "obs_last_action",
     "hidden_dim",
+    "standardise",
 )
 RECIPE_KEYS = {"policy", "episodes", "epsilon", "greedy"}
 
@@ -74,6 +75,7 @@ def read_policy(folder: Path) -> tuple[dict[str, Any], Weights]:
             f"{folder}: expected policy.json and agent.th of a shipped policy, found a broken one "
             f"({error}). Restore the folder from the repository."
         ) from error
+    facts["settings"].setdefault("standardise", False)  # of policies from before there was the key
     return facts, weights
 
 
