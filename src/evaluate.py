@@ -68,14 +68,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("checkpoints", nargs="+", metavar="CHECKPOINTS", help="what to estimate; see above")
     add("--data", required=True, metavar="FILE", help="a dataset of any known format")
     add("--out", default=PROJECT_ROOT / "results" / "estimates", metavar="DIR",
-        help="where estimates.md, .csv, .json and .png go (default: results/estimates)")  # fmt: skip
+        help="where the files go (default: results/estimates)")  # fmt: skip
     add("--estimators", nargs="+", metavar="NAME", default=["fqe_joint", "fqe_additive"],
         help="see below; `all` is all")  # fmt: skip
     add("--by", metavar="NAME", help="the estimator to rank by (default: the first)")
     add("--policy", choices=("run", "greedy", "sampled"), default="run",
         help="how policies are played (default: as their runs' own tests do)")  # fmt: skip
     add("--epsilon", type=float, default=0.05, metavar="E",
-        help="share of random actions that a greedy policy gets for is, wis, dr (default: 0.05)")  # fmt: skip
+        help="random actions of a greedy policy in is, wis, dr (default: 0.05)")  # fmt: skip
     add("--load-step", type=int, default=0, metavar="N",
         help="of each model folder, the step nearest to N (default: the last)")  # fmt: skip
     add("--every-step", action="store_true", help="all saved steps of each model folder")

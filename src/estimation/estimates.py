@@ -40,7 +40,7 @@ from inspo.utils.settings import Settings
 ESTIMATORS = {
     "fqe_joint": "fitted Q of joint actions",
     "fqe_additive": "fitted Q that is a sum over agents",
-    "fqe_agents": "one agent at a time deviates from the data (a diagnostic, not the policy's value)",
+    "fqe_agents": "one agent at a time deviates from the data: a diagnostic",
     "is": "importance sampling, step by step",
     "wis": "weighted importance sampling",
     "dr": "weighted doubly robust: fqe_additive, corrected by importance sampling",

@@ -38,7 +38,8 @@ class Batched(nn.Module):
         if x.dim() == 4:
             flat: th.Tensor = self.forward(x.flatten(1, 2))
             return flat.unflatten(1, x.shape[1:3])
-        return th.matmul(x, self.weight) + self.bias
+        product: th.Tensor = th.matmul(x, self.weight) + self.bias
+        return product
 
 
 class Scale:

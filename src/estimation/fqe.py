@@ -30,6 +30,7 @@ from inspo.estimation.logged import Logged
 from inspo.estimation.resampling import Resamples
 
 RIDGE = 1e-4  # of the features' mean square
+AT_ONCE = 64  # systems of equations
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class LinearFQE:
         self.squares = self._per_block(self._squares)
         self.rewards = self._per_block(self._rewards)
         members = self.squares.shape[1]
-        self.choices = [[k] for k in resamples.choices(members)] if ensemble else None
+        self.choices = th.from_numpy(resamples.choices(members)) if ensemble else None
         scale = self.squares.double().sum(0).diagonal(dim1=1, dim2=2).mean(-1)  # [K]
         ridge = th.full((self.squares.shape[-1],), RIDGE, dtype=th.float64)
         ridge[: features.n_shared] /= 10
@@ -79,25 +80,32 @@ class LinearFQE:
     def evaluate(self, probs: th.Tensor) -> Fit:
         """FQE of the policy with these probabilities `[R, n, A]`."""
         systems = self.squares - self.gamma * self._per_block(self._successors, probs)
-        starts = [self._starts(which, probs) for which in self.starts]  # [n_blocks] of [K, P]
-        first, rewards = th.stack(starts).double(), self.rewards.double()
+        first = th.stack([self._starts(which, probs) for which in self.starts]).double()
         n_starts = th.tensor([len(which) for which in self.starts], dtype=th.float64)
 
-        def solve(counts: th.Tensor, members: list[int]) -> tuple[th.Tensor, th.Tensor]:
-            """theta `[K, P]` and V `[K]` by members, of blocks that count so often `[n_blocks]`."""
-            system = th.einsum("j,jkpq->kpq", counts.float(), systems[:, members]).double()
-            right = th.einsum("j,jkp->kp", counts, rewards[:, members])
-            weights = th.linalg.solve(system + self.ridge[members], right)
-            mean = th.einsum("j,jkp->kp", counts, first[:, members]) / (counts @ n_starts)
+        def solve(counts: th.Tensor, k: int) -> tuple[th.Tensor, th.Tensor]:
+            """theta `[B, P]` and V `[B]` by member k, of blocks that count so often."""
+            system = (counts.float() @ systems[:, k].flatten(1)).unflatten(1, systems.shape[2:])
+            right = counts @ self.rewards[:, k].double()
+            weights = th.linalg.solve(system.double() + self.ridge[k], right)
+            mean = counts @ first[:, k] / (counts @ n_starts)[:, None]
             return weights, (mean * weights).sum(-1)
 
-        everybody = list(range(systems.shape[1]))
-        weights, values = solve(th.ones(len(self.steps), dtype=th.float64), everybody)
+        everything = th.ones(1, len(self.steps), dtype=th.float64)
+        weights, values = zip(*(solve(everything, k) for k in range(systems.shape[1])))
+        draws = th.zeros(len(self.counts), len(values), dtype=th.float64)
+        for k in range(len(values)):
+            for which in self._draws_of(k).split(AT_ONCE):
+                draws[which, k] = solve(self.counts[which], k)[1]
+        if self.choices is not None:
+            draws = draws.gather(1, self.choices[:, None]).squeeze(1)
+        return Fit(th.cat(values).numpy(), draws.numpy(), th.cat(weights).float())
+
+    def _draws_of(self, k: int) -> th.Tensor:
+        """The bootstrap draws for which member k is asked."""
         if self.choices is None:
-            draws = [solve(counts, everybody)[1] for counts in self.counts]
-        else:
-            draws = [solve(c, chosen)[1][0] for c, chosen in zip(self.counts, self.choices)]
-        return Fit(values.numpy(), th.stack(draws).numpy(), weights.float())
+            return th.arange(len(self.counts))
+        return (self.choices == k).nonzero().squeeze(1)
 
     @th.no_grad()
     def values(self, probs: th.Tensor, weights: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from inspo.components.episode_batch import build_scheme
 from inspo.estimation.policies import Policy
+from inspo.offline.collect import acting_settings
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.runners import REGISTRY as runner_REGISTRY
 from inspo.utils.config import load_config
@@ -37,8 +38,9 @@ def play(
     values = load_config([*argv, f"seed={seed}"]).values
     values["env_args"] |= json.loads(facts.env_args or "{}")
     for policy in policies:
-        own = {**values, **policy.settings.as_dict(), "test_epsilon": policy.epsilon}
-        args = Settings(own, {"device": "cpu"})
+        acting = acting_settings(policy.settings)
+        acting |= {"test_greedy": policy.greedy, "test_epsilon": policy.epsilon}
+        args = Settings({**values, **acting}, {"device": "cpu"})
         seed_everything(seed)
         runner = runner_REGISTRY[args.runner](args, None)
         try:

@@ -128,7 +128,7 @@ def write(
         write_json(out / "estimates.json", content),
     ]
     picture = draw(estimates, out / "estimates.png")
-    return paths + [picture] * (picture is not None)
+    return [*paths, picture] if picture else paths
 
 
 def list_warnings(estimates: Sequence[PolicyEstimate]) -> list[str]:
