@@ -11,7 +11,7 @@ from pathlib import Path
 if not __package__:  # run as a file of a checkout, whose src/ is the package inspo
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "package")
 
-from inspo.utils.command_line import Parser
+from inspo.utils.command_line import Parser, text_table
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
 from inspo.utils.paths import PROJECT_ROOT
@@ -97,15 +97,14 @@ def evaluate(options: argparse.Namespace) -> list[Path]:
     from inspo.estimation.play import play
     from inspo.estimation.policies import find_policies, load_policies
     from inspo.experiments import estimates as pages
-    from inspo.experiments.tables import text_table
-    from inspo.offline import load_dataset
+        from inspo.offline import load_dataset
     from inspo.utils.phases import Phase
 
     phase = partial(Phase, bar=True)
     data, out = expand_user(options.data, "--data"), expand_user(options.out, "--out")
     roots = [expand_user(path, "CHECKPOINTS") for path in options.checkpoints]
     folders = find_policies(roots, options.load_step, options.every_step)
-    dataset = load_dataset(data, phase=phase, verify_hash=False)
+    dataset = load_dataset(data, phase=phase)
     facts = dataset.metadata
     policies = load_policies(folders, facts, options.policy)
     chosen = list(ESTIMATORS) if options.estimators == ["all"] else options.estimators

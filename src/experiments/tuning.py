@@ -173,7 +173,22 @@ def hash_of_data(cell: Cell) -> str | None:
 
 def fqe_scores(runs: Sequence[Run]) -> list[float]:
     """What fitted Q evaluation says of each run's last policy, from the data it learnt from."""
-    raise UserError("score: fqe is not at hand")
+    from inspo.estimation.estimates import DEFAULT, estimate
+    from inspo.offline import load_dataset
+    from inspo.offline.collect import dataset_path
+
+    scores: dict[Path, float] = {}
+    of_data: dict[Path, list[Run]] = {}
+    for run in runs:
+        of_data.setdefault(dataset_path(Settings(run.config)), []).append(run)
+    for path, own in of_data.items():
+        for run in own:
+            if run.model_folder is None:
+                raise UserError(f"score: {run.folder} has kept no checkpoint (save_model)")
+        folders = [run.model_folder for run in own if run.model_folder]
+        found = estimate(folders, load_dataset(path), [DEFAULT])
+        scores |= {run.folder: one.estimates[DEFAULT].value for run, one in zip(own, found)}
+    return [scores[run.folder] for run in runs]
 
 
 def final_scores(metric: str) -> Scores:
