@@ -168,17 +168,17 @@ def quality_of(estimator: str, policies: Sequence[Mapping[str, Any]]) -> Quality
 
 
 def regret_curve(
-    estimator: str | None, policies: Sequence[Mapping[str, Any]], episodes_played: int
+    estimator: str | None, policies: Sequence[Mapping[str, Any]], n: int
 ) -> list[float]:
     """The mean regret of choosing after so many played episodes (BUDGETS), shared out equally.
 
     estimator: whose SHORTLIST best are played, and the best without any; None: all are played, and
     one is drawn without any. What a policy returns in k episodes is drawn from the normal
-    distribution of its recorded mean and error.
+    distribution of its recorded mean and error, which are of n episodes.
     """
     rng = np.random.default_rng(0)
     played = np.array([p["played"] for p in policies])
-    spread = np.array([p["played_error"] for p in policies]) * math.sqrt(episodes_played)
+    spread = np.array([p["played_error"] for p in policies]) * math.sqrt(n)
     chosen = np.arange(len(policies))
     if estimator is not None:
         value = [p["estimates"].get(estimator, {"value": -math.inf})["value"] for p in policies]
@@ -243,11 +243,12 @@ def draw(path: Path, studies: Mapping[str, Mapping[str, Any]]) -> Path:
             above.set(title=f"{task} {study['keys']['quality']}", xlabel="played return")
             reach = max(played) - min(played) or 1.0
             above.set_ylim(min(played) - reach, max(played) + reach)
-            for k, name in [(None, None), *enumerate(shown)]:
-                if name is None or quality_of(name, policies):
-                    curve = regret_curve(name, policies, study["episodes_played"])
-                    style = {"color": INK, "ls": ":"} if k is None else {"color": COLOURS[k]}
-                    below.plot([max(b, 3) for b in BUDGETS], curve, marker=".", **style)
+            regret = partial(regret_curve, policies=policies, n=study["episodes_played"])
+            at = [max(budget, 3) for budget in BUDGETS]
+            below.plot(at, regret(None), marker=".", color=INK, ls=":")
+            for k, name in enumerate(shown):
+                if quality_of(name, policies):
+                    below.plot(at, regret(name), marker=".", color=COLOURS[k])
             below.set(xscale="log", xlabel="episodes played in all (left end: none)")
         axes[0, 0].set_ylabel("estimated return")
         axes[1, 0].set_ylabel(f"regret; the best {SHORTLIST} by the estimate are played\n"

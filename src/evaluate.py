@@ -97,7 +97,7 @@ def evaluate(options: argparse.Namespace) -> list[Path]:
     from inspo.estimation.play import play
     from inspo.estimation.policies import find_policies, load_policies
     from inspo.experiments import estimates as pages
-        from inspo.offline import load_dataset
+    from inspo.offline import load_dataset
     from inspo.utils.phases import Phase
 
     phase = partial(Phase, bar=True)
