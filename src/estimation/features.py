@@ -36,8 +36,7 @@ class Batched(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         if x.dim() == 4:
-            flat: th.Tensor = self.forward(x.flatten(1, 2))
-            return flat.unflatten(1, x.shape[1:3])
+            return th.unflatten(self.forward(x.flatten(1, 2)), 1, x.shape[1:3])
         product: th.Tensor = th.matmul(x, self.weight) + self.bias
         return product
 
