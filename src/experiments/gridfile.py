@@ -25,7 +25,7 @@ from inspo.utils.config import (
     read_yaml,
     type_name,
 )
-from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest, require_known
 from inspo.utils.paths import PROJECT_ROOT
 from inspo.utils.settings import Settings
 
@@ -290,10 +290,7 @@ def _expect(fits: Any, expected: str, found: Any) -> None:
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in content:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key '{key}'.{nearest(str(key), known)} Known: {', '.join(known)}"
-            )
+        require_known(key, known, "unknown key")
 
 
 def _mapping(block: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from inspo.experiments.tables import (
     write_json,
     write_text,
 )
-from inspo.utils.errors import UserError
 
 Bands = Mapping[str, Mapping[str, Band]]  # task -> method -> learning curve
 # What only some reports have.
@@ -65,13 +64,7 @@ class Report:
             stem = out / "performance_profiles"
             pictures += draw_profiles(stem, self.title, selection, aggregates)
         for path in {out / name for name in OPTIONAL_FILES} - {*paths, *pictures}:
-            try:  # what an earlier report of other runs left in the folder
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"cannot remove {path}, which is not of this report's runs: {error.strerror}. "
-                    "Remove it yourself, or name another folder with --out"
-                ) from error
+            path.unlink(missing_ok=True)  # what an earlier report of other runs left in the folder
         return [write_text(out / "report.md", self.markdown(pictures)), *paths, *pictures]
 
     def markdown(self, pictures: Sequence[Path]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from inspo.experiments.entries import Data, Entry, Method, judge
 from inspo.experiments.records import Records, Run, is_number
 from inspo.utils.config import flatten, map_label
-from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest, require_known
 
 # The algorithms' names in print, in the order of the tables; others follow by name.
 NAMES = {
@@ -306,13 +306,11 @@ def choose_metric(runs: Sequence[Run], requested: str | None) -> str:
         raise ConfigError(
             f"the runs have no metric in common; name one with --metric: {', '.join(sorted(known))}"
         )
-    for metric in (requested, f"test_{requested}", f"test_{requested}_mean"):
+    for metric in (f"test_{requested}", f"test_{requested}_mean"):
         if metric in known:
             return metric
-    raise ConfigError(
-        f"--metric: no run has '{requested}'.{nearest(requested, known)} "
-        f"Known: {', '.join(sorted(known))}"
-    )
+    require_known(requested, sorted(known), "--metric: no run has")
+    return requested
 
 
 def short_name(metric: str) -> str:

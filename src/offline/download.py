@@ -117,7 +117,6 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
     """Unpack the qualities that are wanted beside the ledger, convert them, remove them again."""
     folder = job.downloads / job.source.source / f".{job.source.map_name}.unpacked"
-    files.new_parents(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed; we hold the lock
     marks = [_normal(f"/{ending}/") for ending in job.wanted().values()]
 
@@ -172,7 +171,6 @@ def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
     """One quality as a canonical file under its final name."""
     source, target = job.source, job.target(quality)
     job.log(f"converting {quality} to {target}")
-    files.new_parents(target)
     data = load_dataset(
         path,
         env=source.env,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from inspo.utils import files as disk
-from inspo.utils.errors import CheckpointError, nearest
+from inspo.utils.errors import CheckpointError, nearest, reason_of
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -96,7 +96,7 @@ def _write_entry(path: Path, entry: Any) -> dict[str, Any]:
             torch.save(entry, file)
     except RuntimeError as error:
         # Torch's zip writer hides the reason; a write that did not fit is the only one we know.
-        raise OSError(f"torch.save: {str(error).splitlines()[0]}") from error
+        raise OSError(f"torch.save: {reason_of(error)}") from error
     disk.sync(path)
     return {"sha256": disk.sha256(path), "bytes": path.stat().st_size}
 
@@ -286,8 +286,7 @@ def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # whatever the unpickler makes of a file that is none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read: {reason}. {advice}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}. {advice}") from error
 
 
 def _listing(folder: Path, n: int = 5) -> str:

@@ -29,7 +29,7 @@ from inspo.offline.offline_dataset import (
     OfflineDataset,
 )
 from inspo.offline.padded import STORED, PaddedSource
-from inspo.utils.errors import DatasetError
+from inspo.utils.errors import DatasetError, reason_of
 
 NAME = "canonical"
 DESCRIPTION = "HDF5 in CFCQL's layout, with or without our metadata"
@@ -71,10 +71,9 @@ def _translated(path: Path | str, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DatasetError(
-            f"{path}: the HDF5 file is truncated or damaged ({doing}: {reason}). An interrupted "
-            "copy or download looks like this: fetch, collect or convert it again."
+            f"{path}: the HDF5 file is truncated or damaged ({doing}: {reason_of(error)}). An "
+            "interrupted copy or download looks like this: fetch, collect or convert it again."
         ) from error
 
 

@@ -35,7 +35,7 @@ from inspo.offline.formats.common import (
 from inspo.offline.offline_dataset import FIELDS, ContentHash, OfflineDataset, row_offsets
 from inspo.offline.scratch import allocator
 from inspo.offline.validation import Violation, require_valid
-from inspo.utils.errors import DatasetError
+from inspo.utils.errors import DatasetError, reason_of
 
 NAME = "vault"
 DESCRIPTION = "OG-MARL's vault, a folder with metadata.json and manifest.ocdbt"
@@ -173,9 +173,10 @@ class VaultSource:
         self._check_shapes()
 
     def _open(self, name: str) -> Any:
-        return self._of_tensorstore(
-            name, lambda: _tensorstore().open(spec_of(self.path, name), open=True, read=True)
-        )
+        import tensorstore  # half a second, which other formats need not wait for
+
+        spec = spec_of(self.path, name)
+        return self._of_tensorstore(name, lambda: tensorstore.open(spec, open=True, read=True))
 
     def _of_tensorstore(self, name: str, begin: Callable[[], Any]) -> Any:
         """The result of what `begin` begins, with whatever tensorstore raises as DatasetError."""
@@ -184,9 +185,9 @@ class VaultSource:
         except DatasetError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DatasetError(
-                f"{self.path}: '{name}' is truncated or damaged ({reason:.200}). Fetch it again."
+                f"{self.path}: '{name}' is truncated or damaged ({reason_of(error):.200}). "
+                "Fetch it again."
             ) from error
 
     def _length(self) -> int:
@@ -359,16 +360,6 @@ def _block_steps(store: Any, chunks: Any) -> int:
     return max(BLOCK_BYTES // max(_step_bytes(store), 1) // chunk, 1) * int(chunk)
 
 
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise DatasetError(
-            f"OG-MARL's vaults need the package tensorstore ({error}). Install requirements.txt."
-        ) from error
-    return tensorstore
-
-
 def spec_of(path: Path, name: str) -> dict[str, Any]:
     """Where tensorstore finds a leaf."""
     base = {"driver": "file", "path": f"{path.absolute()}/"}
@@ -431,10 +422,12 @@ def _nested(flat: dict[str, str]) -> dict[str, Any]:
 
 
 def _create(folder: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    import tensorstore
+
     spec = spec_of(folder, name)
     if name != LENGTH:
         spec["metadata"] = {"compressor": {"id": "gzip", "level": 1}}
-    return _tensorstore().open(spec, create=True, dtype=dtype, shape=shape).result()
+    return tensorstore.open(spec, create=True, dtype=dtype, shape=shape).result()
 
 
 def _write_leaf(
