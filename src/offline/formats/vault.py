@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from inspo.offline.formats.common import (
     log,
 )
 from inspo.offline.offline_dataset import FIELDS, ContentHash, OfflineDataset, row_offsets
+from inspo.offline.padded import cast_exactly
 from inspo.offline.scratch import allocator
 from inspo.offline.validation import Violation, require_valid
 from inspo.utils.errors import DatasetError, reason_of
@@ -309,21 +309,11 @@ class VaultSource:
         return np.where(step < np.repeat(kept, lengths), place, -1)
 
     def _fill(self, rows: np.ndarray, name: str, place: np.ndarray) -> None:
-        """Put the values of a leaf into their rows; whole numbers stay what they are."""
+        """Put the values of a leaf into their rows."""
         for first, values in self.blocks(name):
             where = place[first : first + len(values)]
-            if where.min() < 0:
-                values, where = values[where >= 0], where[where >= 0]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
-                cast = values.astype(rows.dtype, copy=False)
-            if rows.dtype.kind == "i" and not (cast == values).all():
-                wrong = values[cast != values][0]
-                raise DatasetError(
-                    f"{self.path}: '{name}': expected whole numbers, found {wrong} at a step from "
-                    f"{first} on. Fetch it again."
-                )
-            rows[where] = cast
+            values, where = values[where >= 0], where[where >= 0]
+            rows[where] = cast_exactly(values, rows.dtype, str(self.path), name)
 
     def _fill_reward(self, rows: np.ndarray, place: np.ndarray) -> None:
         for first, values in self.blocks("rewards"):
