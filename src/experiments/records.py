@@ -102,11 +102,12 @@ class UnreadableRecord(Exception):
 
 @dataclass
 class Records:
-    """What lies below the folder `base`.
+    """What lies below the folders `roots`, all below `base`.
 
     table: the training runs, oldest first: `run`, and its algorithm, environment, seed and commit.
     """
 
+    roots: Sequence[Path]
     base: Path
     table: pd.DataFrame
     unreadable: list[str]  # places, each with the reason
@@ -150,7 +151,7 @@ def read_records(roots: Sequence[Path]) -> Records:
     columns = ("algorithm", "environment", "seed", "commit")
     facts = {name: [getattr(run, name) for run in trained] for name in columns}
     table = pd.DataFrame({"run": trained, **facts})
-    return Records(Path(base), table, unreadable, len(runs) - len(trained))
+    return Records(roots, Path(base), table, unreadable, len(runs) - len(trained))
 
 
 def _record_folders(top: str, visited: set[str], set_aside) -> Iterator[Path]:
