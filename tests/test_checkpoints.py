@@ -170,7 +170,7 @@ def replace(path, content, known=False):
         ("agent.th", lambda p: replace(p, p.read_bytes()[:-10]), ["1/agent.th", "bytes"]),
         ("agent.th", change, ["hash"]),
         ("agent.th", lambda p: replace(p, b"hello", known=True), ["1/agent.th"]),
-        ("run.th", lambda p: p.unlink(), ["run.th is missing"]),
+        ("run.th", lambda p: p.unlink(), ["run.th", "is missing"]),
         *[
             ("manifest.json", lambda p, x=x: p.write_text(x), ["manifest.json is broken"])
             for x in ("{", "[]", "{}", '{"files": {}}')
@@ -196,7 +196,7 @@ def test_what_is_no_folder_of_checkpoints(folder):
     for wrong, parts in (
         (folder.with_name("tokn"), ["tokn", "'token'"]),
         (folder.parent / "empty", ["holds no checkpoint"]),
-        (path / "agent.th", ["is a file"]),
+        (path / "agent.th", ["found a file"]),
     ):
         message = error_of(wrong)
         assert all(part in message for part in parts), message

@@ -27,6 +27,7 @@ from inspo.utils.errors import CheckpointError, nearest, reason_of
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REPLACED = ".old"  # `{step}.old`: whole; its successor is being put in its place
+ADVICE = "Use another step (load_step) or a fresh copy of the folder"
 PICKLE_OVERHEAD = 16_384  # bytes a file takes beside its tensors, about
 
 
@@ -177,18 +178,14 @@ def find_checkpoint(path: str | Path, load_step: int = 0) -> Path:
             f"there is no checkpoint folder {path}.{nearest(path.name, siblings)} "
             "checkpoint_path and resume name a run's model folder (results/models/RUN)"
         )
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} is a file; checkpoint_path and resume name a run's model folder, "
-            "which holds one folder for each saved step"
-        )
     if (path / MANIFEST).is_file():
         return path
     steps = list_steps(path)
     if not steps:
         raise CheckpointError(
             f"{path} holds no checkpoint: expected folders named by their step (0, 10000, ..), "
-            f"found {_listing(path)}. The run may have ended before its first one"
+            f"found {_listing(path)}. checkpoint_path and resume name a run's model folder; a run "
+            "may have ended before its first checkpoint"
         )
     step = steps[-1] if load_step == 0 else min(steps, key=lambda s: (abs(s - load_step), s))
     return _step_folder(path, step)
@@ -227,34 +224,37 @@ def load_checkpoint(
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of one step's folder."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(disk.read_text(path))
-    except FileNotFoundError:
+    if not path.exists():
         raise CheckpointError(
             f"{folder} has no {MANIFEST} (it holds {_listing(folder)}): "
             "not a checkpoint of this program, or an incomplete copy of one"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is broken: {error}. Use another step (load_step)") from error
-    whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    if not whole or not isinstance(manifest.get("step"), int):
-        raise CheckpointError(f"{path} is broken: expected the keys step and files")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {manifest.get('format_version')!r}; "
-            f"this program reads format {FORMAT_VERSION}"
         )
+    try:
+        manifest = json.loads(disk.read_text(path))
+        _check_manifest(manifest)
+        return manifest
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is broken: {error}. {ADVICE}") from error
+
+
+def _check_manifest(manifest: Any) -> None:
+    """ValueError unless it holds what this program writes."""
+    kinds = {"step": int, "files": dict}
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise ValueError("expected the keys step and files")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version")
+        raise ValueError(f"it has format {found!r}, and this program reads format {FORMAT_VERSION}")
     if not isinstance(manifest.get("config", {}), dict):
-        raise CheckpointError(f"{path} is broken: config: expected the run's configuration")
-    for name, facts in manifest["files"].items():
-        facts = facts if isinstance(facts, dict) else {}
-        kinds = isinstance(facts.get("bytes"), int) and isinstance(facts.get("sha256"), str)
-        if not (kinds and re.fullmatch(r"\w[\w.-]*", name)):
-            raise CheckpointError(
-                f"{path} is broken: files: '{name}': expected the name of a file, with its bytes "
-                f"and sha256, found {manifest['files'][name]!r:.200}"
-            )
-    return manifest
+        raise ValueError("config: expected the run's configuration")
+    for name, given in manifest["files"].items():
+        facts = given if isinstance(given, dict) else {}
+        typed = isinstance(facts.get("bytes"), int) and isinstance(facts.get("sha256"), str)
+        if not (typed and re.fullmatch(r"\w[\w.-]*", name)):
+            expected = "the name of a file, with its bytes and sha256"
+            raise ValueError(f"files: '{name}': expected {expected}, found {given!r:.200}")
 
 
 def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
@@ -262,36 +262,27 @@ def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
 
 
 def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
-    advice = "Use another step (load_step) or a fresh copy of the folder"
     try:
         size = disk.require_file(path)
         if size != facts["bytes"]:
-            raise CheckpointError(
-                f"{path} is broken: expected {facts['bytes']:,} bytes, found {size:,}. {advice}"
-            )
+            raise ValueError(f"expected {facts['bytes']:,} bytes, found {size:,}")
         if disk.sha256(path) != facts["sha256"]:
-            raise CheckpointError(
-                f"{path} is broken: its content differs from the hash in {MANIFEST}. {advice}"
-            )
+            raise ValueError(f"its content differs from the hash in {MANIFEST}")
         return torch.load(path, map_location=map_location, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing, although {MANIFEST} names it. {advice}"
-        ) from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a file of this program: it holds objects other than tensors and plain "
-            f"values, which are not loaded because they could run code. {advice}"
-        ) from error
-    except CheckpointError:
-        raise
     except Exception as error:  # whatever the unpickler makes of a file that is none
-        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}. {advice}") from error
+        reason = reason_of(error)
+        if isinstance(error, FileNotFoundError):
+            reason = f"it is missing, although {MANIFEST} names it"
+        elif isinstance(error, pickle.UnpicklingError):
+            reason = "it holds objects, which are not loaded because they could run code"
+        raise CheckpointError(f"{path} is broken: {reason}. {ADVICE}") from error
 
 
-def _listing(folder: Path, n: int = 5) -> str:
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "a file"
     found = sorted(path.name for path in folder.iterdir())
-    return ", ".join(found[:n]) + (", .." if len(found) > n else "") if found else "nothing"
+    return ", ".join(found[:5] + [".."] * (len(found) > 5)) or "nothing"
 
 
 class Stateful(Protocol):

@@ -19,6 +19,7 @@ from inspo.offline.formats import folders
 from inspo.offline.formats.common import Hints, read_padded
 from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
 from inspo.offline.padded import PaddedSource
+from inspo.offline.validation import damaged
 from inspo.utils.errors import DatasetError
 
 NAME = "alberdice"
@@ -42,16 +43,11 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     content = folders.read_json(path / META)
     count = content.get("episodes_in_buffer")
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise DatasetError(
-            f"{path / META}: 'episodes_in_buffer': expected a number of episodes, found "
-            f"{count!r}. Fetch it again."
-        )
+        raise damaged(f"{path / META}: 'episodes_in_buffer'", "a number of episodes", repr(count))
     for key, array in arrays.items():
         if array.ndim and len(array) < count:
-            raise DatasetError(
-                f"{path / (key + '.npy')}: expected at least {count} episodes, as meta.json "
-                f"says, found {len(array)}. The folder is incomplete: fetch it again."
-            )
+            expected = f"at least {count} episodes, as meta.json says"
+            raise damaged(path / f"{key}.npy", expected, len(array))
     stated = folders.stated_metadata(content, path / META)
     dataset = read_padded(
         MappedSource(arrays, str(path), count),
@@ -97,9 +93,7 @@ def _map_array(path: Path) -> np.memmap[Any, Any]:
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except Exception as error:  # numpy parses the head as Python: whatever a parser raises
-        raise DatasetError(
-            f"{path}: not a .npy array of numbers, or truncated ({error}). Fetch it again."
-        ) from error
+        raise damaged(path, "a .npy array of numbers", error) from error
 
 
 # ------------------------------------------------------------------------------------ writing

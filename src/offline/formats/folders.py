@@ -21,6 +21,7 @@ from inspo.offline.offline_dataset import (
     UNKNOWN,
     OfflineDataset,
 )
+from inspo.offline.validation import damaged
 from inspo.utils import files
 from inspo.utils.errors import DatasetError
 
@@ -44,14 +45,14 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; DatasetError if the file holds none."""
     try:
         content = json.loads(files.read_text(file))
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: missing. The folder is incomplete: fetch it again.") from None
     except PermissionError:
         raise DatasetError(f"{file}: no permission to read it. Change its mode or owner.") from None
+    except FileNotFoundError:
+        raise damaged(file, "a JSON object", "no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: not valid JSON ({error}). Fetch it again.") from error
+        raise damaged(file, "a JSON object", error) from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{file}: expected a JSON object. Fetch it again.")
+        raise damaged(file, "a JSON object", f"{content!r:.80}")
     return content
 
 
@@ -70,10 +71,8 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
         or not isinstance(stated.get("content_hash", ""), str)
         or not isinstance(stated.get("win_rate", 0.0), float)
     ):
-        raise DatasetError(
-            f"{file}: '{KEY}': expected the names, notes and limit of the dataset. The file was "
-            "changed or damaged: convert it again."
-        )
+        expected = "the names, notes and limit of the dataset"
+        raise damaged(f"{file}: '{KEY}'", expected, f"{stated!r:.80}")
     return stated
 
 
@@ -115,10 +114,8 @@ def stated_victories(stated: dict[str, Any], n_episodes: int, file: Path) -> np.
         packed = np.frombuffer(bytes.fromhex(stated["battle_won"]), dtype=np.uint8)
         if len(packed) == -(-n_episodes // 8):
             return np.unpackbits(packed, count=n_episodes)
-    raise DatasetError(
-        f"{file}: '{KEY}': 'battle_won' does not have one bit for each of {n_episodes} episodes. "
-        "The file was changed or damaged: convert it again."
-    )
+    expected, found = f"one bit for each of {n_episodes} episodes", f"{stated['battle_won']!r:.80}"
+    raise damaged(f"{file}: '{KEY}': 'battle_won'", expected, found)
 
 
 # ------------------------------------------------------------------------------------ writing

@@ -34,7 +34,7 @@ from inspo.offline.formats.common import (
 from inspo.offline.offline_dataset import FIELDS, ContentHash, OfflineDataset, row_offsets
 from inspo.offline.padded import cast_exactly
 from inspo.offline.scratch import allocator
-from inspo.offline.validation import Violation, require_valid
+from inspo.offline.validation import Violation, damaged, require_valid
 from inspo.utils.errors import DatasetError, reason_of
 
 NAME = "vault"
@@ -154,13 +154,11 @@ class VaultSource:
         self.path = path
         for item in path.rglob("*"):
             if not (item.is_file() or item.is_dir()):  # tensorstore would wait for a pipe's end
-                raise DatasetError(f"{item}: expected a file, found none. Fetch the vault again.")
+                raise damaged(item, "a file", "none")
         structure = content.get("structure_shape")
         if not isinstance(structure, dict):
-            raise DatasetError(
-                f"{path / 'metadata.json'}: 'structure_shape': expected the names of the "
-                "vault's arrays. Fetch it again."
-            )
+            place = f"{path / 'metadata.json'}: 'structure_shape'"
+            raise damaged(place, "the names of the vault's arrays", f"{structure!r:.80}")
         present = set(_names(structure))
         missing = [
             Violation("missing_key", name, f"an array '{name}'", ", ".join(sorted(present)))
@@ -194,14 +192,11 @@ class VaultSource:
         """T, from `vault_index`."""
         store = self._open(LENGTH)
         if store.shape != (1,) or store.dtype.numpy_dtype.kind not in "iu":
-            raise DatasetError(
-                f"{self.path}: '{LENGTH}': expected one integer, found {store.dtype.name} "
-                f"{store.shape}. Fetch it again."
-            )
+            found = f"{store.dtype.name} {store.shape}"
+            raise damaged(f"{self.path}: '{LENGTH}'", "one integer", found)
         n_steps = int(self._of_tensorstore(LENGTH, store.read)[0])
         if n_steps < 1:
-            none = Violation("zero_episodes", LENGTH, "at least 1 time step", str(n_steps))
-            require_valid([none], str(self.path), "Fetch it again.")
+            raise damaged(f"{self.path}: '{LENGTH}'", "at least 1 time step", n_steps)
         return n_steps
 
     def _check_shapes(self) -> None:
@@ -226,10 +221,8 @@ class VaultSource:
         claimed = self.n_steps * sum(map(_step_bytes, self.leaves.values()))
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         if claimed > MAX_COMPRESSION * size:
-            raise DatasetError(
-                f"{self.path}: claims {claimed} bytes, which a folder of {size} bytes cannot hold: "
-                "it is truncated or damaged. Fetch it again."
-            )
+            held = f"at most what a folder of {size} bytes can hold"
+            raise damaged(self.path, held, f"a claim of {claimed} bytes")
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """`(first step, values [t, ...])`, in order."""
