@@ -300,9 +300,3 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, data, monkeypatch, error)
     with pytest.raises((KeyboardInterrupt, DatasetError)):
         vault.write(tmp_path / "x.vlt", data)
     assert os.listdir(tmp_path) == []
-
-
-def test_without_tensorstore_the_error_says_what_to_install(tmp_path, data, monkeypatch):
-    vault.write(tmp_path / "x.vlt", data)
-    monkeypatch.setitem(__import__("sys").modules, "tensorstore", None)
-    assert "requirements.txt" in error_of(tmp_path / "x.vlt")

@@ -109,10 +109,8 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
     folder = str(content.get("folder", path.stem))
     if not is_folder_name(folder):
         raise ConfigError(
-            f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
-            if "folder" in content
-            else f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give "
-            "another one, `folder: my_grid`, or rename the file"
+            f"folder: expected a name such as my_grid, found '{folder}', which is the file's where "
+            f"the file says no other. {FOLDER_NAMES}"
         )
     blocks = content.get("blocks", [{}])
     _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
