@@ -224,7 +224,7 @@ def _forget(pattern):
     ("damage", "message"),
     [
         (_forget("d/*"), "truncated or damaged"),
-        (lambda f: (f / "metadata.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "metadata.json").write_text("{"), "expected a JSON object"),
         (lambda f: (f / "metadata.json").write_text("[]"), "expected a JSON object"),
         (lambda f: (f / "metadata.json").write_text("{}"), "'structure_shape'"),
         (lambda f: (f / "manifest.ocdbt").write_bytes(b"x" * 99), "truncated or damaged"),
@@ -242,7 +242,7 @@ def test_damaged_vaults(tmp_path, data, damage, message):
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [(0, "zero_episodes"), (-3, "zero_episodes"), (2**31 - 1, "cannot hold")],
+    [(0, "at least 1 time step"), (-3, "at least 1"), (2**31 - 1, "bytes can hold")],
 )
 def test_a_length_that_lies(tmp_path, data, index, message):
     write_leaves(tmp_path / "x", experience(data), index)

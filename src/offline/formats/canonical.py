@@ -146,7 +146,9 @@ def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
     if not OURS & attributes.keys():
         return None
     if _parse(source.name, attributes, "format", "str") != FORMAT:
-        raise damaged(f"{source.name}: attribute 'format'", f"'{FORMAT}'", attributes["format"])
+        raise damaged(
+            f"{source.name}: attribute 'format'", f"'{FORMAT}'", repr(attributes["format"])
+        )
     version = _parse(source.name, attributes, "format_version", "int")
     if version > FORMAT_VERSION:
         raise DatasetError(
