@@ -26,7 +26,6 @@ from inspo.utils.errors import CheckpointError, nearest, reason_of
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-REPLACED = ".old"  # `{step}.old`: whole; its successor is being put in its place
 ADVICE = "Use another step (load_step) or a fresh copy of the folder"
 PICKLE_OVERHEAD = 16_384  # bytes a file takes beside its tensors, about
 
@@ -68,7 +67,8 @@ def save_checkpoint(
     writing = final = folder / str(int(step))
     try:
         with disk.temporary(final, folder=True) as new:
-            _bring_back(folder)
+            for replaced in list_steps(folder):
+                disk.settle(folder / str(replaced))
             listed = {}
             for name, entry in files.items():
                 writing = final / name
@@ -79,7 +79,7 @@ def save_checkpoint(
             (new / MANIFEST).write_text(json.dumps(manifest, indent=2))
             disk.sync(new / MANIFEST)
             disk.sync(new)
-            _put_in_place(new, final)
+            disk.replace_folder(new, final)
     except OSError as error:
         needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
         raise CheckpointError(_no_room(writing, needed, error, folder)) from error
@@ -100,26 +100,6 @@ def _write_entry(path: Path, entry: Any) -> dict[str, Any]:
         raise OSError(f"torch.save: {reason_of(error)}") from error
     disk.sync(path)
     return {"sha256": disk.sha256(path), "bytes": path.stat().st_size}
-
-
-def _put_in_place(new: Path, final: Path) -> None:
-    """Rename; one that stands there already steps aside and goes only when its successor stands."""
-    old = final.with_name(final.name + REPLACED)
-    if final.exists():
-        final.rename(old)
-    new.rename(final)
-    disk.sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _bring_back(folder: Path) -> None:
-    """Give those that stepped aside for nothing their names again, and remove the others."""
-    for old in folder.glob(f"[0-9]*{REPLACED}"):
-        final = old.with_suffix("")
-        if final.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(final)
 
 
 def _no_room(path: Path, needed: int, error: OSError, folder: Path) -> str:
@@ -156,14 +136,14 @@ def list_steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    matches = (re.fullmatch(r"(\d+)(\.old)?", path.name) for path in folder.iterdir())
-    return sorted({int(match[1]) for match in matches if match})
+    matches = (re.fullmatch(r"(\d+)|\.(\d+)\.replaced", p.name) for p in folder.iterdir())
+    return sorted({int(match[1] or match[2]) for match in matches if match})
 
 
 def _step_folder(folder: Path, step: int) -> Path:
     """Where a step lies: a kill between two renames leaves it under its other name."""
     path = folder / str(step)
-    return path if path.exists() else folder / f"{step}{REPLACED}"
+    return path if path.exists() else disk.aside(path)
 
 
 def find_checkpoint(path: str | Path, load_step: int = 0) -> Path:

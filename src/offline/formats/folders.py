@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,17 +161,11 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         )
 
 
-def _replaced(path: Path) -> Path:
-    """Where a folder stands while another takes its name."""
-    return path.with_name(f".{path.name}.replaced")
-
-
 def restore(path: Path) -> None:
     """Put a folder back that lost its name to a process that was killed while it replaced it."""
-    if not path.exists() and is_ours(_replaced(path)):
+    if not path.exists() and is_ours(files.aside(path)):
         with files.locked(path):
-            if not path.exists():
-                os.replace(_replaced(path), path)
+            files.settle(path)
 
 
 @contextlib.contextmanager
@@ -190,31 +182,9 @@ def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
             yield folder
             with files.locked(path):
                 refuse_existing(path, overwrite)
-                _replace(folder, path)
+                files.replace_folder(folder, path)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be written ({error.strerror or error}). Nothing was left under this "
             "name; make room or choose another folder."
         ) from error
-
-
-def _replace(folder: Path, path: Path) -> None:
-    """Give `folder` the name `path`, and remove what had it, which may be replaced."""
-    old = _replaced(path)
-    if path.exists():
-        _discard(old)  # of a process that was killed after it had replaced it
-        os.replace(path, old)
-    try:
-        os.replace(folder, path)
-    except OSError:
-        if old.exists():
-            os.replace(old, path)
-        raise
-    _discard(old)
-
-
-def _discard(old: Path) -> None:
-    if is_ours(old):
-        shutil.rmtree(old)
-    elif old.is_dir():
-        old.rmdir()  # an empty one; nothing else is ever replaced
