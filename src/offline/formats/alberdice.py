@@ -48,37 +48,16 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
         if array.ndim and len(array) < count:
             expected = f"at least {count} episodes, as meta.json says"
             raise damaged(path / f"{key}.npy", expected, len(array))
+    written = {key: array[:count] if array.ndim else array for key, array in arrays.items()}
     stated = folders.stated_metadata(content, path / META)
     dataset = read_padded(
-        MappedSource(arrays, str(path), count),
+        PaddedSource(written, str(path)),
         folders.hints_with(stated, hints),
         metadata=None,
         origin=f"converted from {path.name} (AlberDICE's folder)",
         battle_won=folders.stated_victories(stated, count, path / META),
     )
     return folders.as_stated(dataset, stated, hints, path / META)
-
-
-class MappedSource(PaddedSource):
-    """The first `n_episodes` of memory-mapped files, of which no more than a slab is held.
-
-    Each slab is mapped anew: pages that were read would count as the process's memory until the
-    map goes.
-    """
-
-    def __init__(self, arrays: dict[str, np.memmap[Any, Any]], name: str, n_episodes: int):
-        super().__init__(arrays, name)
-        self.n_episodes = n_episodes
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        shape = super().shape(key)
-        return (self.n_episodes, *shape[1:]) if shape else shape
-
-    def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
-        array = self.arrays[key]
-        order: Any = "C" if array.flags.c_contiguous else "F"
-        again = np.memmap(array.filename, array.dtype, "r", array.offset, array.shape, order)
-        return np.asarray(again[first:end, :n_steps])
 
 
 def _map_array(path: Path) -> np.memmap[Any, Any]:
