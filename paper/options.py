@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inspo.utils.config import has, names, offline_algorithms, parse_value
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import ConfigError, require_known
 from inspo.utils.paths import PROJECT_ROOT
 
 if TYPE_CHECKING:  # --help need not wait for pandas
@@ -79,11 +79,7 @@ def check_algorithms(requested: Sequence[str], methods: Iterable[str] = ()) -> l
     for name in requested:
         if name in registered and name not in offline:
             raise ConfigError(f"--algs: {name} learns online; these tables compare offline ones")
-        if name not in known:
-            raise ConfigError(
-                f"--algs: unknown algorithm '{name}'.{nearest(name, known)} "
-                f"Known: {', '.join(known)}"
-            )
+        require_known(name, known, "--algs: unknown algorithm")
     return list(dict.fromkeys(requested))
 
 
@@ -91,19 +87,11 @@ def check_maps(table: str, on: str, requested: Sequence[str] | None, known: Iter
     """ConfigError for a map of `--maps` that the table does not have."""
     known = list(known)
     for name in requested or ():
-        if name not in known:
-            raise ConfigError(
-                f"--maps: {table} on {on} has no map '{name}'.{nearest(name, known)} "
-                f"Known: {', '.join(known)}"
-            )
+        require_known(name, known, f"--maps: {table} on {on} has no map")
 
 
 def check_qualities(requested: Sequence[str] | None, known: Iterable[str]) -> None:
     """ConfigError for a quality of `--qualities` that the table does not have."""
     known = sorted(set(known))
     for quality in requested or ():
-        if quality not in known:
-            raise ConfigError(
-                f"--qualities: unknown quality '{quality}'.{nearest(quality, known)} "
-                f"Known: {', '.join(known)}"
-            )
+        require_known(quality, known, "--qualities: unknown quality")

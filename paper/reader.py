@@ -37,7 +37,7 @@ from inspo.experiments.entries import Comparison, Data, Method
 from inspo.experiments.gridfile import Grid, read_grid
 from inspo.experiments.selection import NAMES
 from inspo.utils.config import read_yaml
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import require_known
 from inspo.utils.paths import PROJECT_ROOT
 
 TABLES = Path(__file__).parent / "tables"
@@ -70,10 +70,7 @@ def read_file(name: str, on: str | None = None) -> dict[str, Any]:
 def simulator(on: str) -> dict[str, Any]:
     """What the tables on one simulator have in common; ConfigError for an unknown one."""
     known = read_yaml(TABLES / "simulators.yaml")
-    if on not in known:
-        raise ConfigError(
-            f"--on: unknown simulator '{on}'.{nearest(on, known)} Known: {', '.join(known)}"
-        )
+    require_known(on, known, "--on: unknown simulator")
     return known[on]
 
 

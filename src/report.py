@@ -98,17 +98,14 @@ def write_report(options: argparse.Namespace) -> list[Path]:
     from inspo.experiments.records import read_records
     from inspo.experiments.selection import select_runs
 
-    roots = [expand_user(root, "RESULTS") for root in options.results]
-    out, digits = expand_user(options.out, "--out"), options.digits
-    records = read_records(roots)
-    selection = select_runs(records, options.group_by, options.metric, options.min_seeds, digits)
+    records = read_records([expand_user(root, "RESULTS") for root in options.results])
+    chosen = options.group_by, options.metric, options.min_seeds, options.digits
+    selection = select_runs(records, *chosen)
     aggregates = aggregate(selection, options.normalise, options.reps)
     bands = curves_of(selection, options.reps)
-    report = pages.Report(options.title, roots, records, selection, aggregates, bands, digits)
-    paths = report.write(out)
-    print(pages.main_table(selection, digits))
-    print()
-    print(pages.attention(selection, records))
+    out = expand_user(options.out, "--out")
+    paths = pages.write(out, options.title, selection, aggregates, bands)
+    print(pages.main_table(selection), pages.attention(selection), sep="\n\n")
     return paths
 
 

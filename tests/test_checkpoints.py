@@ -89,7 +89,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("victim", ["_write_entry", "_put_in_place"])
+@pytest.mark.parametrize("victim", ["_write_entry", "replace_folder"])
 @pytest.mark.parametrize("same_step", [True, False])
 def test_killed_while_writing_the_earlier_one_is_whole(folder, monkeypatch, victim, same_step):
     checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
@@ -98,7 +98,7 @@ def test_killed_while_writing_the_earlier_one_is_whole(folder, monkeypatch, vict
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, victim, die)
+        patch.setattr(checkpoints if victim == "_write_entry" else disk, victim, die)
         patch.setattr(disk, "_remove", lambda name: None)  # a kill tidies nothing
         with pytest.raises(Killed):
             checkpoints.save_checkpoint(folder, 1 if same_step else 2, entries(2.0), TEXT)
@@ -112,7 +112,7 @@ def test_killed_while_writing_the_earlier_one_is_whole(folder, monkeypatch, vict
 
 def test_killed_between_the_two_renames(folder):
     checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
-    (folder / "1").rename(folder / "1.old")
+    (folder / "1").rename(folder / ".1.replaced")
     assert checkpoints.load_checkpoint(folder).step == 1
     checkpoints.save_checkpoint(folder, 2, entries(2.0), TEXT)
     assert checkpoints.list_steps(folder) == [1, 2]
@@ -170,7 +170,7 @@ def replace(path, content, known=False):
         ("agent.th", lambda p: replace(p, p.read_bytes()[:-10]), ["1/agent.th", "bytes"]),
         ("agent.th", change, ["hash"]),
         ("agent.th", lambda p: replace(p, b"hello", known=True), ["1/agent.th"]),
-        ("run.th", lambda p: p.unlink(), ["run.th is missing"]),
+        ("run.th", lambda p: p.unlink(), ["run.th", "is missing"]),
         *[
             ("manifest.json", lambda p, x=x: p.write_text(x), ["manifest.json is broken"])
             for x in ("{", "[]", "{}", '{"files": {}}')
@@ -196,7 +196,7 @@ def test_what_is_no_folder_of_checkpoints(folder):
     for wrong, parts in (
         (folder.with_name("tokn"), ["tokn", "'token'"]),
         (folder.parent / "empty", ["holds no checkpoint"]),
-        (path / "agent.th", ["is a file"]),
+        (path / "agent.th", ["found a file"]),
     ):
         message = error_of(wrong)
         assert all(part in message for part in parts), message

@@ -87,7 +87,7 @@ def test_every_offline_algorithm_is_meant_by_a_word(tmp_path):
 
 def test_a_file_whose_name_cannot_be_the_folders_needs_one(tmp_path):
     path = grid_file(tmp_path, small(), "my grid.yaml")
-    with pytest.raises(ConfigError, match=r"my grid\.yaml: the file's name .*`folder: my_grid`"):
+    with pytest.raises(ConfigError, match=r"my grid\.yaml: folder: .*found .my grid"):
         read_grid(path)
     assert read_grid(grid_file(tmp_path, small(folder="mine"), "my grid.yaml"))
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from inspo.envs.bridge_boards import BOARD_OF, BOARDS, MOVES, STAY, Board
 from inspo.envs.multiagentenv import VectorEnv, VectorStep
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import ConfigError, require_known
 
 
 def board_of(cells: np.ndarray) -> Board:
@@ -134,17 +134,9 @@ class BridgeVectorEnv(VectorEnv):
         start: str = "adjacent",
         observation: str = "coordinates",
     ):
-        if map_name not in BOARDS:
-            raise ConfigError(
-                f"env_args.map_name: no board of Bridge is called '{map_name}'."
-                f"{nearest(map_name, BOARDS)} Known: {', '.join(BOARDS)}."
-            )
+        require_known(map_name, BOARDS, "env_args.map_name: no board of Bridge is called")
         self.board = BOARDS[map_name]
-        if start not in self.board.starts:
-            raise ConfigError(
-                f"env_args.start: {map_name} has no start '{start}'. Known: "
-                f"{', '.join(self.board.starts)}."
-            )
+        require_known(start, self.board.starts, f"env_args.start: {map_name} has no start")
         if observation == "onehot" and self.board.n_agents > 2:
             size = self.board.wall.size**self.board.n_agents
             raise ConfigError(

@@ -109,13 +109,7 @@ def draw_matrix(ax: Axes, env: Any, episode: Episode, t: int) -> None:
         ax.text(column + 0.5, row + 0.5, f"{value:g}", ha="center", va="center", fontsize=15)
     if t:
         row, column = (0, actions[0]) if env.n_agents == 1 else actions[:2]
-        style: dict[str, Any] = {
-            "facecolor": "none",
-            "edgecolor": INK,
-            "linewidth": 5,
-            "clip_on": False,
-        }
-        _cell(ax, row, column, **style, zorder=3)
+        _cell(ax, row, column, fc="none", ec=INK, lw=5, clip_on=False, zorder=3)
 
 
 # ---- Bridge --------------------------------------------------------------------------------------
@@ -135,12 +129,7 @@ def draw_board(
         _cell(ax, row, column, facecolor=WALL if wall else GROUND, edgecolor=LINE)
     for i, (row, column) in enumerate(cells):
         colour, (goal_row, goal_column) = AGENTS[i], board.goals[i]
-        inset: dict[str, Any] = {
-            "facecolor": colour + "22",
-            "edgecolor": colour,
-            "linewidth": size / 7,
-        }
-        _cell(ax, goal_row, goal_column, margin=0.14, **inset)
+        _cell(ax, goal_row, goal_column, 0.14, fc=colour + "22", ec=colour, lw=size / 7)
         sharing = np.flatnonzero(bridge.same_cell(cells, cells[i]))
         alone = len(sharing) == 1
         x = column + (np.flatnonzero(sharing == i)[0] + 1) / (len(sharing) + 1)

@@ -24,17 +24,15 @@ def check_payoff(payoff: Any) -> np.ndarray:
     """The payoff tensor float64 `[A_1, ..., A_n]` of a nested list; ConfigError if it is none."""
     try:
         tensor = np.array(payoff, dtype=np.float64)
-    except (ValueError, TypeError) as error:  # numpy refuses ragged lists and texts alike
+        whole = tensor.ndim > 0 and tensor.size > 0
+    except (ValueError, TypeError):  # numpy refuses ragged lists and texts alike
+        whole = False
+    if not whole:
         raise ConfigError(
-            f"{KEY}: expected a nested list of numbers, one level of nesting per agent, in which "
-            f"all lists of one level are equally long; found {payoff!r}. Write a game in which "
-            "an agent has fewer actions as a rectangular tensor, [[1, 2, 3], [4, 5, 6]] for 2 x 3."
-        ) from error
-    if tensor.ndim == 0:
-        raise ConfigError(f"{KEY}: expected a nested list, one level per agent; found {payoff!r}.")
-    if tensor.size == 0:
-        raise ConfigError(
-            f"{KEY}: every agent needs at least one action; found the shape {tensor.shape}."
+            f"{KEY}: expected a nested list of numbers, one level of nesting per agent, in "
+            f"which all lists of one level are equally long and none is empty; found {payoff!r}. "
+            "Write a game in which an agent has fewer actions as a rectangular tensor, "
+            "[[1, 2, 3], [4, 5, 6]] for 2 x 3."
         )
     if not np.isfinite(tensor).all():
         where = [int(i) for i in np.argwhere(~np.isfinite(tensor))[0]]

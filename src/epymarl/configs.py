@@ -25,7 +25,7 @@ from inspo.utils.config import (
     read_presets,
     read_yaml,
 )
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import require_known
 from inspo.utils.paths import CONFIG_DIR
 
 DEFAULT = ["bc", "inspo"]
@@ -54,11 +54,7 @@ def chosen(text: str) -> list[str]:
     known = offline_algorithms()
     requested = known if text == "all" else sorted(set(text.split(",")))
     for name in requested:
-        if name not in known:
-            raise ConfigError(
-                f"--algs: '{name}' is no offline algorithm.{nearest(name, known)} "
-                f"Known: all, {', '.join(known)}"
-            )
+        require_known(name, ["all", *known], "--algs: no offline algorithm is called")
     return requested
 
 

@@ -283,12 +283,11 @@ class _Line(tqdm):
 
     What was there before is no such work, nor is what failed: the share that a run resumes with,
     the rest of a failed one, and what another campaign finished move the bar, and its start too.
-    What the runs are at stands below the bar, a line each; in a file, behind it.
+    What the runs are at stands behind the bar.
     """
 
     def __init__(self, n_cells: int, title: str, progress: bool):
         self.worked, self._shown = 0.0, -math.inf  # worked: by the runs that have ended, in cells
-        self._below: list[tqdm] = []
         super().__init__(
             total=float(n_cells),
             desc=title,
@@ -316,26 +315,8 @@ class _Line(tqdm):
         parts = [f"{report.ended} of {self.total:.0f} runs"]
         parts += [f"{len(report.failed)} failed"] if report.failed else []
         parts += [f"{elsewhere} running elsewhere"] if elsewhere else []
-        if sys.stderr.isatty():
-            self._write_below(runs)
-        else:
-            parts += runs
-        self.set_postfix_str("; ".join(parts), refresh=over)
+        self.set_postfix_str("; ".join(parts + runs), refresh=over)
         worked = self.worked + sum(run.share - run.first for run in running)
         position = max(self.n, report.ended + sum(run.share for run in running))
         self.initial = position - worked
         self.update(position - self.n)
-
-    def _write_below(self, lines: Sequence[str]) -> None:
-        while len(self._below) < len(lines):
-            place = len(self._below) + 1
-            self._below.append(
-                tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
-            )
-        for k, line in enumerate(self._below):
-            line.set_description_str(f"  {lines[k]}" if k < len(lines) else "")
-
-    def close(self) -> None:
-        for line in self._below:
-            line.close()
-        super().close()

@@ -74,7 +74,7 @@ def _actions(ax: Axes, frequencies: np.ndarray) -> None:
     """frequencies: `[n, A]`."""
     n, n_actions = frequencies.shape
     image = ax.imshow(frequencies, cmap=HEAT, vmin=0, aspect="auto")
-    _numbers(ax, frequencies, "{:.2f}")
+    _numbers(ax, frequencies)
     ax.set(title="What each agent does", xlabel="action", ylabel="agent")
     ax.set_xticks(range(n_actions))
     ax.set_yticks(range(n))
@@ -82,14 +82,15 @@ def _actions(ax: Axes, frequencies: np.ndarray) -> None:
     ax.figure.colorbar(image, ax=ax, label="share of its steps", shrink=0.85)
 
 
-def _numbers(ax: Axes, values: np.ndarray, form: str) -> None:
-    """The value in each cell, where they can be read."""
-    if values.shape[0] > 12 or values.shape[1] > 12:
+def _numbers(ax: Axes, values: np.ndarray) -> None:
+    """The value in each cell that has one, where they can be read."""
+    if max(values.shape) > 12:
         return
-    dark = 0.6 * values.max()
-    for (i, j), value in np.ndenumerate(values):
-        colour = "white" if value > dark else INK
-        ax.text(j, i, form.format(value), ha="center", va="center", fontsize=7.5, color=colour)
+    dark = 0.6 * np.nanmax(values, initial=0.0)
+    for i, j in np.argwhere(~np.isnan(values)):
+        colour = "white" if values[i, j] > dark else INK
+        text = f"{values[i, j]:.2f}"
+        ax.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
 
 
 def _entropies(ax: Axes, found) -> None:
@@ -121,10 +122,7 @@ def _pairs(ax: Axes, mutual: np.ndarray) -> None:
     """mutual: `[n, n]`."""
     shown = np.where(np.eye(len(mutual), dtype=bool), np.nan, mutual)
     image = ax.imshow(shown, cmap=HEAT, vmin=0, vmax=max(float(mutual.max()), 1e-3))
-    for (i, j), value in np.ndenumerate(mutual):
-        if i != j and len(mutual) <= 12:
-            colour = "white" if value > 0.6 * mutual.max() else INK
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    _numbers(ax, shown)
     ax.set(title="What a pair of agents shares", xlabel="agent", ylabel="agent")
     ax.set_xticks(range(len(mutual)))
     ax.set_yticks(range(len(mutual)))

@@ -25,7 +25,7 @@ from inspo.utils.config import (
     read_yaml,
     type_name,
 )
-from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest, require_known
 from inspo.utils.paths import PROJECT_ROOT
 from inspo.utils.settings import Settings
 
@@ -109,10 +109,8 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
     folder = str(content.get("folder", path.stem))
     if not is_folder_name(folder):
         raise ConfigError(
-            f"folder: expected a name such as my_grid, found '{folder}'. {FOLDER_NAMES}"
-            if "folder" in content
-            else f"the file's name cannot name the folder of its runs. {FOLDER_NAMES}. Give "
-            "another one, `folder: my_grid`, or rename the file"
+            f"folder: expected a name such as my_grid, found '{folder}', which is the file's where "
+            f"the file says no other. {FOLDER_NAMES}"
         )
     blocks = content.get("blocks", [{}])
     _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
@@ -290,10 +288,7 @@ def _expect(fits: Any, expected: str, found: Any) -> None:
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in content:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key '{key}'.{nearest(str(key), known)} Known: {', '.join(known)}"
-            )
+        require_known(key, known, "unknown key")
 
 
 def _mapping(block: Mapping[str, Any], key: str) -> dict[str, Any]:

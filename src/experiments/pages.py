@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from inspo.experiments.aggregates import Aggregates, Band, Interval
 from inspo.experiments.entries import Entry
 from inspo.experiments.plots import INK, MUTED, STYLE, Figure, colour, picture, plt
-from inspo.experiments.records import Records, Run
+from inspo.experiments.records import Run
 from inspo.experiments.selection import Selection, episodes_of, short_name, untested
 from inspo.experiments.statistics import bootstrap
 from inspo.experiments.tables import (
@@ -26,7 +25,6 @@ from inspo.experiments.tables import (
     write_json,
     write_text,
 )
-from inspo.utils.errors import UserError
 
 Bands = Mapping[str, Mapping[str, Band]]  # task -> method -> learning curve
 # What only some reports have.
@@ -38,64 +36,49 @@ OPTIONAL_FILES = (
 TEXT_AS_IT_IS = {"text.parse_math": False}  # titles and methods may hold dollars
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report is made of; `write` makes its files."""
+def write(
+    out: Path, title: str, selection: Selection, aggregates: Aggregates, bands: Bands
+) -> list[Path]:
+    """All files of a report into the folder `out`; returns them, the Markdown first."""
+    paths = [
+        write_csv(out / "runs.csv", run_rows(selection)),
+        write_csv(out / "cells.csv", cell_rows(selection)),
+        write_csv(out / "curves.csv", curve_rows(bands)),
+    ]
+    pictures = draw_curves(out / "learning_curves", title, selection, bands)
+    if aggregates.scores:
+        paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
+        paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
+        pictures += draw_profiles(out / "performance_profiles", title, selection, aggregates)
+    for path in {out / name for name in OPTIONAL_FILES} - {*paths, *pictures}:
+        path.unlink(missing_ok=True)  # what an earlier report of other runs left in the folder
+    page = write_text(out / "report.md", markdown(title, selection, aggregates, pictures))
+    return [page, *paths, *pictures]
 
-    title: str
-    roots: Sequence[Path]
-    records: Records
-    selection: Selection
-    aggregates: Aggregates
-    bands: Bands
-    digits: int
 
-    def write(self, out: Path) -> list[Path]:
-        """All files of the report into the folder `out`; returns them, the Markdown first."""
-        selection, aggregates = self.selection, self.aggregates
-        paths = [
-            write_csv(out / "runs.csv", run_rows(self.records, selection)),
-            write_csv(out / "cells.csv", cell_rows(selection)),
-            write_csv(out / "curves.csv", curve_rows(self.bands)),
-        ]
-        pictures = draw_curves(out / "learning_curves", self.title, selection, self.bands)
-        if aggregates.scores:
-            paths.append(write_csv(out / "aggregates.csv", aggregate_rows(aggregates)))
-            paths.append(write_json(out / "marl_eval.json", marl_eval(selection, aggregates)))
-            stem = out / "performance_profiles"
-            pictures += draw_profiles(stem, self.title, selection, aggregates)
-        for path in {out / name for name in OPTIONAL_FILES} - {*paths, *pictures}:
-            try:  # what an earlier report of other runs left in the folder
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"cannot remove {path}, which is not of this report's runs: {error.strerror}. "
-                    "Remove it yourself, or name another folder with --out"
-                ) from error
-        return [write_text(out / "report.md", self.markdown(pictures)), *paths, *pictures]
-
-    def markdown(self, pictures: Sequence[Path]) -> str:
-        runs = self.selection.runs
-        counted = runs[runs.reason == ""]
-        commits = sorted({str(commit)[:10] for commit in counted.commit})
-        names = ", ".join(f"`{name}`" for name in commits)
-        parts = [
-            f"# {self.title}",
-            f"`{self.selection.metric}` of the final test: {len(counted)} of {len(runs)} training "
-            f"runs under {', '.join(f'`{root.name}`' for root in self.roots)} count, the last "
-            f"checkpoint of each, never the best. {f'Commits: {names}.' if names else ''}",
-            main_table(self.selection, self.digits),
-            LEGEND,
-            attention(self.selection, self.records),
-            "## Aggregates over tasks",
-            *aggregate_parts(self.aggregates),
-            "## Figures",
-            "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
-            SHADED,
-            "## Files",
-            FILES + (AGGREGATED_FILES if self.aggregates.scores else ""),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+def markdown(
+    title: str, selection: Selection, aggregates: Aggregates, pictures: Sequence[Path]
+) -> str:
+    runs = selection.runs
+    counted = runs[runs.reason == ""]
+    names = ", ".join(f"`{name}`" for name in sorted({str(c)[:10] for c in counted.commit}))
+    parts = [
+        f"# {title}",
+        f"`{selection.metric}` of the final test: {len(counted)} of {len(runs)} training "
+        f"runs under {', '.join(f'`{root.name}`' for root in selection.records.roots)} count, the "
+        f"last checkpoint of each, never the best. {f'Commits: {names}.' if names else ''}",
+        main_table(selection),
+        LEGEND,
+        attention(selection),
+        "## Aggregates over tasks",
+        *aggregate_parts(aggregates),
+        "## Figures",
+        "\n\n".join(f"![{p.stem}]({p.name})" for p in pictures if p.suffix == ".png"),
+        SHADED,
+        "## Files",
+        FILES + (AGGREGATED_FILES if aggregates.scores else ""),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 LEGEND = """\
@@ -116,11 +99,11 @@ AGGREGATED_FILES = """ \
 many tests of every run, the surplus ones are left out there, evenly."""
 
 
-def main_table(selection: Selection, digits: int) -> str:
+def main_table(selection: Selection) -> str:
     """Methods down, tasks across."""
     tasks = [data.key for data in selection.tasks]
     lines = [
-        [m.key, *(cell_text(selection.entries.get((m.key, task)), digits) for task in tasks)]
+        [m.key, *(cell_text(selection.entries.get((m.key, t)), selection.digits) for t in tasks)]
         for m in selection.methods
     ]
     return markdown_table(["", *tasks], lines)
@@ -142,11 +125,11 @@ def cell_text(entry: Entry | None, digits: int) -> str:
     return entry.text(digits) + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
-def attention(selection: Selection, records: Records) -> str:
+def attention(selection: Selection) -> str:
     """All that is incomplete or unequal."""
     notes = list(selection.notes)
-    if records.others:
-        notes.append(f"{records.others} records are evaluations or collections, not training")
+    if others := selection.records.others:
+        notes.append(f"{others} records are evaluations or collections, not training")
     if not notes:
         return "All runs are finished, of one configuration a cell, and with the same seeds."
     return "## Incomplete or unequal\n\n" + "\n".join(f"- {note}" for note in notes)
@@ -184,7 +167,7 @@ def estimate(values: Interval) -> str:
     return f"{fixed(values[0], 3)} {interval(*values[1:], 3)}"
 
 
-def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
+def run_rows(selection: Selection) -> list[dict[str, Any]]:
     table, metric = selection.runs, selection.metric
     return [
         {
@@ -200,7 +183,7 @@ def run_rows(records: Records, selection: Selection) -> list[dict[str, Any]]:
             "t_max": run.config["t_max"],
             "commit": run.commit,
             "dataset_hash": run.dataset.get("hash"),
-            "record": records.place(run),
+            "record": selection.records.place(run),
         }
         for run, method, task, reason in zip(table.run, table.method, table.task, table.reason)
     ]

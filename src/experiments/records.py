@@ -102,11 +102,12 @@ class UnreadableRecord(Exception):
 
 @dataclass
 class Records:
-    """What lies below the folder `base`.
+    """What lies below the folders `roots`, all below `base`.
 
     table: the training runs, oldest first: `run`, and its algorithm, environment, seed and commit.
     """
 
+    roots: Sequence[Path]
     base: Path
     table: pd.DataFrame
     unreadable: list[str]  # places, each with the reason
@@ -150,7 +151,7 @@ def read_records(roots: Sequence[Path]) -> Records:
     columns = ("algorithm", "environment", "seed", "commit")
     facts = {name: [getattr(run, name) for run in trained] for name in columns}
     table = pd.DataFrame({"run": trained, **facts})
-    return Records(Path(base), table, unreadable, len(runs) - len(trained))
+    return Records(roots, Path(base), table, unreadable, len(runs) - len(trained))
 
 
 def _record_folders(top: str, visited: set[str], set_aside) -> Iterator[Path]:
@@ -186,19 +187,16 @@ def read_run(folder: Path) -> Run:
         }
     except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(type(error).__name__) from error
-    missing, mistyped = [], []
-    for name, content in files.items():
-        if not isinstance(content, dict):
-            mistyped.append(f"{name}.json is {type_name(content)}")
-            continue
-        for key, (*types, last) in EXPECTED[name].items():
-            value = get(content, key, _ABSENT)
-            allowed = types if last == "absent" else [*types, last]
-            if value is _ABSENT:
-                missing += [] if last == "absent" else [f"{name}.json: {key}"]
-            elif type_name(value) not in allowed:
-                expected = " or ".join(allowed)
-                mistyped.append(f"{name}.json: {key} is {type_name(value)}, expected {expected}")
+    missing = []
+    mistyped = [f"{n}.json is {type_name(c)}" for n, c in files.items() if not isinstance(c, dict)]
+    for name, key, types in ((n, key, types) for n in files for key, types in EXPECTED[n].items()):
+        value = get(files[name], key, _ABSENT)
+        found = "absent" if value is _ABSENT else type_name(value)
+        if found == "absent" and found not in types:
+            missing.append(f"{name}.json: {key}")
+        elif found not in types:
+            expected = " or ".join(kind for kind in types if kind != "absent")
+            mistyped.append(f"{name}.json: {key} is {found}, expected {expected}")
     if mistyped:
         raise UnreadableRecord("; ".join(mistyped))
     run, config, info = files["run"], files["config"], files.get("info", {})

@@ -15,7 +15,7 @@ import pandas as pd
 from inspo.experiments.entries import Data, Entry, Method, judge
 from inspo.experiments.records import Records, Run, is_number
 from inspo.utils.config import flatten, map_label
-from inspo.utils.errors import ConfigError, UserError, nearest
+from inspo.utils.errors import ConfigError, UserError, nearest, require_known
 
 # The algorithms' names in print, in the order of the tables; others follow by name.
 NAMES = {
@@ -34,13 +34,15 @@ HASH = "the dataset's hash"
 
 @dataclass
 class Selection:
-    """What a report is made of.
+    """What a report is made of. digits: of the numbers in its tables.
 
     runs: the table of all training runs, with the columns method, task, and reason: why a run does
     not count (empty: it does). entries: (method, task) -> what is known. notes: everything that a
     reader must know before believing the tables. incomparable: task -> in what its methods differ.
     """
 
+    records: Records
+    digits: int
     metric: str
     share: bool  # the metric is a share of episodes, between 0 and 1
     methods: list[Method]  # in the order of the tables
@@ -76,13 +78,13 @@ def select_runs(
         reason=[unusable(run, metric) for run in runs],
     )
     share = is_share(table[table.reason == ""], metric)
-    selection = Selection(metric, share, _methods(table), _tasks(table), table)
+    selection = Selection(records, digits, metric, share, _methods(table), _tasks(table), table)
     selection.notes += [f"unreadable, and left out: {place}" for place in records.unreadable]
     methods = {method.key: method for method in selection.methods}
     tasks = {data.key: data for data in selection.tasks}
     for (method, task), part in table.groupby(["method", "task"], sort=False):
         name, place = str(method), str(task)
-        own, unequal = _runs_that_count(selection, records, f"{name} on {place}", part, group_by)
+        own, unequal = _runs_that_count(selection, f"{name} on {place}", part, group_by)
         values = {seed: run.final[metric] for seed, run in own.items()}
         entry = Entry(tasks[place], methods[name], own, values, [], unequal=unequal)
         selection.entries[name, place] = entry
@@ -116,22 +118,22 @@ def select_runs(
 
 
 def _runs_that_count(
-    selection: Selection, records: Records, where: str, part: pd.DataFrame, group_by: Sequence[str]
+    selection: Selection, where: str, part: pd.DataFrame, group_by: Sequence[str]
 ) -> tuple[dict[int, Run], str]:
     """Of a method's runs on a task, oldest first in `part`: the run that counts for each seed, and
     in what these may not be averaged; all others are named."""
-    metric, notes = selection.metric, selection.notes
+    metric, notes, place = selection.metric, selection.notes, selection.records.place
     counted: dict[int, Run] = {}
     again = []  # seeds with several runs that may count
     for seed, own in part.groupby("seed"):
         if not any(run.finished for run in own.run):
-            states = ", ".join(f"{run.status}: {records.place(run)}" for run in own.run)
+            states = ", ".join(f"{run.status}: {place(run)}" for run in own.run)
             notes.append(f"{where}: seed {seed} is not finished ({states})")
         elif not any(metric in run.final for run in own.run):
             notes.append(f"{where}: seed {seed} has no {metric} in its final test")
         notes += [
             f"{where}: seed {seed}: {reason} in the final test; the run counts as missing "
-            f"({records.place(run)})"
+            f"({place(run)})"
             for run, reason in zip(own.run, own.reason)
             if metric in run.final and reason
         ]
@@ -146,7 +148,7 @@ def _runs_that_count(
         if n_odd:
             notes.append(
                 f"{where}: seed {seed}: {metric} is no number in {n_odd} of its tests, which the "
-                f"learning curve leaves out ({records.place(run)})"
+                f"learning curve leaves out ({place(run)})"
             )
     usable = part[part.reason == ""]
     differing = differing_values(settings(run) | protocol(run) for run in usable.run)
@@ -306,13 +308,11 @@ def choose_metric(runs: Sequence[Run], requested: str | None) -> str:
         raise ConfigError(
             f"the runs have no metric in common; name one with --metric: {', '.join(sorted(known))}"
         )
-    for metric in (requested, f"test_{requested}", f"test_{requested}_mean"):
+    for metric in (f"test_{requested}", f"test_{requested}_mean"):
         if metric in known:
             return metric
-    raise ConfigError(
-        f"--metric: no run has '{requested}'.{nearest(requested, known)} "
-        f"Known: {', '.join(sorted(known))}"
-    )
+    require_known(requested, sorted(known), "--metric: no run has")
+    return requested
 
 
 def short_name(metric: str) -> str:

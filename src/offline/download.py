@@ -117,7 +117,6 @@ def _from_hand(job: Job, path: Path) -> list[Path]:
 def _from_archive(job: Job, archive: Path, origin: str) -> list[Path]:
     """Unpack the qualities that are wanted beside the ledger, convert them, remove them again."""
     folder = job.downloads / job.source.source / f".{job.source.map_name}.unpacked"
-    files.new_parents(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed; we hold the lock
     marks = [_normal(f"/{ending}/") for ending in job.wanted().values()]
 
@@ -172,7 +171,6 @@ def _convert(job: Job, quality: str, path: Path, origin: str) -> Path:
     """One quality as a canonical file under its final name."""
     source, target = job.source, job.target(quality)
     job.log(f"converting {quality} to {target}")
-    files.new_parents(target)
     data = load_dataset(
         path,
         env=source.env,
@@ -296,26 +294,17 @@ def _checked(job: Job, key: str, path: Path, stated: str | None = None) -> dict[
     key. With `force` what is there now is what must be there from now on.
     """
     facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    first = read_ledger(job.ledger).get(key, {})
     published = (job.source.sha256 if key == job.source.archive else None) or stated
-    if published is not None and published != facts["sha256"] and not job.force:
-        raise DatasetError(
-            f"{path}: expected SHA-256 {published[:16]}..., found {facts['sha256'][:16]}.... It is "
-            "damaged, or was published anew. To take it as it is, run the command again with "
-            "--force."
-        )
-    known = read_ledger(job.ledger).get(key)
-    if known is not None and not job.force and not _same(known, facts):
-        raise DatasetError(
-            f"{path}: has changed: {known['bytes']} bytes with SHA-256 "
-            f"{known['sha256'][:16]}... arrived on {known.get('arrived', 'an unknown day')}, "
-            f"now it is {facts['bytes']} bytes with {facts['sha256'][:16]}.... It is damaged, "
-            "or was published anew. To take the new one, run the command again with --force."
-        )
+    arrived = f"arrived on {first.get('arrived', 'an unknown day')}"
+    for known, when in ((published, "was published"), (first.get("sha256"), arrived)):
+        if known not in (None, facts["sha256"]) and not job.force:
+            raise DatasetError(
+                f"{path}: has changed: SHA-256 {known[:16]}... {when}, now it is "
+                f"{facts['sha256'][:16]}.... It is damaged, or was published anew. To take it as "
+                "it is, run the command again with --force."
+            )
     return facts
-
-
-def _same(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    return all(known[name] == facts[name] for name in facts)
 
 
 def _record(job: Job, key: str, facts: dict[str, Any]) -> None:
@@ -323,7 +312,7 @@ def _record(job: Job, key: str, facts: dict[str, Any]) -> None:
     ledger = job.ledger
     with files.locked(ledger):
         entries = read_ledger(ledger)
-        if key in entries and _same(entries[key], facts):
+        if entries.get(key, {}).get("sha256") == facts["sha256"]:
             return
         arrived = time.strftime("%Y-%m-%d", time.gmtime())
         entries[key] = facts | {"address": job.source.address, "arrived": arrived}

@@ -31,7 +31,7 @@ from inspo.offline import spread_data
 from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.tabular import matrix_games
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import ConfigError, require_known
 
 MIN_COUNT = 8  # episodes of the rarest joint action of a matrix game
 MAX_EPISODES = 200_000
@@ -155,12 +155,8 @@ def bridge_actions(
     map_name: str, quality: str, limit: int, streams: Sequence[np.random.Generator]
 ) -> np.ndarray:
     """The actions of a Bridge dataset, int `[E, limit, n]` (0 after the end)."""
-    known = qualities("bridge", map_name)
-    if quality not in known:
-        raise ConfigError(
-            f"quality: no data '{quality}' of bridge/{map_name} are generated."
-            f"{nearest(quality, known)} Known: {', '.join(known) or 'none'}."
-        )
+    what = f"quality: of bridge/{map_name} no data are generated that are called"
+    require_known(quality, qualities("bridge", map_name), what)
     board = BOARDS[map_name]
     plans = shortest_plans(board, streams[0])
     episodes, steps, n_agents = plans.shape

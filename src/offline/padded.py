@@ -188,14 +188,15 @@ def flatten(
             n_steps = int(lengths[first:end].max()) + 1
             mask = np.arange(n_steps) <= lengths[first:end, None]
             values = source.read(key, first, end, n_steps)[mask]
-            rows[offsets[first] : offsets[end]] = _cast(values, spec.dtype, source.name, key)
+            rows[offsets[first] : offsets[end]] = cast_exactly(values, spec.dtype, source.name, key)
             read(values.size * rows.itemsize)
         flat[key] = rows
     return flat
 
 
-def _cast(values: np.ndarray, dtype: np.dtype[Any], name: str, key: str) -> np.ndarray:
-    """`values` as `dtype`; DatasetError, naming the first that it cannot hold."""
+def cast_exactly(values: np.ndarray, dtype: np.dtype[Any], name: str, key: str) -> np.ndarray:
+    """`values` as `dtype`; DatasetError, naming the first that it cannot hold. Floats may be
+    rounded to floats."""
     if values.dtype.newbyteorder("=") == dtype:
         return values
     with np.errstate(over="ignore", invalid="ignore"):

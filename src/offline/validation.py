@@ -233,6 +233,14 @@ def _check_cut(dataset: OfflineDataset) -> list[Violation]:
     return [Violation("no_terminal", "terminated", expected, value, *place)]
 
 
+def damaged(place: object, expected: object, found: object) -> DatasetError:
+    """The error for what no whole file holds."""
+    return DatasetError(
+        f"{place}: expected {expected}, found {found}. It is incomplete, damaged or was changed: "
+        "fetch, collect or convert it again."
+    )
+
+
 def require_valid(
     violations: Sequence[Violation], name: str, advice: str = "Collect or convert it again."
 ) -> None:
@@ -297,10 +305,7 @@ def differing_settings(
     except (ValueError, RecursionError):
         own = None
     if not isinstance(own, dict):
-        raise DatasetError(
-            f"{name}: attribute 'env_args': expected a JSON object, found '{text[:60]}'. The file "
-            "is damaged or was changed: collect or convert it again."
-        )
+        raise damaged(f"{name}: attribute 'env_args'", "a JSON object", f"'{text[:60]}'")
     return [
         f"env_args.{key} was {own[key]} and is {env_args[key]}"
         for key in own

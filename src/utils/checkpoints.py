@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from inspo.utils import files as disk
-from inspo.utils.errors import CheckpointError, nearest
+from inspo.utils.errors import CheckpointError, nearest, reason_of
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-REPLACED = ".old"  # `{step}.old`: whole; its successor is being put in its place
+ADVICE = "Use another step (load_step) or a fresh copy of the folder"
 PICKLE_OVERHEAD = 16_384  # bytes a file takes beside its tensors, about
 
 
@@ -67,7 +67,8 @@ def save_checkpoint(
     writing = final = folder / str(int(step))
     try:
         with disk.temporary(final, folder=True) as new:
-            _bring_back(folder)
+            for replaced in list_steps(folder):
+                disk.settle(folder / str(replaced))
             listed = {}
             for name, entry in files.items():
                 writing = final / name
@@ -78,7 +79,7 @@ def save_checkpoint(
             (new / MANIFEST).write_text(json.dumps(manifest, indent=2))
             disk.sync(new / MANIFEST)
             disk.sync(new)
-            _put_in_place(new, final)
+            disk.replace_folder(new, final)
     except OSError as error:
         needed = sum(size_of(entry) + PICKLE_OVERHEAD for entry in files.values())
         raise CheckpointError(_no_room(writing, needed, error, folder)) from error
@@ -96,29 +97,9 @@ def _write_entry(path: Path, entry: Any) -> dict[str, Any]:
             torch.save(entry, file)
     except RuntimeError as error:
         # Torch's zip writer hides the reason; a write that did not fit is the only one we know.
-        raise OSError(f"torch.save: {str(error).splitlines()[0]}") from error
+        raise OSError(f"torch.save: {reason_of(error)}") from error
     disk.sync(path)
     return {"sha256": disk.sha256(path), "bytes": path.stat().st_size}
-
-
-def _put_in_place(new: Path, final: Path) -> None:
-    """Rename; one that stands there already steps aside and goes only when its successor stands."""
-    old = final.with_name(final.name + REPLACED)
-    if final.exists():
-        final.rename(old)
-    new.rename(final)
-    disk.sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _bring_back(folder: Path) -> None:
-    """Give those that stepped aside for nothing their names again, and remove the others."""
-    for old in folder.glob(f"[0-9]*{REPLACED}"):
-        final = old.with_suffix("")
-        if final.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(final)
 
 
 def _no_room(path: Path, needed: int, error: OSError, folder: Path) -> str:
@@ -155,14 +136,14 @@ def list_steps(folder: str | Path) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    matches = (re.fullmatch(r"(\d+)(\.old)?", path.name) for path in folder.iterdir())
-    return sorted({int(match[1]) for match in matches if match})
+    matches = (re.fullmatch(r"(\d+)|\.(\d+)\.replaced", p.name) for p in folder.iterdir())
+    return sorted({int(match[1] or match[2]) for match in matches if match})
 
 
 def _step_folder(folder: Path, step: int) -> Path:
     """Where a step lies: a kill between two renames leaves it under its other name."""
     path = folder / str(step)
-    return path if path.exists() else folder / f"{step}{REPLACED}"
+    return path if path.exists() else disk.aside(path)
 
 
 def find_checkpoint(path: str | Path, load_step: int = 0) -> Path:
@@ -177,18 +158,14 @@ def find_checkpoint(path: str | Path, load_step: int = 0) -> Path:
             f"there is no checkpoint folder {path}.{nearest(path.name, siblings)} "
             "checkpoint_path and resume name a run's model folder (results/models/RUN)"
         )
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} is a file; checkpoint_path and resume name a run's model folder, "
-            "which holds one folder for each saved step"
-        )
     if (path / MANIFEST).is_file():
         return path
     steps = list_steps(path)
     if not steps:
         raise CheckpointError(
             f"{path} holds no checkpoint: expected folders named by their step (0, 10000, ..), "
-            f"found {_listing(path)}. The run may have ended before its first one"
+            f"found {_listing(path)}. checkpoint_path and resume name a run's model folder; a run "
+            "may have ended before its first checkpoint"
         )
     step = steps[-1] if load_step == 0 else min(steps, key=lambda s: (abs(s - load_step), s))
     return _step_folder(path, step)
@@ -227,34 +204,37 @@ def load_checkpoint(
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of one step's folder."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(disk.read_text(path))
-    except FileNotFoundError:
+    if not path.exists():
         raise CheckpointError(
             f"{folder} has no {MANIFEST} (it holds {_listing(folder)}): "
             "not a checkpoint of this program, or an incomplete copy of one"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is broken: {error}. Use another step (load_step)") from error
-    whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    if not whole or not isinstance(manifest.get("step"), int):
-        raise CheckpointError(f"{path} is broken: expected the keys step and files")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {manifest.get('format_version')!r}; "
-            f"this program reads format {FORMAT_VERSION}"
         )
+    try:
+        manifest = json.loads(disk.read_text(path))
+        _check_manifest(manifest)
+        return manifest
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is broken: {error}. {ADVICE}") from error
+
+
+def _check_manifest(manifest: Any) -> None:
+    """ValueError unless it holds what this program writes."""
+    kinds = {"step": int, "files": dict}
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise ValueError("expected the keys step and files")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version")
+        raise ValueError(f"it has format {found!r}, and this program reads format {FORMAT_VERSION}")
     if not isinstance(manifest.get("config", {}), dict):
-        raise CheckpointError(f"{path} is broken: config: expected the run's configuration")
-    for name, facts in manifest["files"].items():
-        facts = facts if isinstance(facts, dict) else {}
-        kinds = isinstance(facts.get("bytes"), int) and isinstance(facts.get("sha256"), str)
-        if not (kinds and re.fullmatch(r"\w[\w.-]*", name)):
-            raise CheckpointError(
-                f"{path} is broken: files: '{name}': expected the name of a file, with its bytes "
-                f"and sha256, found {manifest['files'][name]!r:.200}"
-            )
-    return manifest
+        raise ValueError("config: expected the run's configuration")
+    for name, given in manifest["files"].items():
+        facts = given if isinstance(given, dict) else {}
+        typed = isinstance(facts.get("bytes"), int) and isinstance(facts.get("sha256"), str)
+        if not (typed and re.fullmatch(r"\w[\w.-]*", name)):
+            expected = "the name of a file, with its bytes and sha256"
+            raise ValueError(f"files: '{name}': expected {expected}, found {given!r:.200}")
 
 
 def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
@@ -262,37 +242,27 @@ def _lacks(folder: Path, name: str, listed: Iterable[str]) -> str:
 
 
 def _read_entry(path: Path, facts: Mapping[str, Any], map_location: Any) -> Any:
-    advice = "Use another step (load_step) or a fresh copy of the folder"
     try:
         size = disk.require_file(path)
         if size != facts["bytes"]:
-            raise CheckpointError(
-                f"{path} is broken: expected {facts['bytes']:,} bytes, found {size:,}. {advice}"
-            )
+            raise ValueError(f"expected {facts['bytes']:,} bytes, found {size:,}")
         if disk.sha256(path) != facts["sha256"]:
-            raise CheckpointError(
-                f"{path} is broken: its content differs from the hash in {MANIFEST}. {advice}"
-            )
+            raise ValueError(f"its content differs from the hash in {MANIFEST}")
         return torch.load(path, map_location=map_location, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing, although {MANIFEST} names it. {advice}"
-        ) from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a file of this program: it holds objects other than tensors and plain "
-            f"values, which are not loaded because they could run code. {advice}"
-        ) from error
-    except CheckpointError:
-        raise
     except Exception as error:  # whatever the unpickler makes of a file that is none
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read: {reason}. {advice}") from error
+        reason = reason_of(error)
+        if isinstance(error, FileNotFoundError):
+            reason = f"it is missing, although {MANIFEST} names it"
+        elif isinstance(error, pickle.UnpicklingError):
+            reason = "it holds objects, which are not loaded because they could run code"
+        raise CheckpointError(f"{path} is broken: {reason}. {ADVICE}") from error
 
 
-def _listing(folder: Path, n: int = 5) -> str:
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "a file"
     found = sorted(path.name for path in folder.iterdir())
-    return ", ".join(found[:n]) + (", .." if len(found) > n else "") if found else "nothing"
+    return ", ".join(found[:5] + [".."] * (len(found) > 5)) or "nothing"
 
 
 class Stateful(Protocol):

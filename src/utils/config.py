@@ -34,7 +34,7 @@ from inspo.utils.command_line import (  # noqa: F401
     parse_arguments,
     parse_value,
 )
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import ConfigError, nearest, require_known
 from inspo.utils.keys import Key, converted, declare, type_name
 from inspo.utils.modes import check_mode
 from inspo.utils.nested import flatten, get, has, put
@@ -195,14 +195,9 @@ def _declare(layers: _Layers, content: Mapping[str, Any], path: Path) -> None:
 
 
 def _named_file(kind: str, name: str, config_dir: Path) -> Path:
-    path = config_dir / kind / f"{name}.yaml"
-    known = names(kind, config_dir)
-    if name not in known:
-        option = {"algs": "algorithm (--config)", "envs": "environment (--env-config)"}[kind]
-        raise ConfigError(
-            f"unknown {option} '{name}'.{nearest(name, known)} Known: {', '.join(known) or 'none'}"
-        )
-    return path
+    option = {"algs": "algorithm (--config)", "envs": "environment (--env-config)"}[kind]
+    require_known(name, names(kind, config_dir), f"unknown {option}")
+    return config_dir / kind / f"{name}.yaml"
 
 
 def _base_layers(algorithm: str, environment: str, config_dir: Path) -> _Layers:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -51,17 +51,27 @@ def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library's error says, in its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def named(registry: Mapping[str, Entry], name: str, key: str) -> Entry:
     """The entry of a registry that the configuration's `key` names; ConfigError for another one."""
-    if name not in registry:
-        known = ", ".join(registry)
-        raise ConfigError(f"{key}: unknown value '{name}'.{nearest(name, registry)} Known: {known}")
+    require_known(name, registry, f"{key}: unknown value")
     return registry[name]
 
 
-def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+def require_known(name: Any, known: Collection[Any], what: str) -> None:
+    """ConfigError unless `name` is among the known ones. what: how the sentence begins."""
+    if name not in known:
+        listed = ", ".join(map(str, known)) or "none"
+        raise ConfigError(f"{what} '{name}'.{nearest(name, known)} Known: {listed}")
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
     """` Did you mean 'a' or 'b'?`, or an empty string when nothing known comes close."""
-    matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=n, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name), [str(k) for k in known], cutoff=0.5)
     if not matches:
         return ""
     return " Did you mean " + " or ".join(f"'{m}'" for m in matches) + "?"

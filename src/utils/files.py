@@ -151,6 +151,35 @@ def write(path: Path, content: bytes) -> None:
         os.replace(new, path)
 
 
+def aside(folder: Path) -> Path:
+    """Where a folder stands while another takes its name."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give `new` the name `folder`; one that has it is there until the last moment."""
+    settle(folder)
+    if folder.exists():
+        os.replace(folder, aside(folder))
+    try:
+        os.replace(new, folder)
+        sync(folder.parent)
+    finally:
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Remove what stepped aside for this folder, or give it the name again if none has it.
+
+    A process that was killed while it replaced the folder has not done so.
+    """
+    old = aside(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, folder)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and folders that no living process has locked."""
     for name in folder.glob(".*.tmp"):

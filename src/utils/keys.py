@@ -32,7 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from inspo.utils.errors import ConfigError, nearest
+from inspo.utils.errors import ConfigError, require_known
 from inspo.utils.nested import flatten, get, has
 from inspo.utils.paths import CONFIG_DIR
 from inspo.utils.yaml_files import read_comments
@@ -154,11 +154,8 @@ def _check(key: Key, value: Any) -> None:
             f"{key.name}: expected text without line breaks, control characters and broken "
             f"UTF-8, found {value[:60]!a}"
         )
-    if key.choices and value not in key.choices:
-        listed = ", ".join(map(str, key.choices))
-        raise ConfigError(
-            f"{key.name}: unknown value '{value}'.{nearest(value, key.choices)} Known: {listed}"
-        )
+    if key.choices:
+        require_known(value, key.choices, f"{key.name}: unknown value")
     if RANGE in key.flags:
         numbers = [x for x in value if type(x) in (int, float)]
         if len(numbers) != 2 or len(value) != 2 or not numbers[0] < numbers[1]:

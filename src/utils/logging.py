@@ -118,15 +118,9 @@ class Logger:
 
     def setup_tb(self, folder: str | Path) -> None:
         """Send every scalar to TensorBoard files in `folder`."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of its old protobuf files
-                from tensorboard_logger import Logger as TensorBoard
-        except ImportError as error:
-            raise ConfigError(
-                f"use_tensorboard=True, but tensorboard-logger cannot be imported ({error}); "
-                "install requirements.txt or leave the key at False"
-            ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its old protobuf files
+            from tensorboard_logger import Logger as TensorBoard
         self._sinks.append(TensorBoard(str(folder), flush_secs=2).log_value)
 
     def setup_wandb(self, settings: Settings) -> None:

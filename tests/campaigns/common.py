@@ -162,7 +162,7 @@ def processes() -> Iterator[tuple[int, int, str]]:
                 yield int(folder.name), int(session), words
 
 
-LEFTOVER = re.compile(r"\..*\.(tmp|lock|replaced|unpacked)|.*\.tmp|\d+\.old")
+LEFTOVER = re.compile(r"\..*\.(tmp|lock|replaced|unpacked)|.*\.tmp")
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from inspo.offline.formats import folders
 from inspo.offline.formats.common import Hints, read_padded
 from inspo.offline.offline_dataset import FIELDS, FILLED, FILLED_FIELD, OfflineDataset
 from inspo.offline.padded import PaddedSource
+from inspo.offline.validation import damaged
 from inspo.utils.errors import DatasetError
 
 NAME = "alberdice"
@@ -42,47 +43,21 @@ def load(path: Path, hints: Hints) -> OfflineDataset:
     content = folders.read_json(path / META)
     count = content.get("episodes_in_buffer")
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise DatasetError(
-            f"{path / META}: 'episodes_in_buffer': expected a number of episodes, found "
-            f"{count!r}. Fetch it again."
-        )
+        raise damaged(f"{path / META}: 'episodes_in_buffer'", "a number of episodes", repr(count))
     for key, array in arrays.items():
         if array.ndim and len(array) < count:
-            raise DatasetError(
-                f"{path / (key + '.npy')}: expected at least {count} episodes, as meta.json "
-                f"says, found {len(array)}. The folder is incomplete: fetch it again."
-            )
+            expected = f"at least {count} episodes, as meta.json says"
+            raise damaged(path / f"{key}.npy", expected, len(array))
+    written = {key: array[:count] if array.ndim else array for key, array in arrays.items()}
     stated = folders.stated_metadata(content, path / META)
     dataset = read_padded(
-        MappedSource(arrays, str(path), count),
+        PaddedSource(written, str(path)),
         folders.hints_with(stated, hints),
         metadata=None,
         origin=f"converted from {path.name} (AlberDICE's folder)",
         battle_won=folders.stated_victories(stated, count, path / META),
     )
     return folders.as_stated(dataset, stated, hints, path / META)
-
-
-class MappedSource(PaddedSource):
-    """The first `n_episodes` of memory-mapped files, of which no more than a slab is held.
-
-    Each slab is mapped anew: pages that were read would count as the process's memory until the
-    map goes.
-    """
-
-    def __init__(self, arrays: dict[str, np.memmap[Any, Any]], name: str, n_episodes: int):
-        super().__init__(arrays, name)
-        self.n_episodes = n_episodes
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        shape = super().shape(key)
-        return (self.n_episodes, *shape[1:]) if shape else shape
-
-    def read(self, key: str, first: int, end: int, n_steps: int) -> np.ndarray:
-        array = self.arrays[key]
-        order: Any = "C" if array.flags.c_contiguous else "F"
-        again = np.memmap(array.filename, array.dtype, "r", array.offset, array.shape, order)
-        return np.asarray(again[first:end, :n_steps])
 
 
 def _map_array(path: Path) -> np.memmap[Any, Any]:
@@ -97,9 +72,7 @@ def _map_array(path: Path) -> np.memmap[Any, Any]:
     except PermissionError:
         raise DatasetError(f"{path}: no permission to read it. Change its mode or owner.") from None
     except Exception as error:  # numpy parses the head as Python: whatever a parser raises
-        raise DatasetError(
-            f"{path}: not a .npy array of numbers, or truncated ({error}). Fetch it again."
-        ) from error
+        raise damaged(path, "a .npy array of numbers", error) from error
 
 
 # ------------------------------------------------------------------------------------ writing

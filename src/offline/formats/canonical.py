@@ -29,7 +29,8 @@ from inspo.offline.offline_dataset import (
     OfflineDataset,
 )
 from inspo.offline.padded import STORED, PaddedSource
-from inspo.utils.errors import DatasetError
+from inspo.offline.validation import damaged
+from inspo.utils.errors import DatasetError, reason_of
 
 NAME = "canonical"
 DESCRIPTION = "HDF5 in CFCQL's layout, with or without our metadata"
@@ -71,10 +72,9 @@ def _translated(path: Path | str, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DatasetError(
-            f"{path}: the HDF5 file is truncated or damaged ({doing}: {reason}). An interrupted "
-            "copy or download looks like this: fetch, collect or convert it again."
+            f"{path}: the HDF5 file is truncated or damaged ({doing}: {reason_of(error)}). An "
+            "interrupted copy or download looks like this: fetch, collect or convert it again."
         ) from error
 
 
@@ -116,15 +116,11 @@ class Hdf5Source(PaddedSource):
             inside = isinstance(item, h5py.Dataset) and not (item.is_virtual or item.external)
             size = math.prod(item.shape) * item.dtype.itemsize if inside else 0
         if not inside:
-            raise DatasetError(
-                f"{self.name}: key '{key}' is no dataset of this file (a group, or a link to "
-                "another file, which is not followed). Expected an array stored in the file."
-            )
+            found = "a group, or a link to another file, which is not followed"
+            raise damaged(f"{self.name}: key '{key}'", "an array stored in the file", found)
         if size > MAX_COMPRESSION * self._size:
-            raise DatasetError(
-                f"{self.name}: key '{key}' claims {size} bytes, which a file of {self._size} "
-                "bytes cannot hold: it is truncated or damaged. Fetch or collect it again."
-            )
+            held = f"at most what a file of {self._size} bytes can hold"
+            raise damaged(f"{self.name}: key '{key}'", held, f"a claim of {size} bytes")
         return item
 
     def keys(self) -> list[str]:
@@ -150,9 +146,8 @@ def read_metadata(source: Hdf5Source) -> DatasetMetadata | None:
     if not OURS & attributes.keys():
         return None
     if _parse(source.name, attributes, "format", "str") != FORMAT:
-        raise DatasetError(
-            f"{source.name}: attribute 'format': expected '{FORMAT}', found "
-            f"'{attributes['format']}'. This program does not know that format."
+        raise damaged(
+            f"{source.name}: attribute 'format'", f"'{FORMAT}'", repr(attributes["format"])
         )
     version = _parse(source.name, attributes, "format_version", "int")
     if version > FORMAT_VERSION:
@@ -186,10 +181,7 @@ def _parse(name: str, attributes: Mapping[str, Any], key: str, kind: str) -> Any
     for name_of, accepted, make in KINDS:
         if kind.startswith(name_of) and isinstance(value, accepted):
             return make(value)
-    raise DatasetError(
-        f"{name}: attribute '{key}': expected {kind}, found {value!r:.80}. The file is damaged or "
-        "was changed: collect or convert it again."
-    )
+    raise damaged(f"{name}: attribute '{key}'", kind, f"{value!r:.80}")
 
 
 def read_battle_won(source: Hdf5Source) -> np.ndarray | None:
@@ -200,11 +192,9 @@ def read_battle_won(source: Hdf5Source) -> np.ndarray | None:
     n_episodes = source.shape(FILLED)[0]
     packed = np.asarray(packed)
     if packed.dtype != np.uint8 or packed.shape != (-(-n_episodes // 8),):
-        raise DatasetError(
-            f"{source.name}: attribute 'battle_won': expected uint8 [{-(-n_episodes // 8)}] (one "
-            f"bit an episode), found {packed.dtype} {packed.shape}. The file was changed: collect "
-            "or convert it again."
-        )
+        expected = f"uint8 [{-(-n_episodes // 8)}] (one bit an episode)"
+        found = f"{packed.dtype} {packed.shape}"
+        raise damaged(f"{source.name}: attribute 'battle_won'", expected, found)
     return np.unpackbits(packed, count=n_episodes)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -29,7 +29,7 @@ from inspo.offline.offline_dataset import (
 from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layout, flatten
 from inspo.offline.validation import require_valid, validate
 from inspo.utils import files
-from inspo.utils.errors import DatasetError
+from inspo.utils.errors import DatasetError, reason_of
 
 CHUNK_BYTES = 1 << 20
 BLOCK = 64  # episodes padded at a time
@@ -37,7 +37,6 @@ BLOCK = 64  # episodes padded at a time
 # on some damaged ones; so do strings of variable length, which is why ours have fixed lengths.
 LIBVER = ("v110", "v110")
 ADVICE = "Nothing of these episodes was written; correct the program that made them."
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CanonicalWriter:
@@ -224,21 +223,14 @@ class CanonicalWriter:
             self._file.close()
 
     def _cannot_write(self, error: Exception) -> DatasetError:
-        code = getattr(error, "errno", None)
-        if code in FULL or any(f"errno = {number}," in str(error) for number in FULL):
-            rows = sum(int(lengths.sum()) + len(lengths) for lengths in self._episodes["lengths"])
-            return DatasetError(
-                f"{self.path}: the disk (or a quota) is full: the {self.n_episodes} episodes so "
-                f"far need up to {rows * self.metadata.row_bytes() / 1e6:.0f} MB. Nothing was left "
-                "under this name; free some space or choose another folder, and run it again."
-            )
-        if code in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return DatasetError(
-                f"{self.path}: no permission to write into this folder. Choose another one or "
-                "change its mode."
-            )
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return DatasetError(f"{self.path}: cannot be written ({reason}).")
+        of_system = re.search(r"error message = '([^']+)'", str(error))  # inside of HDF5's
+        reason = of_system[1] if of_system else getattr(error, "strerror", "") or reason_of(error)
+        rows = sum(int(lengths.sum()) + len(lengths) for lengths in self._episodes["lengths"])
+        return DatasetError(
+            f"{self.path}: cannot be written: {reason}. The {self.n_episodes} episodes so far need "
+            f"up to {rows * self.metadata.row_bytes() / 1e6:.0f} MB. Nothing was left under this "
+            "name: make room, correct the folder's rights or choose another one, and run it again."
+        )
 
 
 def _as_field(key: str, value: Any) -> np.ndarray:

@@ -23,8 +23,7 @@ from inspo.offline.offline_dataset import (
 )
 from inspo.offline.padded import STORED, PaddedSource, check_filled, check_layout, flatten
 from inspo.offline.scratch import allocator
-from inspo.offline.validation import require_valid, validate
-from inspo.utils.errors import DatasetError
+from inspo.offline.validation import damaged, require_valid, validate
 from inspo.utils.phases import Phase
 
 log = logging.getLogger(__name__)
@@ -209,10 +208,7 @@ def require_stated(place: str, stated: Any, counted: Any) -> None:
     if not (
         math.isclose(stated, counted, rel_tol=1e-6, abs_tol=1e-6) if both else stated == counted
     ):
-        raise DatasetError(
-            f"{place}: says {stated}, the data hold {counted}. The file is damaged or was changed "
-            "after it was written: collect or convert it again."
-        )
+        raise damaged(place, f"{counted}, which the data hold", stated)
 
 
 PICKLE = "a pickle, which is never opened: it could run code"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from inspo.offline.offline_dataset import (
     UNKNOWN,
     OfflineDataset,
 )
+from inspo.offline.validation import damaged
 from inspo.utils import files
 from inspo.utils.errors import DatasetError
 
@@ -44,14 +43,14 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; DatasetError if the file holds none."""
     try:
         content = json.loads(files.read_text(file))
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: missing. The folder is incomplete: fetch it again.") from None
     except PermissionError:
         raise DatasetError(f"{file}: no permission to read it. Change its mode or owner.") from None
+    except FileNotFoundError:
+        raise damaged(file, "a JSON object", "no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: not valid JSON ({error}). Fetch it again.") from error
+        raise damaged(file, "a JSON object", error) from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{file}: expected a JSON object. Fetch it again.")
+        raise damaged(file, "a JSON object", f"{content!r:.80}")
     return content
 
 
@@ -70,10 +69,8 @@ def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
         or not isinstance(stated.get("content_hash", ""), str)
         or not isinstance(stated.get("win_rate", 0.0), float)
     ):
-        raise DatasetError(
-            f"{file}: '{KEY}': expected the names, notes and limit of the dataset. The file was "
-            "changed or damaged: convert it again."
-        )
+        expected = "the names, notes and limit of the dataset"
+        raise damaged(f"{file}: '{KEY}'", expected, f"{stated!r:.80}")
     return stated
 
 
@@ -115,10 +112,8 @@ def stated_victories(stated: dict[str, Any], n_episodes: int, file: Path) -> np.
         packed = np.frombuffer(bytes.fromhex(stated["battle_won"]), dtype=np.uint8)
         if len(packed) == -(-n_episodes // 8):
             return np.unpackbits(packed, count=n_episodes)
-    raise DatasetError(
-        f"{file}: '{KEY}': 'battle_won' does not have one bit for each of {n_episodes} episodes. "
-        "The file was changed or damaged: convert it again."
-    )
+    expected, found = f"one bit for each of {n_episodes} episodes", f"{stated['battle_won']!r:.80}"
+    raise damaged(f"{file}: '{KEY}': 'battle_won'", expected, found)
 
 
 # ------------------------------------------------------------------------------------ writing
@@ -166,17 +161,11 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         )
 
 
-def _replaced(path: Path) -> Path:
-    """Where a folder stands while another takes its name."""
-    return path.with_name(f".{path.name}.replaced")
-
-
 def restore(path: Path) -> None:
     """Put a folder back that lost its name to a process that was killed while it replaced it."""
-    if not path.exists() and is_ours(_replaced(path)):
+    if not path.exists() and is_ours(files.aside(path)):
         with files.locked(path):
-            if not path.exists():
-                os.replace(_replaced(path), path)
+            files.settle(path)
 
 
 @contextlib.contextmanager
@@ -193,31 +182,9 @@ def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
             yield folder
             with files.locked(path):
                 refuse_existing(path, overwrite)
-                _replace(folder, path)
+                files.replace_folder(folder, path)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be written ({error.strerror or error}). Nothing was left under this "
             "name; make room or choose another folder."
         ) from error
-
-
-def _replace(folder: Path, path: Path) -> None:
-    """Give `folder` the name `path`, and remove what had it, which may be replaced."""
-    old = _replaced(path)
-    if path.exists():
-        _discard(old)  # of a process that was killed after it had replaced it
-        os.replace(path, old)
-    try:
-        os.replace(folder, path)
-    except OSError:
-        if old.exists():
-            os.replace(old, path)
-        raise
-    _discard(old)
-
-
-def _discard(old: Path) -> None:
-    if is_ours(old):
-        shutil.rmtree(old)
-    elif old.is_dir():
-        old.rmdir()  # an empty one; nothing else is ever replaced

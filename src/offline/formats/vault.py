@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +32,10 @@ from inspo.offline.formats.common import (
     log,
 )
 from inspo.offline.offline_dataset import FIELDS, ContentHash, OfflineDataset, row_offsets
+from inspo.offline.padded import cast_exactly
 from inspo.offline.scratch import allocator
-from inspo.offline.validation import Violation, require_valid
-from inspo.utils.errors import DatasetError
+from inspo.offline.validation import Violation, damaged, require_valid
+from inspo.utils.errors import DatasetError, reason_of
 
 NAME = "vault"
 DESCRIPTION = "OG-MARL's vault, a folder with metadata.json and manifest.ocdbt"
@@ -154,13 +154,11 @@ class VaultSource:
         self.path = path
         for item in path.rglob("*"):
             if not (item.is_file() or item.is_dir()):  # tensorstore would wait for a pipe's end
-                raise DatasetError(f"{item}: expected a file, found none. Fetch the vault again.")
+                raise damaged(item, "a file", "none")
         structure = content.get("structure_shape")
         if not isinstance(structure, dict):
-            raise DatasetError(
-                f"{path / 'metadata.json'}: 'structure_shape': expected the names of the "
-                "vault's arrays. Fetch it again."
-            )
+            place = f"{path / 'metadata.json'}: 'structure_shape'"
+            raise damaged(place, "the names of the vault's arrays", f"{structure!r:.80}")
         present = set(_names(structure))
         missing = [
             Violation("missing_key", name, f"an array '{name}'", ", ".join(sorted(present)))
@@ -173,9 +171,10 @@ class VaultSource:
         self._check_shapes()
 
     def _open(self, name: str) -> Any:
-        return self._of_tensorstore(
-            name, lambda: _tensorstore().open(spec_of(self.path, name), open=True, read=True)
-        )
+        import tensorstore  # half a second, which other formats need not wait for
+
+        spec = spec_of(self.path, name)
+        return self._of_tensorstore(name, lambda: tensorstore.open(spec, open=True, read=True))
 
     def _of_tensorstore(self, name: str, begin: Callable[[], Any]) -> Any:
         """The result of what `begin` begins, with whatever tensorstore raises as DatasetError."""
@@ -184,23 +183,20 @@ class VaultSource:
         except DatasetError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DatasetError(
-                f"{self.path}: '{name}' is truncated or damaged ({reason:.200}). Fetch it again."
+                f"{self.path}: '{name}' is truncated or damaged ({reason_of(error):.200}). "
+                "Fetch it again."
             ) from error
 
     def _length(self) -> int:
         """T, from `vault_index`."""
         store = self._open(LENGTH)
         if store.shape != (1,) or store.dtype.numpy_dtype.kind not in "iu":
-            raise DatasetError(
-                f"{self.path}: '{LENGTH}': expected one integer, found {store.dtype.name} "
-                f"{store.shape}. Fetch it again."
-            )
+            found = f"{store.dtype.name} {store.shape}"
+            raise damaged(f"{self.path}: '{LENGTH}'", "one integer", found)
         n_steps = int(self._of_tensorstore(LENGTH, store.read)[0])
         if n_steps < 1:
-            none = Violation("zero_episodes", LENGTH, "at least 1 time step", str(n_steps))
-            require_valid([none], str(self.path), "Fetch it again.")
+            raise damaged(f"{self.path}: '{LENGTH}'", "at least 1 time step", n_steps)
         return n_steps
 
     def _check_shapes(self) -> None:
@@ -225,10 +221,8 @@ class VaultSource:
         claimed = self.n_steps * sum(map(_step_bytes, self.leaves.values()))
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         if claimed > MAX_COMPRESSION * size:
-            raise DatasetError(
-                f"{self.path}: claims {claimed} bytes, which a folder of {size} bytes cannot hold: "
-                "it is truncated or damaged. Fetch it again."
-            )
+            held = f"at most what a folder of {size} bytes can hold"
+            raise damaged(self.path, held, f"a claim of {claimed} bytes")
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """`(first step, values [t, ...])`, in order."""
@@ -308,21 +302,11 @@ class VaultSource:
         return np.where(step < np.repeat(kept, lengths), place, -1)
 
     def _fill(self, rows: np.ndarray, name: str, place: np.ndarray) -> None:
-        """Put the values of a leaf into their rows; whole numbers stay what they are."""
+        """Put the values of a leaf into their rows."""
         for first, values in self.blocks(name):
             where = place[first : first + len(values)]
-            if where.min() < 0:
-                values, where = values[where >= 0], where[where >= 0]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
-                cast = values.astype(rows.dtype, copy=False)
-            if rows.dtype.kind == "i" and not (cast == values).all():
-                wrong = values[cast != values][0]
-                raise DatasetError(
-                    f"{self.path}: '{name}': expected whole numbers, found {wrong} at a step from "
-                    f"{first} on. Fetch it again."
-                )
-            rows[where] = cast
+            values, where = values[where >= 0], where[where >= 0]
+            rows[where] = cast_exactly(values, rows.dtype, str(self.path), name)
 
     def _fill_reward(self, rows: np.ndarray, place: np.ndarray) -> None:
         for first, values in self.blocks("rewards"):
@@ -357,16 +341,6 @@ def _block_steps(store: Any, chunks: Any) -> int:
     """Time steps of about `BLOCK_BYTES`, a multiple of those in a chunk."""
     chunk = chunks.shape[1] or 1
     return max(BLOCK_BYTES // max(_step_bytes(store), 1) // chunk, 1) * int(chunk)
-
-
-def _tensorstore() -> Any:
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise DatasetError(
-            f"OG-MARL's vaults need the package tensorstore ({error}). Install requirements.txt."
-        ) from error
-    return tensorstore
 
 
 def spec_of(path: Path, name: str) -> dict[str, Any]:
@@ -431,10 +405,12 @@ def _nested(flat: dict[str, str]) -> dict[str, Any]:
 
 
 def _create(folder: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    import tensorstore
+
     spec = spec_of(folder, name)
     if name != LENGTH:
         spec["metadata"] = {"compressor": {"id": "gzip", "level": 1}}
-    return _tensorstore().open(spec, create=True, dtype=dtype, shape=shape).result()
+    return tensorstore.open(spec, create=True, dtype=dtype, shape=shape).result()
 
 
 def _write_leaf(
