@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,35 +13,19 @@ from inspo.offline.offline_dataset import OfflineDataset, ends_terminated
 from inspo.utils.errors import DatasetError
 
 
-def distinct_episodes(dataset: OfflineDataset) -> np.ndarray:
-    """Equal for episodes whose states, actions and rewards are the same to the last bit: `[E]`."""
-    known: dict[bytes, int] = {}
-    groups = np.empty(len(dataset), dtype=np.int64)
-    for e, (first, end) in enumerate(zip(dataset.offsets[:-1], dataset.offsets[1:])):
-        digest = hashlib.sha256()
-        for key in ("state", "actions", "reward"):
-            digest.update(np.ascontiguousarray(dataset.arrays[key][first:end]).data)
-        groups[e] = known.setdefault(digest.digest(), len(known))
-    return groups
-
-
 def independent_groups(dataset: OfflineDataset) -> np.ndarray:
     """Equal for episodes that are copies of each other, and so tell nothing new: int64 `[E]`.
 
-    DatasetError for fewer than two distinct episodes. In a game that starts always alike, such as
-    a matrix game, equal episodes are to be expected, and each stands for itself. Where first states
-    vary, they are copies (published sets hold each episode up to eight times).
+    Numbered from 0 on. DatasetError for fewer than two distinct episodes.
     """
-    groups = distinct_episodes(dataset)
-    n_distinct = int(groups.max()) + 1 if len(groups) else 0
+    n_distinct = len(np.unique(dataset.equal.first))
     if n_distinct < 2:
         raise DatasetError(
             f"the data hold {len(dataset)} episodes, {n_distinct} of them distinct: expected at "
             "least two distinct ones, since what an estimate's doubt is computed from is how it "
             "varies with the episodes. Give more data"
         )
-    starts = np.unique(dataset.arrays["state"][dataset.offsets[:-1]], axis=0)
-    return groups if 2 * len(starts) > n_distinct else np.arange(len(dataset))
+    return np.unique(dataset.equal.originals, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)

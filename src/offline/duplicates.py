@@ -19,7 +19,7 @@ READ_AT_THE_END = ("state", "obs", "avail_actions")
 """What counts of an episode's last row, which starts no transition."""
 
 COMMON = 0.01
-"""An episode that makes up more than this share of the data is an outcome of a small game."""
+"""A content that makes up more than this share of the data may be an outcome of a small game."""
 
 SHOWN = 5
 
@@ -29,9 +29,9 @@ class EqualEpisodes:
     """Which episodes of a dataset are equal, int64 `[E]` each.
 
     first: the first episode of equal content. originals: the episode of which each one is a copy,
-    itself if it is none; what is held out or drawn at random goes by these. Equal episodes are not
-    taken for copies where all have one step, or where one content makes up more than `COMMON` of
-    the data.
+    itself if it is none; what is held out or drawn at random goes by these. Equal episodes are
+    taken for copies where most contents occur more than once, but not in a small game: one that
+    begins always alike, and lasts one step or has an outcome that is common.
     """
 
     first: np.ndarray
@@ -41,8 +41,12 @@ class EqualEpisodes:
     def of(cls, arrays: Mapping[str, np.ndarray], offsets: np.ndarray) -> EqualEpisodes:
         """See `first_equal`."""
         first = first_equal(arrays, offsets)
-        small = np.bincount(first).max() > COMMON * len(first) or np.diff(offsets).max() == 2
-        return cls(first, np.arange(len(first)) if small else first)
+        counts = np.unique(first, return_counts=True)[1]
+        starts = np.unique(arrays["state"][offsets[:-1]], axis=0)
+        outcomes = counts.max() > COMMON * len(first) or np.diff(offsets).max() == 2
+        small_game = outcomes and 2 * len(starts) <= len(counts)
+        repeated = 2 * np.count_nonzero(counts == 1) < len(counts)
+        return cls(first, first if repeated and not small_game else np.arange(len(first)))
 
     @property
     def n_copies(self) -> int:
@@ -69,7 +73,7 @@ class EqualEpisodes:
             f"occurs {facts['largest']:,} times (first episodes of such a group: {named})"
         )
         if not self.n_copies:
-            return f"{text}; as in a game of few outcomes, none counts as a copy"
+            return f"{text}; as chance may repeat episodes, none counts as a copy"
         return f"{text}; {self.n_copies / total:.1%} of the episodes are copies of others"
 
 
