@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from inspo.estimation.estimates import ESTIMATORS, Evaluator, PolicyEstimate
+from inspo.estimation.estimates import (
+    ESTIMATORS,
+    LITTLE_SUPPORT,
+    Evaluator,
+    PolicyEstimate,
+)
 from inspo.estimation.play import play
 from inspo.estimation.policies import find_policies, load_policies
 from inspo.experiments.cells import Cell, finished_run_of
@@ -52,10 +57,12 @@ NOT_VALUES = ("fqe_agents",)  # a diagnostic: it estimates something else
 
 @dataclass(frozen=True)
 class Quality:
-    """What an estimator was worth on a task. coverage: the share of its 95 % intervals that hold
-    the played return (within two standard errors of that)."""
+    """What an estimator was worth on a task. spearman_known: over the policies that do what the
+    data know; the others are chosen last. coverage: the share of the 95 % intervals that hold the
+    played return (within two standard errors of that)."""
 
     spearman: float
+    spearman_known: float
     regret_1: float
     regret_3: float
     error: float
@@ -154,17 +161,30 @@ def quality_of(estimator: str, policies: Sequence[Mapping[str, Any]]) -> Quality
     low, high = (np.array([p["estimates"][estimator][k] for p in have]) for k in ("low", "high"))
     played = np.array([p["played"] for p in have])
     margin = 2 * np.array([p["played_error"] for p in have])
-    order, best = np.argsort(-value, kind="stable"), max(p["played"] for p in policies)
+    unknown = np.array([is_unknown(p) for p in have])
+    order, best = np.lexsort((-value, unknown)), max(p["played"] for p in policies)
     inside = (played + margin >= low) & (played - margin <= high)
-    rank = float(spearmanr(value, played).statistic) if np.ptp(value) > 0 else math.nan
     return Quality(
-        rank,
+        rank_correlation(value, played),
+        rank_correlation(value[~unknown], played[~unknown]),
         float(best - played[order[0]]),
         float(best - played[order[:3]].max()),
         float(np.abs(value - played).mean()),
         float(inside.mean()),
         len(have),
     )
+
+
+def is_unknown(policy: Mapping[str, Any]) -> bool:
+    """Whether it mostly plays joint actions that the data do not know."""
+    return policy["support"] is not None and policy["support"] < LITTLE_SUPPORT
+
+
+def rank_correlation(value: np.ndarray, played: np.ndarray) -> float:
+    """Spearman's; nan where there is nothing to rank."""
+    if len(value) < 3 or np.ptp(value) == 0 or np.ptp(played) == 0:
+        return math.nan
+    return float(spearmanr(value, played).statistic)
 
 
 def regret_curve(
@@ -182,7 +202,8 @@ def regret_curve(
     chosen = np.arange(len(policies))
     if estimator is not None:
         value = [p["estimates"].get(estimator, {"value": -math.inf})["value"] for p in policies]
-        chosen = np.argsort(-np.array(value), kind="stable")[:SHORTLIST]
+        unknown = [is_unknown(p) for p in policies]
+        chosen = np.lexsort((-np.array(value), unknown))[:SHORTLIST]
     curve = []
     for budget in BUDGETS:
         share = budget / len(chosen)
@@ -201,14 +222,24 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
         "Every policy is a checkpoint of a short run; each was estimated from the data alone and "
         "then played. Regret: the best policy's played return less that of the chosen one, of the "
         "first by the estimate, or the best of its first three. Error: the mean absolute one. "
-        "Coverage: of the 95 % intervals. Written by `python src/reproduce.py selection`.",
+        "Coverage: of the 95 % intervals. Policies that mostly play joint actions which the data do "
+        "not know are chosen last. Written by `python src/reproduce.py selection`.",
     ]
-    header = ["", "Spearman", "regret at 1", "regret at 3", "error", "coverage", "policies"]
+    header = [
+        "",
+        "Spearman",
+        "of the known",
+        "regret at 1",
+        "regret at 3",
+        "error",
+        "coverage",
+        "policies",
+    ]
     for task, study in studies.items():
         policies = study["policies"]
         played = [p["played"] for p in policies]
         rows = [
-            [name, fixed(q.spearman), fixed(q.regret_1), fixed(q.regret_3), fixed(q.error),
+            [name, fixed(q.spearman), fixed(q.spearman_known), fixed(q.regret_1), fixed(q.regret_3), fixed(q.error),
              fixed(q.coverage), str(q.policies)]
             for name in ESTIMATORS
             if name not in NOT_VALUES and (q := quality_of(name, policies))
@@ -219,7 +250,8 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
             f"## {task} {study['keys']['quality']}: {len(policies)} policies, played returns from "
             f"{fixed(min(played))} to {fixed(max(played))}",
             markdown_table(header, rows),
-            f"A policy drawn at random: regret {fixed(drawn)}. {seconds:.1f} s a policy for all "
+            f"{sum(map(is_unknown, policies))} of them mostly play joint actions that the data do not "
+            f"know. A policy drawn at random: regret {fixed(drawn)}. {seconds:.1f} s a policy for all "
             f"estimators, {study['episodes_played']} episodes played with each.",
         ]
     return "\n\n".join(text) + "\n"

@@ -6,7 +6,9 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import cases
 import numpy as np
 import pytest
 import torch as th
@@ -14,7 +16,7 @@ import torch as th
 from inspo import evaluate
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.estimation import finite, importance
+from inspo.estimation import finite, importance, stationary
 from inspo.estimation.estimates import Estimate, Evaluator, PolicyEstimate, estimate, select
 from inspo.estimation.features import Features
 from inspo.estimation.fqe import LinearFQE
@@ -274,12 +276,18 @@ def test_ratio_of_mu_is_one_and_all_give_the_mean():
         assert shifted[0] == pytest.approx(mean)
 
 
+def exact_others(i, state, log_mu, avail, actions) -> th.Tensor:
+    """log mu of the other agent's action: beside an A it plays A or B, beside a B always A."""
+    own, other = actions[:, i], actions[:, 1 - i]
+    return th.where(own == 1, (other == 0).float(), 0.5).clamp(min=1e-10).log()
+
+
 def exact_behaviour(buffer, *_args) -> behaviour.Behaviour:
     """Of XOR b: each agent plays A with 2/3; beside an A the other plays A or B, beside a B, A."""
     own = th.tensor([2 / 3, 1 / 3]).log().expand(len(buffer.rows["state"]), 2, 2)
     actions = buffer.rows["actions"][..., 0]
     others = th.where(actions == 1, 1.0, 0.5).log()  # of the other's action, given one's own
-    return behaviour.Behaviour({}, object(), own, others, {})
+    return behaviour.Behaviour({}, exact_others, own, others, {})
 
 
 def test_importance_sampling_knows_that_agents_act_together(monkeypatch):
@@ -295,12 +303,65 @@ def test_importance_sampling_knows_that_agents_act_together(monkeypatch):
     assert found.estimates["wis"].facts["curve"][0]["value"] == pytest.approx(
         dataset.metadata.return_mean
     )
-    assert found.support == pytest.approx(1.0)
+    assert found.support == pytest.approx(0.95, abs=0.02)
     greedy = evaluator.evaluate_probabilities(
         everywhere(evaluator.data, np.eye(2)[[0, 0]]), ANYBODY, 0.0
     )
     assert "epsilon 0.05" in greedy.warnings[0]
     assert greedy.estimates["is"].value > 0  # an epsilon of 0 would leave A A alone
+
+
+def test_what_the_data_never_show_is_not_chosen(monkeypatch):
+    """XOR b: each agent's B is worth more to a sum over agents, and (B, B) pays -2."""
+    monkeypatch.setattr(behaviour, "obtain", exact_behaviour)
+    evaluator = Evaluator(make_dataset("matrix", "xor", "b"), ["fqe_additive", "wis"])
+    both, one = (everywhere(evaluator.data, np.eye(2)[agents]) for agents in ([1, 1], [0, 1]))
+    results = [evaluator.evaluate_probabilities(p, ANYBODY, 0.0) for p in (both, one)]
+    assert [r.support for r in results] == [0.0, 1.0]
+    values = [r.estimates["fqe_additive"].value for r in results]
+    assert values[0] > values[1]
+    choice = select(results, "fqe_additive")
+    assert choice.order == [1, 0] and choice.probability == [1.0, 0.0]
+    assert any("extrapolation" in line for line in results[0].warnings)
+
+
+def test_ratios_of_occupancies_by_loops():
+    g = th.Generator().manual_seed(0)
+    e, log_pi, log_mu = (th.randn(9, 3, generator=g) for _ in range(3))
+    joint = th.randn(9, generator=g)
+    weights = stationary.log_weights(e, 0.5, log_pi, log_mu, joint).exp().double().numpy()
+    reward, episode = np.arange(9.0), np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
+    counts = np.array([[1, 1, 1], [2, 0, 1]])
+    found = stationary.evaluate(weights, reward, episode, counts, 3.0)
+    for draw, row in enumerate(counts):
+        means = []
+        for i in range(3):
+            paid = total = 0.0
+            for m in range(9):
+                others = sum(log_pi[m, j].item() for j in range(3) if j != i)
+                ratio = others - (joint[m].item() - log_mu[m, i].item())
+                w = row[episode[m]] * math.exp(ratio + e[m, i].item() / 0.5)
+                paid, total = paid + w * reward[m], total + w
+            means.append(paid / total)
+        assert found[draw] == pytest.approx(3.0 * np.mean(means), rel=1e-5)
+
+
+def test_ratios_come_with_alberdices_runs_alone(tmp_path):
+    """alpha falls from 4 to 1 over the run: half way it is 2; e_i are those of the learner."""
+    learner, _, args = cases.build("alberdice", alpha_start=4.0, alpha_end=1.0)
+    learner.save_models(tmp_path)
+    data = SimpleNamespace(
+        state=th.randn(6, args.state_shape), now=th.tensor([0, 2, 3]),
+        actions=th.tensor([[0, 1, 2], [3, 2, 1], [1, 1, 0]]),
+    )  # fmt: skip
+    policy = replace(ANYBODY, algorithm="alberdice", folder=tmp_path, settings=args, step=50)
+    e, alpha = stationary.advantages(policy, data)
+    assert alpha == pytest.approx(2.0)
+    for m, row in enumerate(data.now):
+        for i in range(3):
+            wanted = learner.advantages[i](data.state[row][None])[0, data.actions[m, i]]
+            assert e[m, i].item() == pytest.approx(wanted.item(), abs=1e-6)
+    assert stationary.advantages(ANYBODY, data) is None
 
 
 # ---- data, policies, choice ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch as th
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.estimation import finite, importance
+from inspo.estimation import finite, importance, stationary
 from inspo.estimation.features import (
     AdditiveFeatures,
     AgentFeatures,
@@ -25,6 +25,7 @@ from inspo.estimation.fqe import Fit, LinearFQE
 from inspo.estimation.logged import Logged
 from inspo.estimation.policies import Policy, load_policies, probabilities, soften
 from inspo.estimation.resampling import Resamples, interval
+from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import behaviour as behaviour_policies
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.offline_dataset import OfflineDataset
@@ -45,15 +46,17 @@ ESTIMATORS = {
     "wis": "weighted importance sampling",
     "dr": "weighted doubly robust: fqe_additive, corrected by importance sampling",
     "model": "counted model, solved exactly (finite games)",
+    "ratios": "AlberDICE's own ratios of occupancies",
 }
 DEFAULT = "fqe_joint"
 FQE = ("fqe_joint", "fqe_additive")
-NEED_BEHAVIOUR = ("is", "wis", "dr")
+NEED_BEHAVIOUR = ("is", "wis", "dr", "ratios")
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the ratio, for the curve of `wis`
 FEATURE_UPDATES = (60, 400)  # at least and at most; one for every 50 transitions
 MAX_STEPS = 50_000
 SOFT = 0.05
-SUPPORTED = 0.01  # the data's policy takes an action that it gives at least this probability
+RARE = 0.01  # of the logged joint actions are as improbable under mu as what counts as unknown,
+MARGIN = 1.0  # and that by so many nats more
 LITTLE_SUPPORT = 0.5
 
 
@@ -80,8 +83,9 @@ class PolicyEstimate:
         name, folder, step, algorithm, seed: which one. way: how it would be played.
         estimates: estimator -> `Estimate`; missing: estimator -> why there is none.
         agreement: the mean probability of the logged joint actions under the policy.
-        support: the share of its probability in the logged steps on joint actions each part of
-            which the data's policy takes with at least 1 %; None where mu was not fitted.
+        support: the share of the logged steps in which it would play a joint action that the
+            data know: not much less probable under mu than the rarest hundredth of the logged
+            ones. None where mu was not fitted.
         warnings: what a reader must know. seconds: what it cost. played: its return in the
             simulator, if it was played, and its standard error.
     """
@@ -139,6 +143,7 @@ class Evaluator:
             self._prepare_fqe()
         self.log_mu: th.Tensor | None = None  # [R, n, A]
         self.joint_log_mu: th.Tensor | None = None  # [M], of the logged joint actions
+        self.others: AutoregressivePolicy | None = None
         if set(NEED_BEHAVIOUR) & set(self.estimators):
             self._fit_behaviour(dataset, cache or PROJECT_ROOT / "datasets" / "cache", log)
         self.counts = finite.count(self.data) if "model" in self.estimators else None
@@ -188,6 +193,7 @@ class Evaluator:
         rows = th.from_numpy(self.data.rows)
         now = rows[self.data.now]
         self.log_mu = fitted.log_probs[rows]
+        self.others = fitted.others
         own = gather_actions(fitted.log_probs[now], self.data.actions)  # [M, n]
         self.joint_log_mu = (own + fitted.log_prob_others[now]).mean(-1)
 
@@ -231,6 +237,8 @@ class Evaluator:
                     f"{policy.name} does what the data do not know in {1 - result.support:.0%} of "
                     "the logged steps: its estimates are extrapolation"
                 )
+        if "ratios" in self.estimators:
+            self._by_ratios(result, probs, policy)
         if "model" in self.estimators:
             self._by_model(result, probs)
         result.seconds = time.monotonic() - began
@@ -240,10 +248,24 @@ class Evaluator:
         facts = {"members": fit.members.tolist(), "unexplained": self.unexplained[name]}
         return Estimate(float(fit.members.mean()), *interval(fit.draws), fit.draws, facts)
 
+    @th.no_grad()
     def _support(self, probs: th.Tensor) -> float:
-        assert self.log_mu is not None
-        known = self.log_mu.exp() >= SUPPORTED
-        return float((probs * known).sum(-1)[self.data.now].prod(-1).mean())
+        """Of joint actions drawn from the policy, one in each logged step, the share that mu knows.
+
+        Agents that each do what the data know may still do together what they never show (XOR b).
+        """
+        assert self.log_mu is not None and self.others is not None
+        assert self.joint_log_mu is not None
+        data = self.data
+        least = np.quantile(self.joint_log_mu.numpy(), RARE) - MARGIN
+        actions = th.multinomial(probs[data.now].flatten(0, 1), 1).view(data.actions.shape)
+        log_mu, state, avail = (x[data.now] for x in (self.log_mu, data.state, data.avail))
+        own = gather_actions(log_mu, actions)  # [M, n]
+        joint = [
+            own[:, i] + self.others(i, state, log_mu, avail, actions)
+            for i in range(actions.shape[1])
+        ]
+        return float((th.stack(joint).mean(0) >= least).float().mean())
 
     def _by_importance(
         self, result: PolicyEstimate, probs: th.Tensor, fits: dict[str, Fit]
@@ -282,6 +304,23 @@ class Evaluator:
         padded = np.zeros((len(self.data), self.step_of.max() + 1))
         padded[self.data.episode.numpy(), self.step_of] = values.double().numpy()
         return padded
+
+    def _by_ratios(self, result: PolicyEstimate, probs: th.Tensor, policy: Policy) -> None:
+        data = self.data
+        found = stationary.advantages(policy, data)
+        if found is None:
+            result.missing["ratios"] = "only AlberDICE's runs carry ratios of occupancies"
+            return
+        assert self.log_mu is not None and self.joint_log_mu is not None
+        e, alpha = found
+        log_pi = gather_actions(probs[data.now], data.actions).clamp(min=1e-30).log()
+        own = gather_actions(self.log_mu[data.now], data.actions)
+        weights = stationary.log_weights(e, alpha, log_pi, own, self.joint_log_mu).exp().double()
+        counts = np.concatenate([np.ones((1, len(data))), self.resamples.episodes])
+        length = len(data.now) / len(data)
+        reward, episode = data.reward.double().numpy(), data.episode.numpy()
+        values = stationary.evaluate(weights.numpy(), reward, episode, counts, length)
+        result.estimates["ratios"] = of_draws(values, {"alpha": alpha})
 
     def _by_model(self, result: PolicyEstimate, probs: th.Tensor) -> None:
         if self.counts is None:
@@ -359,7 +398,8 @@ def estimate(
 
 @dataclass(frozen=True)
 class Choice:
-    """Policies in the order of an estimator, best first.
+    """Policies in the order of an estimator, best first; those that mostly do what the data do not
+    know stand last, since their estimates are extrapolation.
 
     order: indices into the estimates. best: probability of each (in the same order) to be the best,
     the share of resamples in which it is. doubt: 1 minus that of the first.
@@ -382,7 +422,13 @@ def select(estimates: Sequence[PolicyEstimate], estimator: str = DEFAULT) -> Cho
         reasons = {reason for e in estimates for reason in [e.missing.get(estimator)] if reason}
         why = f": {'; '.join(sorted(reasons))}" if reasons else ""
         raise ConfigError(f"{estimator} has no estimate of any of the policies{why}")
-    order = sorted(have, key=lambda k: -estimates[k].estimates[estimator].value)
-    draws = np.stack([estimates[k].estimates[estimator].draws for k in order])  # [n, B]
+
+    def unknown(k: int) -> bool:
+        support = estimates[k].support
+        return support is not None and support < LITTLE_SUPPORT
+
+    order = sorted(have, key=lambda k: (unknown(k), -estimates[k].estimates[estimator].value))
+    rivals = [k for k in order if not unknown(k)] or order
+    draws = np.stack([estimates[k].estimates[estimator].draws for k in rivals])  # [n, B]
     best = np.bincount(draws.argmax(axis=0), minlength=len(order)) / draws.shape[1]
     return Choice(estimator, order, best.tolist())

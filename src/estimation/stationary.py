@@ -14,7 +14,6 @@ import torch as th
 from inspo.estimation.logged import Logged
 from inspo.estimation.policies import Policy
 from inspo.modules.critics import StateActionCritic
-from inspo.utils.checkpoints import load_checkpoint
 from inspo.utils.rl_utils import gather_actions
 
 LARGEST = 20.0  # of the exponent: a ratio of 5e8
@@ -55,10 +54,10 @@ def evaluate(
 def advantages(policy: Policy, data: Logged) -> tuple[th.Tensor, float] | None:
     """e_i of the logged actions, `[M, n]`, and alpha at the policy's step; None where the
     checkpoint has no such ratios."""
-    if policy.algorithm != "alberdice" or not (policy.folder / "learner.th").is_file():
+    path = policy.folder / "learner.th"
+    if policy.algorithm != "alberdice" or not path.is_file():
         return None
-    saved = load_checkpoint(policy.folder, only=["learner.th"])
-    stored = saved.files["learner.th"]["networks"]["advantages"]
+    stored = th.load(path, map_location="cpu", weights_only=True)["networks"]["advantages"]
     config = policy.settings
     state = data.state[data.now]
     found = []
