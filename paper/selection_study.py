@@ -67,7 +67,6 @@ class Quality:
     regret_3: float
     error: float
     coverage: float
-    policies: int
 
 
 def reproduce(options: Options) -> bool:
@@ -171,7 +170,6 @@ def quality_of(estimator: str, policies: Sequence[Mapping[str, Any]]) -> Quality
         float(best - played[order[:3]].max()),
         float(np.abs(value - played).mean()),
         float(inside.mean()),
-        len(have),
     )
 
 
@@ -202,7 +200,7 @@ def regret_curve(
     chosen = np.arange(len(policies))
     if estimator is not None:
         value = [p["estimates"].get(estimator, {"value": -math.inf})["value"] for p in policies]
-        unknown = [is_unknown(p) for p in policies]
+        unknown = np.array([is_unknown(p) for p in policies])
         chosen = np.lexsort((-np.array(value), unknown))[:SHORTLIST]
     curve = []
     for budget in BUDGETS:
@@ -220,39 +218,29 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
     text = [
         "# Choosing policies from data",
         "Every policy is a checkpoint of a short run; each was estimated from the data alone and "
-        "then played. Regret: the best policy's played return less that of the chosen one, of the "
-        "first by the estimate, or the best of its first three. Error: the mean absolute one. "
-        "Coverage: of the 95 % intervals. Policies that mostly play joint actions which the data do "
-        "not know are chosen last. Written by `python src/reproduce.py selection`.",
+        "then played. Spearman: of all policies, and of those that do what the data know; the "
+        "others are chosen last. Regret: the best policy's played return less that of the chosen "
+        "one, of the first by the estimate, or the best of its first three. Error: the mean "
+        "absolute one. Coverage: of the 95 % intervals. Written by "
+        "`python src/reproduce.py selection`.",
     ]
-    header = [
-        "",
-        "Spearman",
-        "of the known",
-        "regret at 1",
-        "regret at 3",
-        "error",
-        "coverage",
-        "policies",
-    ]
+    header = ["", "Spearman", "of the known", "regret at 1", "at 3", "error", "coverage"]
     for task, study in studies.items():
         policies = study["policies"]
         played = [p["played"] for p in policies]
-        rows = [
-            [name, fixed(q.spearman), fixed(q.spearman_known), fixed(q.regret_1), fixed(q.regret_3), fixed(q.error),
-             fixed(q.coverage), str(q.policies)]
-            for name in ESTIMATORS
-            if name not in NOT_VALUES and (q := quality_of(name, policies))
-        ]  # fmt: skip
+        rows = []
+        for name in ESTIMATORS:
+            if name not in NOT_VALUES and (found := quality_of(name, policies)):
+                rows.append([name, *(fixed(value) for value in vars(found).values())])
         drawn = max(played) - sum(played) / len(played)
         seconds = sum(p["seconds"] for p in policies) / len(policies)
         text += [
             f"## {task} {study['keys']['quality']}: {len(policies)} policies, played returns from "
             f"{fixed(min(played))} to {fixed(max(played))}",
             markdown_table(header, rows),
-            f"{sum(map(is_unknown, policies))} of them mostly play joint actions that the data do not "
-            f"know. A policy drawn at random: regret {fixed(drawn)}. {seconds:.1f} s a policy for all "
-            f"estimators, {study['episodes_played']} episodes played with each.",
+            f"{sum(map(is_unknown, policies))} policies mostly play joint actions that the data do "
+            f"not know. One drawn at random: regret {fixed(drawn)}. {seconds:.1f} s a policy for "
+            f"all estimators, {study['episodes_played']} episodes played with each.",
         ]
     return "\n\n".join(text) + "\n"
 
