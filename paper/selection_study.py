@@ -37,16 +37,17 @@ from inspo.utils.settings import Settings
 from paper.options import Options, changed, check_maps
 from paper.tables import failures, run_missing
 
-SHORT_FIT = {"behaviour.updates": 100, "behaviour.others_updates": 100}
+FIT = {"behaviour.updates": 100, "behaviour.others_updates": 100}  # where there is such a key
 EARLY = {"keep_checkpoints": 0, "test_nepisode": 0, "log_interval": 10_000_000}
 # task -> environment, keys of the runs, episodes that each policy plays
 FIFTHS = {"t_max": 250_000, "save_model_interval": 50_000}
+BATTLES = {"t_max": 150_000, "save_model_interval": 30_000}
 MATRIX = {"t_max": 25_600, "save_model_interval": 5_120}
 TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "xor": ("matrix", {"quality": "b", **MATRIX}, 960),
     "m_ne": ("matrix", {"quality": "imbalanced", **MATRIX}, 960),
     "bridge": ("bridge", {"quality": "mixed", **FIFTHS}, 320),
-    "2s3z": ("smax", {"quality": "medium", **FIFTHS}, 320),
+    "2s3z": ("smax", {"quality": "medium", **BATTLES}, 320),
 }  # fmt: skip
 SHORTLIST = 5  # policies that are played when estimates have been looked at first
 BUDGETS = (0, 10, 32, 100, 320, 1000, 3200)  # episodes played in all
@@ -131,8 +132,8 @@ def one_task(task: str, options: Options, folder: Path) -> bool:
 def keys_of(algorithm: str, keys: Mapping[str, Any], env: str) -> dict[str, Any]:
     """The task's keys, and a short fit of behaviour policies for algorithms that need one."""
     config = Cell("config", algorithm, f"{env}_offline", {"seed": 0}).config().values
-    fit = {k: v for k, v in SHORT_FIT.items() if k.partition(".")[2] in config.get("behaviour", {})}
-    return {**keys, **EARLY, **(fit if env != "smax" else {})}
+    fit = {k: v for k, v in FIT.items() if k.partition(".")[2] in config.get("behaviour", {})}
+    return {**keys, **EARLY, **fit}
 
 
 def record_of(result: PolicyEstimate) -> dict[str, Any]:
