@@ -186,7 +186,7 @@ def test_one_hot_states_and_back():
 def test_an_action_that_is_none_is_refused():
     env = BridgeVectorEnv(n_envs=1)
     for actions in ([[5, 0]], [[0, -1]]):
-        with pytest.raises(ValueError, match="actions 0 to 4"):
+        with pytest.raises(ValueError, match=r"available are \[0, 1, 2, 3, 4\]"):
             env.step(np.array(actions))
 
 
@@ -460,7 +460,7 @@ def test_data_of_more_agents(n_agents):
     [
         (lambda: BridgeVectorEnv("bridge_5"), r"map_name: .*'bridge_5'.*Known: bridge, bridge_3"),
         (lambda: BridgeVectorEnv("bridge_3", start="apart"), r"start: .*'apart'\. Known: adjacent"),
-        (lambda: BridgeVectorEnv(start="apert"), r"start: .*'apert'\. Known: adjacent, apart"),
+        (lambda: BridgeVectorEnv(start="apert"), r"start: .*'apert'\..* Known: adjacent, apart"),
         (lambda: BridgeVectorEnv("bridge_3", observation="onehot"), "13,824 numbers wide"),
         (lambda: BridgeVectorEnv("bridge_4", observation="onehot"), "810,000 numbers wide"),
         (lambda: make_dataset("bridge", "bridge_5", "optimal"), "Known: none"),

@@ -33,7 +33,7 @@ from __future__ import annotations
 import numpy as np
 
 from inspo.envs.bridge_boards import BOARD_OF, BOARDS, MOVES, STAY, Board
-from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.envs.multiagentenv import VectorEnv, VectorStep, available
 from inspo.utils.errors import ConfigError, require_known
 
 
@@ -165,9 +165,7 @@ class BridgeVectorEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> VectorStep:
         live = ~self._finished
-        played = np.where(live[:, None], actions, STAY)
-        if ((played < 0) | (played >= len(MOVES))).any():
-            raise ValueError(f"Bridge has the actions 0 to {len(MOVES) - 1}; found {played}")
+        played = available(actions, self.observe()["avail_actions"], live)
         before = self.cells
         self.cells = np.where(live[:, None, None], move(before, played), before)
         self._steps += 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.envs.multiagentenv import VectorEnv, VectorStep, available
 from inspo.utils.paths import PROJECT_ROOT
 
 CACHE_DIR = PROJECT_ROOT / ".jax_cache"
@@ -102,7 +102,8 @@ class JaxVectorEnv(VectorEnv):
         return {name: value.copy() for name, value in self._now.items()}
 
     def step(self, actions: np.ndarray) -> VectorStep:
-        self._episodes, seen, outcome = self.program.step(self._episodes, self._checked(actions))
+        actions = available(actions, self._now["avail_actions"], self._active).astype(np.int32)
+        self._episodes, seen, outcome = self.program.step(self._episodes, actions)
         self._look(seen)
         info = {name: np.array(value) for name, value in outcome.items()}
         reward, terminated, truncated = (
@@ -121,22 +122,6 @@ class JaxVectorEnv(VectorEnv):
     def _look(self, seen: dict[str, Any]) -> None:
         """Keep the observation of the present step: read-only views of JAX's memory, no copy."""
         self._now = {name: np.asarray(value) for name, value in seen.items()}
-
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        """`actions` as int32 `[N, n_agents]`, each one available; those of the finished are 0."""
-        actions = np.where(self._active[:, None], actions, 0)
-        avail = self._now["avail_actions"]
-        in_range = (actions >= 0) & (actions < avail.shape[-1])
-        taken = np.where(in_range, actions, 0)[..., None]
-        allowed = in_range & (np.take_along_axis(avail, taken, axis=-1)[..., 0] > 0)
-        wrong = np.argwhere(~allowed & self._active[:, None])
-        if len(wrong):
-            env, agent = (int(i) for i in wrong[0])
-            raise ValueError(
-                f"environment {env}, agent {agent}: action {actions[env, agent]} is not available; "
-                f"available are {np.flatnonzero(avail[env, agent]).tolist()}"
-            )
-        return actions.astype(np.int32)
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from inspo.envs.multiagentenv import VectorEnv, VectorStep
+from inspo.envs.multiagentenv import VectorEnv, VectorStep, available
 from inspo.tabular.matrix_games import joint_actions, payoff_tensor
 from inspo.utils.errors import ConfigError
 
@@ -135,14 +135,8 @@ class MatrixVectorEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> VectorStep:
         live = ~self._finished
-        joint = np.asarray(actions)[live]  # [live, n]
-        bad = (joint < 0) | (joint >= np.array(self.payoff.shape))
-        if bad.any():
-            row, agent = np.argwhere(bad)[0]
-            raise ValueError(
-                f"agent {agent} has {self.payoff.shape[agent]} actions; it cannot play "
-                f"{joint[row, agent]}"
-            )
+        avail = np.broadcast_to(self._avail, (self.n_envs, *self._avail.shape))
+        joint = available(actions, avail, live)[live]  # [live, n]
         reward = np.zeros(self.n_envs, dtype=np.float32)
         reward[live] = self.payoff[tuple(joint.T)]
         self._finished[:] = True

@@ -86,6 +86,22 @@ class VectorStep:
     info: dict[str, np.ndarray]
 
 
+def available(actions: np.ndarray, avail: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """Actions int `[N, n_agents]` with 0 in finished environments, those that are not `live` `[N]`.
+
+    avail: `[N, n_agents, n_actions]`. ValueError for an action that is not available.
+    """
+    actions = np.where(live[:, None], actions, 0)
+    chosen = actions[..., None] == np.arange(avail.shape[-1])
+    wrong = np.argwhere(~(chosen & (avail > 0)).any(axis=-1) & live[:, None])
+    for env, agent in wrong:
+        raise ValueError(
+            f"environment {env}, agent {agent}: action {actions[env, agent]} is not available; "
+            f"available are {np.flatnonzero(avail[env, agent]).tolist()}"
+        )
+    return actions
+
+
 class VectorEnv(ABC):
     """N copies of one environment in one simulator, stepped by one call.
 
