@@ -46,6 +46,9 @@ EXPECTED: list[tuple[str, str, str, str]] = [
     ("*_inspo*", "*", "text", "the fit of the others' policy tells how far it is"),
     ("help", "*", "text", f"{PLUGIN}; --force replaces datasets of ours alone"),
     ("errors_tools", "18.err", "text", PLUGIN),
+    *[("errors_tools", f"{k}.err", "text", "--jobs stands beside --backend") for k in ("08", "10")],
+    ("dataset_tool", "17.out", "text", "a line stands below the header of every table"),
+    ("wrong_checkpoint", "01.err", "text", "torch says what does not fit"),
 ]
 
 # --------------------------------------------------------------------------------------------------
@@ -308,6 +311,7 @@ MASKS = [
     (re.compile(r"(\d{4}-\d\d-\d\d[T_ ]|\b)\d\d[:-]\d\d[:-]\d\d([.,]\d+)?(_\d+)?"), "TIME"),
     (re.compile(r"(?m)^(\S+ +finished .*) [\d.]+$"), r"\1 MINUTES"),
     (re.compile(r"updates_per_second: +\S+"), "updates_per_second: N"),
+    (re.compile(r"[\d.]+[kM]?/s, [\d:]+ left"), "N/s, TIME left"),
     (re.compile(r"[\d.,]+ hours of one core"), "N hours of one core"),
 ]
 RESUMED = "a stopped run against a whole one"

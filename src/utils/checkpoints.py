@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Protocol
 
 import numpy as np
@@ -286,8 +287,8 @@ def naming(path: Path, note: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        reason = reason[:300] or type(error).__name__
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = shorten(reason, 300, placeholder=" ...") or type(error).__name__
         raise CheckpointError(
             f"{path} does not fit this configuration{note}: {reason}. Use the checkpoint and the "
             "options of one run, written by this version"
