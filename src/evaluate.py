@@ -58,12 +58,7 @@ exit status: 0; 2 for an error in what was asked or found
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="evaluate.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="evaluate.py", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINTS", help="what to estimate; see above")
     add("--data", required=True, metavar="FILE", help="a dataset of any known format")

@@ -20,7 +20,7 @@ from inspo.estimation import finite, importance, stationary
 from inspo.estimation.estimates import Estimate, Evaluator, PolicyEstimate, estimate, select
 from inspo.estimation.features import Features
 from inspo.estimation.fqe import LinearFQE
-from inspo.estimation.logged import Logged, independent_groups
+from inspo.estimation.logged import Logged
 from inspo.estimation.policies import Policy, find_policies, load_policies, load_policy, soften
 from inspo.estimation.resampling import Resamples, interval
 from inspo.offline import behaviour, write_dataset
@@ -186,7 +186,7 @@ def test_fitted_q_in_a_table_is_the_exact_return(gamma):
 
 
 def test_estimates_of_a_random_game():
-    dataset, exact = random_game(3000, seed=0)
+    dataset, exact = random_game(2000, seed=0)
     evaluator = Evaluator(dataset, ["fqe_joint", "fqe_additive", "model"])
     found = numbers(evaluator, in_states(evaluator.data, POLICY))
     for name in ("fqe_joint", "model"):
@@ -199,7 +199,7 @@ def test_estimates_of_a_random_game():
 
 @pytest.mark.parametrize("kind", ["table", "model"])
 def test_intervals_cover_at_their_level(kind):
-    hits, trials = 0, 30
+    hits, trials = 0, 20
     for seed in range(trials):
         dataset, exact = random_game(300, seed=100 + seed)
         data = Logged.of(dataset)
@@ -211,7 +211,7 @@ def test_intervals_cover_at_their_level(kind):
             draws, _ = finite.evaluate(counts, data, probs, resamples.episodes)
         low, high = interval(draws)
         hits += low <= exact(POLICY) <= high
-    assert 25 <= hits <= 30  # 28.5 expected at 95 %; fewer than 25 by chance in 1 of 60
+    assert hits >= 17  # 19 expected at 95 %; fewer than 17 by chance in 1 of 60
 
 
 # ---- importance sampling -------------------------------------------------------------------------
@@ -368,17 +368,14 @@ def test_ratios_come_with_alberdices_runs_alone(tmp_path):
 
 
 def test_copies_are_drawn_together():
-    rng = np.random.default_rng(0)
-    dataset, _ = random_game(6, seed=5)
-    state = dataset.arrays["state"] + rng.random((dataset.n_rows, 1), dtype=np.float32)
-    varied = replace(dataset, arrays=dataset.arrays | {"state": state})
-    twice = varied.select([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
-    groups = independent_groups(twice)
-    assert (groups[:6] == groups[6:]).all() and len(set(groups)) == 6
-    drawn = Resamples(groups).episodes
-    assert (drawn[:, :6] == drawn[:, 6:]).all()
-    alike = make_dataset("matrix", "xor", "c")  # always the same start: no copies
-    assert len(set(independent_groups(alike))) == len(alike)
+    once, _ = random_game(200, seed=5)  # of several lengths, so that not all are equal
+    state = once.arrays["state"] + np.random.default_rng(0).random((once.n_rows, 1))
+    once = replace(once, arrays=once.arrays | {"state": state.astype(np.float32)})
+    twice = Logged.of(once.select(np.tile(np.arange(200), 2)))
+    assert twice.n_groups == 200 and (twice.groups[:200] == twice.groups[200:]).all()
+    resamples = Resamples(twice.groups)
+    assert (resamples.episodes[:, :200] == resamples.episodes[:, 200:]).all()
+    assert (resamples.block[:200] == resamples.block[200:]).all()
 
 
 def test_one_distinct_episode_is_an_error():
@@ -468,7 +465,7 @@ def test_checkpoint_of_another_task_is_an_error(tmp_path, saved, other):
     if other == "shape":
         facts = replace(facts, obs_shape=5)
     path = save_policy(tmp_path / "run", facts)
-    with pytest.raises(CheckpointError, match="m_ne.*xor" if other == "map" else "expected"):
+    with pytest.raises(CheckpointError, match="m_ne.*xor" if other == "map" else "does not fit"):
         load_policies([path], dataset.metadata)
 
 
