@@ -99,6 +99,7 @@ what they write (under results/, or --results DIR):
   table4 to table7            sc2/NAME.md .csv .json .png
     with --on smax            smax/MAP.md .csv .json .png (table4), smax/NAME.md ... (the others)
   paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png .json
+  online, copies    {smax,bridge}/online_MAP.png .json, {smax,bridge}/duplicates_MAP.json
   runs       runs/{smax,sc2,paper}: a folder each with log.txt, Sacred's record, checkpoints
 
 Every command goes on where it was stopped: what is finished is not run again, what was

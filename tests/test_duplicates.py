@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from test_behaviour import make_settings, xor_b_data
 from test_dataset import LIMIT, make_dataset
 from test_dataset_tool import run
 
+from inspo import run as run_module
 from inspo.offline import behaviour, game_data, load_dataset, write_dataset
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.duplicates import members
@@ -125,3 +128,14 @@ def test_the_commands(capsys, tmp_path, repeated):
     assert (len(a), len(b)) == (330, 110)
     state = [{part.arrays["state"][row].tobytes() for row in part.offsets[:-1]} for part in (a, b)]
     assert not state[0] & state[1]
+
+
+def test_a_run_says_it_at_its_start(monkeypatch, repeated):
+    said = []
+    logger = SimpleNamespace(phase=print, info=print, warning=said.append)
+    stop = SimpleNamespace(check=print)
+    monkeypatch.setattr(run_module, "ensure_dataset", lambda *_: Path("x.h5"))
+    for data in (repeated, make_dataset([3, 2])):
+        monkeypatch.setattr(run_module, "load_dataset", lambda *_, data=data, **__: data)
+        run_module.open_dataset(make_settings(data.metadata.env_info(), {}), logger, stop)
+    assert len(said) == 1 and "x.h5: 220 of 440 episodes are distinct" in said[0]

@@ -84,11 +84,14 @@ def command_of(cell: Cell, folder: Path, resume: Path | None = None) -> list[str
     """The words of a cell's process; paths among its overrides are absolute, for any node."""
     values = cell.config().values
     paths = {key: get(values, key) for key in cell.overrides if key in PATH_KEYS}
+    overrides = {**cell.overrides, **paths}
+    if resume:  # the weights that it began with are its own by now
+        overrides.pop("checkpoint_path", None)
     program = [str(PROJECT_ROOT / "src" / "main.py")] if IN_CHECKOUT else ["-m", "inspo.main"]
     return [
         sys.executable,
         *program,
-        *replace(cell, overrides={**cell.overrides, **paths}).arguments(),
+        *replace(cell, overrides=overrides).arguments(),
         "torch_threads=1",
         f"local_results_path={folder / cell.id}",
         *([f"resume={resume}"] if resume else []),
