@@ -95,26 +95,22 @@ def test_samples_have_no_episode_twice_and_all_come():
     buffer = OfflineBuffer(dataset, 1)
     place = {tuple(source["state"][e, 0].tolist()): e for e in range(6)}
     seen = []
-    for _ in range(400):
+    for _ in range(200):
         batch = buffer.sample(3)
         chosen = [place[tuple(row.tolist())] for row in batch["state"][:, 0]]
         assert len(set(chosen)) == 3
         assert batch.max_seq_length == LENGTHS[chosen].max() + 1
         seen += chosen
     counts = np.bincount(seen, minlength=6)
-    assert abs(counts - 200).max() < 50  # five standard deviations
-
-
-@pytest.mark.parametrize("size", [7, 0])
-def test_a_batch_that_cannot_be_drawn_is_one_clear_error(size):
-    dataset, _ = make_dataset()
-    with pytest.raises(DatasetError, match=f"batch_size is {size}"):
-        OfflineBuffer(dataset, 0).sample(size)
+    assert abs(counts - 100).max() < 36  # five standard deviations
 
 
 def test_the_stream_goes_on_after_a_restart():
     dataset, _ = make_dataset()
     buffer, twin = OfflineBuffer(dataset, 1), OfflineBuffer(dataset, 2)
+    for size in (7, 0):
+        with pytest.raises(DatasetError, match=f"batch_size is {size}"):
+            buffer.sample(size)
     buffer.sample(3)
     twin.load_state_dict(buffer.state_dict())
     for _ in range(4):
@@ -142,6 +138,10 @@ def test_the_same_seed_gives_the_same_batches_from_memory_and_from_disk(stored):
         buffers.append(OfflineBuffer(dataset, 5))
         rows = th.arange(dataset.n_rows)
         buffers[-1].add("number", rows[:, None])
+    some, (held, on_disk) = rows[[7, 0, 7, 3]], buffers
+    for key in FIELDS:  # indexed like a tensor
+        assert on_disk.rows[key].shape == held.rows[key].shape
+        assert th.equal(on_disk.rows[key][some], held.rows[key][some])
     for _ in range(5):
         first, second = (buffer.sample(4) for buffer in buffers)
         assert first.data.keys() == second.data.keys() >= {*FIELDS, "filled", "number"}
@@ -156,16 +156,6 @@ def test_rows_are_standardised_alike_in_memory_and_on_disk(stored):
         buffer.standardise("state")
         batches.append(buffer.batch([2, 0])["state"])
     assert th.equal(*batches)
-
-
-def test_rows_on_disk_are_indexed_like_a_tensor(stored):
-    held, on_disk = (
-        OfflineBuffer(load_dataset(stored, in_memory=choice), 0) for choice in (True, False)
-    )
-    rows = th.tensor([7, 0, 7, 3])
-    for key in FIELDS:
-        assert on_disk.rows[key].shape == held.rows[key].shape
-        assert th.equal(on_disk.rows[key][rows], held.rows[key][rows])
 
 
 def test_auto_takes_memory_only_while_there_is_enough(stored, monkeypatch):

@@ -97,9 +97,6 @@ def is_program(word: str) -> bool:
     return word in PROGRAMS or word.startswith("inspo-")
 
 
-CASES = [(page, line) for page in PAGES for line in dict.fromkeys(commands(page.read_text()))]
-
-
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of src/config with the YAML files of docs/extending.md, and code that reads them."""
@@ -154,26 +151,27 @@ def check(words: list[str], config_dir: Path) -> None:
         check_script("main" if program == "./run.sh" else script.stem, words, config_dir)
 
 
-@pytest.mark.parametrize(("page", "line"), CASES, ids=[f"{p.name}: {c}" for p, c in CASES])
-def test_commands_are_accepted(page: Path, line: str, examples: Path) -> None:
-    if not PLACEHOLDER.search(line):
-        check(shlex.split(line), examples)
+@by_page
+def test_commands_are_accepted(page: Path, examples: Path) -> None:
+    for line in dict.fromkeys(commands(page.read_text())):
+        if not PLACEHOLDER.search(line):
+            try:
+                check(shlex.split(line), examples)
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{line}: {error!r}") from error
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [
+def test_a_wrong_command_is_found(examples: Path) -> None:
+    for line, error in (
         ("inspo --config=rwbc with batch_sice=3", UserError),
         ("docker/run.sh -- python src/main.py --config=none_such", UserError),
         ("python src/report.py --no-such-option results", SystemExit),
         ("python src/no_such.py", AssertionError),
         ("docker/build.sh --no-such-option", AssertionError),
         ("inspo-none --help", KeyError),
-    ],
-)
-def test_a_wrong_command_is_found(line: str, error: type[BaseException], examples: Path) -> None:
-    with pytest.raises(error):
-        check(commands(f"`{line}`")[0].split(), examples)
+    ):
+        with pytest.raises(error):
+            check(commands(f"`{line}`")[0].split(), examples)
 
 
 def declared() -> set[str]:
@@ -183,24 +181,20 @@ def declared() -> set[str]:
 
 
 @by_page
-def test_keys_exist(page: Path) -> None:
+def test_keys_exist_and_code_is_python(page: Path) -> None:
     """What stands as `key=value` in a line of text is a key of some configuration."""
     text = re.sub(r"(?s)\$`.*?`\$", "", FENCE.sub("", page.read_text()))
     spans = re.findall(r"`([^`\n]+)`", text)
     words = [word for span in spans if "(" not in span for word in span.split()]
     keys = {m[1] for word in words if (m := re.match(r"([a-z][a-z0-9_.]*)=(?!=)", word))}
     assert keys - declared() - {"key"} == set()
+    for language, body in FENCE.findall(page.read_text()):
+        if language == "python":
+            ast.parse(body)
 
 
 # --------------------------------------------------------------------------------------------------
 # Examples
-
-
-@by_page
-def test_code_is_python(page: Path) -> None:
-    for language, body in FENCE.findall(page.read_text()):
-        if language == "python":
-            ast.parse(body)
 
 
 FOLLOWED = """
