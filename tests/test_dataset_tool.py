@@ -234,32 +234,6 @@ def test_the_source_is_never_the_target(capsys, file):
     assert load_dataset(file)
 
 
-@pytest.mark.parametrize(
-    ("error", "target"), [(KeyboardInterrupt(), "x.h5"), (OSError(28, "No space left"), "x")]
-)
-def test_an_interrupted_write_leaves_nothing(tmp_path, file, monkeypatch, capsys, error, target):
-    def stop(*_, **__):
-        raise error
-
-    module = canonical_writer.CanonicalWriter if target == "x.h5" else alberdice.json
-    monkeypatch.setattr(module, "_extend" if target == "x.h5" else "dumps", stop)
-    status = run("convert", file, tmp_path / target)
-    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
-    assert os.listdir(tmp_path) == ["medium.h5"]
-
-
-def test_a_folder_that_may_not_be_written(capsys, tmp_path, file, monkeypatch):
-    """Root may write everywhere, so the refusal is played."""
-
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    for target in ("x.h5", "x", "x.vlt"):
-        error = refused(capsys, "convert", file, tmp_path / target)
-        assert "ermission" in error and str(tmp_path / target) in error
-
-
 # ------------------------------------------------------------------------------ validate
 
 

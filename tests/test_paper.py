@@ -114,18 +114,6 @@ def test_other_values_agree_with_each_other_and_with_the_games():
 # Which runs
 
 
-@pytest.mark.parametrize("name", GAMES)
-def test_every_cell_of_the_games_is_a_configuration(name):
-    table = read_table(name)
-    keys = [method.key for method in table.comparison.methods]
-    assert keys.index("bc") < keys.index("inspo") and len(table.comparison.seeds) == 5
-    for (data, method, seed), cell in table.cells.items():
-        values = cell.config().values
-        assert values["offline"] and values["seed"] == seed, (data, method)
-        assert f"{values['map_name']}_{values['quality']}" == data
-        assert values["name"] == method or values["name"] in ("inspo", "omiga")
-
-
 def test_algorithms_that_have_runs_stay_in_the_table(tmp_path):
     table, options = read_table("table1"), Options("table1", results=tmp_path)
     assert tables.with_further(table, options) is table

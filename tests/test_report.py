@@ -195,15 +195,6 @@ def test_a_final_test_without_a_number_counts_as_missing_and_is_named(tmp_path, 
     assert said(again, f"seed 0: {WIN_RATE} is {word} ") and len(again.notes) == 1
 
 
-def test_earlier_tests_without_a_number_are_left_out_of_the_curve_and_named(tmp_path):
-    _, folder = write_seeds(tmp_path, "bc", [4, 4])
-    edit(folder, lambda run: run["result"]["tests"][1].update({WIN_RATE: None}))
-    found = selected(tmp_path)
-    assert "in 1 of its tests" in said(found, "seed 1")
-    band = curves_of(found, 20)[TASK]["BC"]
-    assert band.updates == pytest.approx([0, 10]) and np.isfinite(band.mean).all()
-
-
 def test_one_seed_is_neither_tested_nor_beaten(tmp_path):
     write_seeds(tmp_path, "bc", [2, 3, 4])
     write_record(tmp_path, "inspo", won=8)

@@ -259,15 +259,6 @@ def test_a_finished_run_that_is_extended_is_the_longer_run(
     assert "t_max was 160 and is 120" in capsys.readouterr().err
 
 
-def test_what_keeps_a_run_from_being_extended_is_named(start, tmp_path, capsys):
-    words = ["test_nepisode=0", "critic_warmup=0.5", "beta=0"]
-    assert start("inspo", "matrix_offline", "t_max=40", *words) == 0
-    resume = f"resume={models(tmp_path)}"
-    assert start("inspo", "matrix_offline", "t_max=80", *words, resume) == 2
-    error = capsys.readouterr().err
-    assert "t_max was 40 and is 80" in error and "schedules of critic_warmup" in error
-
-
 @pytest.mark.parametrize(
     ("algorithm", "environment"), [("macql", "matrix_offline"), ("qmix", "matrix")]
 )
@@ -314,16 +305,6 @@ def test_a_run_that_is_no_longer_finite_fails_and_keeps_its_checkpoints(start, t
     assert record(tmp_path)["status"] == "FAILED"
     for path in models(tmp_path).glob("*/agent.th"):
         assert all(weights.isfinite().all() for weights in th.load(path).values())
-
-
-def test_another_configuration_is_not_resumed(start, tmp_path, capsys):
-    assert start("bc", "matrix_offline", "t_max=80", "test_nepisode=0") == 0
-    resume = f"resume={models(tmp_path)}"
-    assert start("bc", "matrix_offline", "t_max=160", "test_nepisode=0", "lr=0.1", resume) == 2
-    error = capsys.readouterr().err
-    assert "lr was" in error
-    assert start("inspo", "matrix_offline", "t_max=80", "test_nepisode=0", resume) == 2
-    assert "another alg" in capsys.readouterr().err
 
 
 # Evaluation and what training needs

@@ -204,11 +204,11 @@ import h5py, numpy as np
 from inspo.main import main
 from inspo.offline import load_dataset
 
-words = ["test_nepisode=2", "final_test_nepisode=2", "use_progress_bar=False", "t_max=600"]
-online = ["--config=qmix", "--env-config=rendezvous", "with", "batch_size=8", *words]
+words = ["test_nepisode=2", "final_test_nepisode=2", "use_progress_bar=False", "t_max=200"]
+online = ["--config=qmix", "--env-config=rendezvous", "with", "batch_size=4", *words]
 if __name__ == "__main__":
     assert main(["--config=rwbc", "--env-config=matrix_offline", "with", "quality=b", *words]) == 0
-    assert main(online) == 0
+    assert main([*online, "batch_size_run=2"]) == 0
     assert main([*online, "runner=episode", "batch_size_run=1"]) == 0
     assert main([*online, "runner=vector"]) == 0
     with h5py.File("datasets/matrix/xor_b.h5") as file:

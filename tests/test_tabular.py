@@ -196,18 +196,6 @@ def test_residual_goes_to_zero(problem, seed):
 
 
 @by_property()
-@given(problems())
-def test_support_stays_inside_mu(problem):
-    g, mu, alpha, beta, _ = problem
-    for way in ({}, {"reevaluate": True}, {"blocks": 1}):
-        trace = inspo.iterate(g, mu, alpha, beta, sweeps=4, **way)
-        for policies in trace.history:
-            for policy, behaviour in zip(policies, mu):
-                assert (policy[behaviour == 0] == 0).all()
-                np.testing.assert_allclose(policy.sum(-1), 1)
-
-
-@by_property()
 @given(problems(min_agents=1))
 def test_return_of_a_policy_is_exact(problem):
     g, mu, _, _, _ = problem

@@ -257,28 +257,6 @@ def test_flipped_bytes_give_clear_errors_or_valid_data(tmp_path, data):
 # ------------------------------------------------------------------------------ writing
 
 
-def test_a_vault_that_is_there_is_not_overwritten(tmp_path, data):
-    path = tmp_path / "x.vlt"
-    vault.write(path, data)
-    with pytest.raises(DatasetError, match="exists already"):
-        vault.write(path, data.select([0]))
-    assert len(load_dataset(path)) == len(data)
-    vault.write(path, data.select([0]), overwrite=True)
-    assert len(load_dataset(path)) == 1
-    assert os.listdir(tmp_path) == ["x.vlt"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_write_leaves_nothing(tmp_path, data, monkeypatch, error):
-    def stop(*_):
-        raise error
-
-    monkeypatch.setattr(vault, "_write_leaf", stop)
-    with pytest.raises((KeyboardInterrupt, DatasetError)):
-        vault.write(tmp_path / "x.vlt", data)
-    assert os.listdir(tmp_path) == []
-
-
 def test_without_tensorstore_the_error_says_what_to_install(tmp_path, data, monkeypatch):
     vault.write(tmp_path / "x.vlt", data)
     monkeypatch.setitem(__import__("sys").modules, "tensorstore", None)
