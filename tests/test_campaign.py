@@ -134,7 +134,7 @@ def test_another_configuration_in_the_folder_is_an_error(ran):
 
 
 def test_a_stopped_campaign_saves_and_the_second_call_goes_on(data, tmp_path, capsys):
-    long = cell(data, "long", t_max=200_000, save_model_interval=25_600, test_interval=300_000)
+    long = cell(data, "long", t_max=150_000, save_model_interval=25_600, test_interval=300_000)
     waiting = cell(data, "waiting", seed=1)
 
     def steps_saved():
@@ -156,7 +156,7 @@ def test_a_stopped_campaign_saves_and_the_second_call_goes_on(data, tmp_path, ca
 
     assert run([long], LocalPool(1), tmp_path).finished == ["long"]
     result = finished_run_of(tmp_path, long)
-    assert result.sessions == 2 and result.t_env >= 200_000
+    assert result.sessions == 2 and result.t_env >= 150_000
     assert any(word.startswith("resume=") for word in result.command)
     assert f"at step {stopped_at}" in (tmp_path / "long" / "log.txt").read_text()
 
@@ -196,6 +196,15 @@ def test_a_cell_that_was_stopped_elsewhere_is_run_here(data, tmp_path, soon):
     report = run(two(data), pool, tmp_path)
     assert set(pool.started[:2]) == {"a", "b"} and pool.started.count("a") == 3
     assert {name: failure.status for name, failure in report.failed.items()} == {"a": 7, "b": 7}
+
+
+def test_what_another_campaign_finished_meanwhile_is_not_run(data, tmp_path, ran):
+    def elsewhere(home):
+        shutil.copytree(ran[0] / "bc/seed0", tmp_path / "bc/seed0")
+
+    pool = Scripted(1, elsewhere, first=[1])
+    report = run([cell(data, "first"), cell(data)], pool, tmp_path)
+    assert report.reused == ["bc/seed0"] and pool.started == ["first"]
 
 
 def test_a_file_system_without_locks_is_an_error_and_not_waited_for(data, tmp_path, monkeypatch):

@@ -215,14 +215,6 @@ def test_our_own_files_are_cut_too(data, file):
     assert read.metadata.simulator == "jaxmarl 0.2.0" and read.metadata.notes
 
 
-def test_a_smaller_limit_that_cuts_nothing(tmp_path, data):
-    short = data.select([0, 3])
-    write_dataset(tmp_path / "x.h5", short)
-    read = load_dataset(tmp_path / "x.h5", episode_limit=6)
-    assert read.metadata.episode_limit == 6 and same(read, short)
-    assert load_dataset(tmp_path / "x.h5", episode_limit=99).metadata.episode_limit == LIMIT
-
-
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -397,15 +389,6 @@ def test_flipped_bytes_give_an_error_or_valid_data(tmp_path, data, file, foreign
 
 
 # ------------------------------------------------------------------------------ writing
-
-
-def test_an_existing_file_is_kept(data, file):
-    before = file.read_bytes()
-    with pytest.raises(DatasetError, match="exists already"):
-        write_dataset(file, data)
-    assert file.read_bytes() == before
-    write_dataset(file, data.select([0]), overwrite=True)
-    assert len(load_dataset(file)) == 1
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path, data):

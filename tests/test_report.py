@@ -88,6 +88,14 @@ def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
     assert cell_text(enough.entries["InSPO", TASK], 2) == "**0.75 ± 0.12** (3 of 4 seeds)"
 
 
+def test_a_seed_that_no_method_finished_is_expected_all_the_same(tmp_path):
+    for name in ("bc", "inspo"):
+        write_seeds(tmp_path, name, [4, 4])
+        write_record(tmp_path, name, seed=2, status="RUNNING")
+    found = selected(tmp_path)
+    assert all(cell.missing == [2] and not cell.complete for cell in found.entries.values())
+
+
 @pytest.mark.parametrize("status", ["INTERRUPTED", "COMPLETED"])
 def test_of_several_runs_of_a_seed_the_newest_finished_one_counts(tmp_path, status):
     """That a run was resumed is nothing to name; that two are finished is."""
@@ -116,33 +124,6 @@ def test_runs_of_different_configurations_are_not_averaged(tmp_path):
     assert [apart.entries[m, TASK].mean for m in names(apart.methods)] == [2 / 8, 6 / 8]
 
 
-PAYOFF = {"map_name": "2s3z", "payoff": [[5, 0], [0, 5]]}
-
-
-@pytest.mark.parametrize(
-    ("before", "changes", "words"),
-    [
-        ({}, {"t_max": 200}, "t_max"),
-        ({}, {"env_args": {"map_name": "other"}}, "env_args.map_name"),
-        ({}, {"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
-        ({}, {"local_results_path": "/elsewhere", "torch_threads": 4}, None),
-        ({}, {"facts": {"dataset": {"hash": "xyz"}}}, "the dataset's hash is abc and xyz"),
-        ({}, {"facts": {"dataset": {"hash": None}, "simulator": None}}, None),  # not recorded
-        ({}, {"dataset": {"path": "x/d.h5"}}, None),
-        ({"env_args": PAYOFF}, {"env_args": PAYOFF | {"payoff": None}}, "None and [[5, 0], [0, 5]"),
-        ({"behaviour": {"lr": 0.1}}, {"behaviour": {"lr": 1}}, "name label behaviour.lr tells"),
-    ],
-)
-def test_what_makes_runs_of_a_cell_unequal(tmp_path, before, changes, words):
-    write_record(tmp_path, seed=0, **before)
-    write_record(tmp_path, seed=1, **changes)
-    found = selected(tmp_path)
-    if words is None:
-        assert not found.notes
-    else:
-        assert words in said(found, "not averaged")
-
-
 def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
     game = "StarCraft II {}, SMAC".format
     write_seeds(tmp_path, "bc", [0, 1, 2], facts={"simulator": game("4.10.0")})
@@ -156,14 +137,34 @@ def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
     assert found.entries["InSPO", TASK].averaged
 
 
-def on_other_data(folder):
-    edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
+PAYOFF = {"map_name": "2s3z", "payoff": [[5, 0], [0, 5]]}
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "words"),
+    [
+        ({}, {"t_max": 200}, "t_max"),
+        ({}, {"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
+        ({}, {"local_results_path": "/elsewhere", "torch_threads": 4}, None),
+        ({}, {"facts": {"dataset": {"hash": "xyz"}}}, "the dataset's hash is abc and xyz"),
+        ({}, {"facts": {"dataset": {"hash": None}, "simulator": None}}, None),  # not recorded
+        ({}, {"dataset": {"path": "x/d.h5"}}, None),
+        ({"env_args": PAYOFF}, {"env_args": PAYOFF | {"payoff": None}}, "None and [[5, 0], [0, 5]"),
+        ({"behaviour": {"lr": 0.1}}, {"behaviour": {"lr": 1}}, "name label behaviour.lr tells"),
+    ],
+)
+def test_what_makes_runs_of_a_cell_unequal(tmp_path, before, changes, words):
+    write_record(tmp_path, seed=0, **before)
+    write_record(tmp_path, seed=1, **changes)
+    found = selected(tmp_path)
+    assert words in said(found, "not averaged") if words else not found.notes
 
 
 def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_path):
     write_grid(tmp_path)
     for seed in range(4):
-        on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
+        folder = tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1"
+        edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
     found = selected(tmp_path)
     assert list(found.incomparable) == [TASK]
     result = aggregate(found, "auto", 20)
@@ -171,9 +172,20 @@ def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_p
     (note,) = result.notes
     assert "2s3z_medium, the dataset's hash (abc and xxxxxxxxxxxx)" in note
     assert list(marl_eval(found, result)["smax"]) == ["2s3z_mixed"]
-    for seed in range(4):
-        on_other_data(tmp_path / f"sacred/inspo/2s3z_mixed_{seed}/1")
-    assert not aggregate(selected(tmp_path), "auto", 20).scores
+
+
+def test_an_unequal_cell_hides_no_difference_between_the_others_and_makes_none(tmp_path):
+    for seed in range(3):
+        write_record(tmp_path, "omiga", seed=seed, won=seed, test_greedy=seed == 0)
+    write_seeds(tmp_path, "bc", [0, 1, 2])
+    folders = write_seeds(tmp_path, "inspo", [5, 6, 7])
+    alike = selected(tmp_path)
+    assert not alike.incomparable and alike.entries["InSPO", TASK].best
+    for folder in folders:
+        edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
+    differing = selected(tmp_path)
+    said(differing, "2s3z_medium: methods not compared", "the dataset's hash")
+    assert not any(cell.best for cell in differing.entries.values())
 
 
 @pytest.mark.parametrize(("value", "word"), [(math.nan, "nan"), (None, "null"), ("high", "high")])
@@ -210,7 +222,7 @@ def test_one_seed_is_neither_tested_nor_beaten(tmp_path):
 
 def test_one_seed_has_no_interval_and_two_simulators_are_two_tasks(tmp_path):
     write_record(tmp_path / "a", "bc", won=2)
-    write_record(tmp_path / "a", "inspo", won=8)
+    write_record(tmp_path / "a", "inspo", won=8, label=r"$\bad$")
     write_record(tmp_path / "b", env="sc2")
     assert names(selected(tmp_path).tasks) == ["sc2 2s3z_medium", "smax 2s3z_medium"]
     out = written(tmp_path / "a", tmp_path / "out", "--title", r"$\bad$")
@@ -411,13 +423,21 @@ def test_returns_are_scaled_by_task_and_what_is_incomplete_is_left_out(tmp_path)
 
 def test_learning_curves_are_over_updates_with_intervals(tmp_path):
     write_record(tmp_path, seed=0, won=2, steps=(0, 40, 80))
-    write_record(tmp_path, seed=1, won=6, steps=(0, 80))
+    folder = write_record(tmp_path, seed=1, won=6, steps=(0, 80))
     found = selected(tmp_path)
     band = curves_of(found, 500)["2s3z_medium"]["BC"]
     assert band.updates == pytest.approx([0, 8, 10])  # 10 updates in 100 steps
     shares = np.array([2 / 8, 6 / 8])
     assert band.mean == pytest.approx([0, (shares * 0.4).mean(), shares.mean()])
     assert band.low[-1] == pytest.approx(2 / 8) and band.high[-1] == pytest.approx(6 / 8)
+    # A test without a number is left out and named; the last may be Sacred's reference to `final`.
+    last = {"py/id": 16}
+    edit(folder, lambda run: run["result"]["tests"][1].update({WIN_RATE: None}))
+    edit(folder, lambda run: run["result"]["tests"].__setitem__(-1, last))
+    found = selected(tmp_path)
+    assert "in 1 of its tests" in said(found, "seed 1")
+    band = curves_of(found, 20)[TASK]["BC"]
+    assert band.updates[-1] == 10 and np.isfinite(band.mean).all()
 
 
 @pytest.mark.parametrize("metric", ["battle_won", "return"])

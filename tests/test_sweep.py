@@ -167,6 +167,13 @@ def test_starcraft_without_the_game_is_one_error(tmp_path, capsys, monkeypatch):
     assert "download cfcql/5m_vs_6m" in capsys.readouterr().err
 
 
+def test_the_committed_grids_can_be_read():
+    grids = [read_grid(path) for path in (PROJECT_ROOT / "sweeps").glob("*.yaml")]
+    assert grids and all(
+        cell.config().values["final_test_nepisode"] == 320 for g in grids for cell in g.cells
+    )
+
+
 # --------------------------------------------------------------------------------------------------
 # Running
 
