@@ -31,27 +31,27 @@ def metadata(**changes) -> DatasetMetadata:
 
 
 def make_dataset(lengths=(3, LIMIT, 1, 5), seed=0, **changes) -> OfflineDataset:
-    """Random, valid episodes; those that last LIMIT steps are not terminated."""
-    rng = np.random.default_rng(seed)
+    """Random, valid episodes, of the sizes in `changes`; those that reach the limit are cut."""
+    rng, meta = np.random.default_rng(seed), metadata(**changes)
     lengths = np.array(lengths, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
-    rows = offsets[-1]
-    avail = (rng.random((rows, N, A)) < 0.5).astype(np.int32)
-    actions = rng.integers(0, A, (rows, N, 1))
+    rows, n, a = offsets[-1], meta.n_agents, meta.n_actions
+    avail = (rng.random((rows, n, a)) < 0.5).astype(np.int32)
+    actions = rng.integers(0, a, (rows, n, 1))
     np.put_along_axis(avail, actions, 1, axis=-1)
     terminated = np.zeros((rows, 1), dtype=np.uint8)
-    terminated[offsets[1:] - 2, 0] = lengths < LIMIT
+    terminated[offsets[1:] - 2, 0] = lengths < meta.episode_limit
     actions[offsets[1:] - 1] = 0
     arrays = {
-        "state": rng.normal(size=(rows, S)).astype(np.float32),
-        "obs": rng.normal(size=(rows, N, OBS)).astype(np.float32),
+        "state": rng.normal(size=(rows, meta.state_shape)).astype(np.float32),
+        "obs": rng.normal(size=(rows, n, meta.obs_shape)).astype(np.float32),
         "actions": actions,
         "avail_actions": avail,
         "reward": rng.normal(size=(rows, 1)).astype(np.float32),
         "terminated": terminated,
     }
     won = (rng.random(len(lengths)) < 0.5).astype(np.uint8)
-    return OfflineDataset.build(arrays, lengths, metadata(**changes), won)
+    return OfflineDataset.build(arrays, lengths, meta, won)
 
 
 def padded(dataset: OfflineDataset) -> dict[str, np.ndarray]:

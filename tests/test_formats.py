@@ -508,17 +508,7 @@ def test_memory_of_loading(tmp_path, foreign):
     """At most 1.2 times the flat data, although the file is padded to many times that."""
     sizes = {"n_agents": 5, "n_actions": 11, "state_shape": 120, "obs_shape": 80}
     lengths = np.random.default_rng(0).integers(20, 80, 600)
-    rows = int((lengths + 1).sum())
-    arrays = {
-        "state": np.full((rows, 120), 0.5, np.float32),
-        "obs": np.full((rows, 5, 80), 0.5, np.float32),
-        "actions": np.zeros((rows, 5, 1), np.int64),
-        "avail_actions": np.ones((rows, 5, 11), np.int32),
-        "reward": np.ones((rows, 1), np.float32),
-        "terminated": np.zeros((rows, 1), np.uint8),
-    }
-    arrays["terminated"][np.cumsum(lengths + 1) - 2] = 1
-    data = OfflineDataset.build(arrays, lengths, metadata(episode_limit=120, **sizes))
+    data = make_dataset(lengths, episode_limit=120, **sizes)
     if foreign:
         write_cfcql(tmp_path / "x.h5", data.episodes(np.arange(600), n_steps=121))
     else:

@@ -157,7 +157,6 @@ def test_large_games_are_told_by_agent_and_small_ones_by_joint_action_too():
         *[(x, "list of numbers") for x in ([[0, "x"], [1, 2]], "ab", [[0, [1]], [1, 2]])],
         (3.0, "one level per agent"),
         ([[], []], "at least one action"),
-        (None, "needs its payoff"),
         ([[0, float("nan")], [1, 2]], r"finite numbers; .* \[0, 1\] is nan"),
         ([[0, 1], [float("inf"), 2]], r"\[1, 0\] is inf"),
         ([[0, None], [1, 2]], "finite numbers|nested list of numbers"),
@@ -198,6 +197,8 @@ def test_a_malformed_name_tells_what_there_is(name):
             make(name)
     with pytest.raises(ConfigError, match=r"env_args.map_name: .*'m_nee'.*'m_ne'"):
         MatrixVectorEnv("m_nee")
+    with pytest.raises(ConfigError, match="needs its payoff"):
+        MatrixVectorEnv("custom")
     with pytest.raises(ConfigError, match=r"quality: .*'balance'.*'balanced'"):
         make_dataset("matrix", "m_ne", "balance")
 

@@ -5,8 +5,9 @@ import pytest
 import torch as th
 from cases import SHAPES, build, descend_plainly, random_batch
 from test_behaviour import fit, known_policy_data
+from test_dataset import make_dataset
 
-from inspo.offline import DatasetMetadata, OfflineDataset, load_dataset, write_dataset
+from inspo.offline import OfflineDataset, load_dataset, write_dataset
 from inspo.offline.buffer import OfflineBuffer
 from inspo.offline.offline_dataset import FIELDS
 from inspo.offline.scratch import is_on_disk
@@ -16,18 +17,12 @@ from inspo.utils.memory import free_memory
 LENGTHS = np.array([4, 1, 9, 3, 3, 2])
 
 
-def make_dataset():
-    batch = random_batch(LENGTHS.tolist())
-    filled = batch["filled"][..., 0] > 0
-    arrays = {key: batch[key][filled].numpy() for key in FIELDS}
-    metadata = DatasetMetadata(
-        env="toy", map_name="toy", quality="q", simulator="toy", source="a test", **SHAPES
-    )
-    return OfflineDataset.build(arrays, LENGTHS, metadata, None), batch
+@pytest.fixture
+def dataset():
+    return make_dataset(LENGTHS, **SHAPES)
 
 
-def test_batches_hold_what_the_dataset_holds():
-    dataset, source = make_dataset()
+def test_batches_hold_what_the_dataset_holds(dataset):
     buffer = OfflineBuffer(dataset, 0)
     assert len(buffer) == 6
     for chosen in ([0], [5, 1], [2, 0, 4], [3, 3]):
@@ -38,13 +33,12 @@ def test_batches_hold_what_the_dataset_holds():
             assert batch["filled"][place, :, 0].sum() == rows
             assert batch["filled"][place, :rows].all()
             for key in FIELDS:
-                assert th.equal(batch[key][place, :rows], source[key][e, :rows]), key
-                assert (batch[key][place, rows:] == 0).all()
-                assert batch[key].dtype == source[key].dtype
+                held = th.from_numpy(dataset.arrays[key][dataset.rows_of([e])])
+                assert th.equal(batch[key][place, :rows], held), key
+                assert (batch[key][place, rows:] == 0).all() and batch[key].dtype == held.dtype
 
 
-def test_added_keys_come_row_by_row():
-    dataset, _ = make_dataset()
+def test_added_keys_come_row_by_row(dataset):
     buffer = OfflineBuffer(dataset, 0)
     rows = int((LENGTHS + 1).sum())
     buffer.add("number", th.arange(rows, dtype=th.float32)[:, None])
@@ -58,9 +52,8 @@ def test_added_keys_come_row_by_row():
 
 
 @pytest.mark.parametrize("algorithm", ["inspo", "icq", "omiga"])
-def test_standardised_learning_is_learning_from_standardised_data(algorithm):
+def test_standardised_learning_is_learning_from_standardised_data(dataset, algorithm):
     """Against data that numpy has standardised; what does not vary is only moved to 0."""
-    dataset, _ = make_dataset()
     for key in ("obs", "state"):
         dataset.arrays[key][...] *= 7
         dataset.arrays[key][..., 1] = 3.0
@@ -90,10 +83,10 @@ def test_standardised_learning_is_learning_from_standardised_data(algorithm):
     assert th.allclose(*outputs, atol=1e-5)
 
 
-def test_samples_have_no_episode_twice_and_all_come():
-    dataset, source = make_dataset()
+def test_samples_have_no_episode_twice_and_all_come(dataset):
     buffer = OfflineBuffer(dataset, 1)
-    place = {tuple(source["state"][e, 0].tolist()): e for e in range(6)}
+    first = dataset.arrays["state"][dataset.offsets[:6]].tolist()
+    place = {tuple(state): e for e, state in enumerate(first)}
     seen = []
     for _ in range(200):
         batch = buffer.sample(3)
@@ -105,8 +98,7 @@ def test_samples_have_no_episode_twice_and_all_come():
     assert abs(counts - 100).max() < 36  # five standard deviations
 
 
-def test_the_stream_goes_on_after_a_restart():
-    dataset, _ = make_dataset()
+def test_the_stream_goes_on_after_a_restart(dataset):
     buffer, twin = OfflineBuffer(dataset, 1), OfflineBuffer(dataset, 2)
     for size in (7, 0):
         with pytest.raises(DatasetError, match=f"batch_size is {size}"):
@@ -124,9 +116,9 @@ def test_the_stream_goes_on_after_a_restart():
 
 
 @pytest.fixture
-def stored(tmp_path):
+def stored(tmp_path, dataset):
     path = tmp_path / "toy.h5"
-    write_dataset(path, make_dataset()[0])
+    write_dataset(path, dataset)
     return path
 
 

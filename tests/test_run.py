@@ -4,18 +4,16 @@ import json
 import shutil
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch as th
 import yaml
-from test_offline_buffer import make_dataset
+from test_dataset import LIMIT, make_dataset
 
 from inspo import main as program
 from inspo import run as run_module
-from inspo.offline import OfflineDataset, write_dataset
+from inspo.offline import write_dataset
 from inspo.runners.vector_runner import VectorRunner
 from inspo.utils.config import load_config, names
 from inspo.utils.errors import EnvironmentFailure
@@ -338,11 +336,8 @@ def test_the_expected_return_is_exact(start, tmp_path):
 
 def test_training_without_tests_needs_no_simulator(start, tmp_path, monkeypatch):
     """SMAX data on disk, `test_nepisode=0`: an import of jax would fail."""
-    source, _ = make_dataset()
-    source = source.select(np.tile(np.arange(6), 4))
-    metadata = replace(source.metadata, env="smax", map_name="3m", quality="medium")
-    dataset = OfflineDataset.build(source.arrays, source.lengths, metadata, None)
-    write_dataset(tmp_path / "d.h5", dataset)
+    facts = {"env": "smax", "map_name": "3m", "env_args": None}
+    write_dataset(tmp_path / "d.h5", make_dataset([3, LIMIT, 1, 5] * 6, **facts))
     for name in ("jax", "jaxmarl", "inspo.envs.smax"):
         monkeypatch.setitem(sys.modules, name, None)
     words = ["use_presets=False", "map_name=3m", f"dataset.path={tmp_path / 'd.h5'}", "t_max=300"]

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_dataset import metadata
+from test_dataset import make_dataset
 
 from inspo import main as program
 from inspo.envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
-from inspo.offline import OfflineDataset, write_dataset
+from inspo.offline import write_dataset
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 
@@ -283,18 +283,8 @@ def test_an_argument_that_does_not_fit_is_one_clear_error(game, monkeypatch):
 
 def write_data(path, map_name, info):
     """Random episodes of one step with the numbers `info`."""
-    n, agents, rng = 12, info["n_agents"], np.random.default_rng(0)
-    arrays = {
-        "state": rng.normal(size=(2 * n, info["state_shape"])).astype(np.float32),
-        "obs": rng.normal(size=(2 * n, agents, info["obs_shape"])).astype(np.float32),
-        "actions": rng.integers(info["n_actions"], size=(2 * n, agents, 1)),
-        "avail_actions": np.ones((2 * n, agents, info["n_actions"]), dtype=np.int32),
-        "reward": np.ones((2 * n, 1), dtype=np.float32),
-        "terminated": np.tile([[1], [0]], (n, 1)).astype(np.uint8),
-    }
-    facts = metadata(env="sc2", map_name=map_name, env_args=None, **info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_dataset(path, OfflineDataset.build(arrays, np.ones(n, dtype=np.int64), facts))
+    write_dataset(path, make_dataset([1] * 12, env="sc2", map_name=map_name, env_args=None, **info))
 
 
 @pytest.fixture
