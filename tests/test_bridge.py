@@ -289,20 +289,6 @@ def test_no_faster_way_home(name, least):
 
 
 @N_AGENTS
-def test_the_plans_are_as_short_as_the_bridge_lets_them_be(n_agents):
-    """Each path is a shortest one, and all lead over one cell, which one agent enters in a step."""
-    board = BOARD_OF[n_agents]
-    alone, starts = steps_home(board), board.starts["adjacent"]
-    length = len(board.paths[0])
-    for agent, path in enumerate(board.paths):
-        cells = starts[agent] + np.cumsum(MOVES[list(path)], axis=0)
-        assert len(path) == length == alone[agent][tuple(starts[agent])]
-        assert tuple(cells[1]) == (board.wall.shape[0] // 2, starts[:, 1].max() + (n_agents == 3))
-        assert not board.wall[tuple(cells.T)].any() and (cells[-1] == board.goals[agent]).all()
-    assert len(plan_in_order(board, range(n_agents))) == length + n_agents - 1
-
-
-@N_AGENTS
 def test_every_order_of_crossing_takes_as_long_and_is_worth_as_much(n_agents):
     board, name = BOARD_OF[n_agents], f"bridge_{n_agents}"
     orders = list(itertools.permutations(range(n_agents)))
@@ -341,24 +327,6 @@ def test_generation_is_deterministic(optimal):
     other = make_dataset("bridge", "bridge", "optimal", seed=1)
     assert other.metadata.content_hash != optimal.metadata.content_hash
     assert other.metadata.return_mean == pytest.approx(optimal.metadata.return_mean)
-
-
-@pytest.mark.parametrize("name", BOARDS)
-def test_agents_that_are_cloned_one_by_one_do_not_cross_well(name):
-    """In states of `optimal` each plays as there, whatever the others do; elsewhere at random."""
-    data, rng = make_dataset("bridge", name, "optimal"), np.random.default_rng(0)
-    start, n_agents = data.is_transition(), data.metadata.n_agents
-    counts: dict[bytes, np.ndarray] = {}
-    for state, actions in zip(data.arrays["state"][start], data.arrays["actions"][start][..., 0]):
-        shares = counts.setdefault(state.tobytes(), np.zeros((n_agents, 5)))
-        shares[np.arange(n_agents), actions] += 1
-    env, total = BridgeVectorEnv(name, n_envs=200), 0.0
-    for _ in range(20):
-        states = env.observe()["state"]
-        cloned = np.stack([counts.get(s.tobytes(), np.ones((n_agents, 5))) for s in states])
-        below = cloned.cumsum(axis=-1) / cloned.sum(axis=-1, keepdims=True)
-        total += env.step((below > rng.random((200, n_agents, 1))).argmax(axis=-1)).reward.mean()
-    assert total < 2 * data.metadata.return_mean
 
 
 @N_AGENTS

@@ -328,14 +328,3 @@ def test_check_fails_where_a_game_does(check, behaviour, message):
     status, out = check("2s3z", "--seconds", "1", behaviour=behaviour)
     assert status == 1 and check.game.closed == 1
     assert re.search(rf"^2s3z +FAILED: .*{message}", out, re.M)
-
-
-def test_check_looks_for_libraries(check, monkeypatch, tmp_path):
-    binary = tmp_path / "Versions/Base75689/SC2_x64"
-    binary.parent.mkdir(parents=True)
-    (tmp_path / "ldd").write_text("#!/bin/sh\necho ' liba.so => not found'\n")
-    (tmp_path / "ldd").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for content, said in ((b"\x7fELF", "shared libraries missing: liba.so"), (b"#!", "a stand-in")):
-        binary.write_bytes(content)
-        assert re.search(f"^Base75689 +{said}", check("2s3z")[1], re.M)

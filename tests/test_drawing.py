@@ -122,6 +122,19 @@ def test_smax_shows_units_where_they_stand_and_the_fallen_faded():
     assert low < 8 and high > 16 and bottom < 8 and top > 16  # everybody is in the picture
 
 
+def test_what_cannot_be_drawn_is_one_clear_error():
+    args = {"record": "play.gif", "env": "smax"}
+    for change in ({}, {"record": None}):
+        drawing.check_record(SimpleNamespace(**args | change))
+    for change, message in (
+        ({"env": "sc2"}, "'sc2' cannot be drawn.*save_replay=True"),
+        ({"record": "play.mp4"}, "expected the name of a .gif file, found play.mp4"),
+        ({"record": "nowhere/play.gif"}, "no folder nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=f"^record: .*{message}"):
+            drawing.check_record(SimpleNamespace(**args | change))
+
+
 def test_a_runner_draws_an_episode_of_its_policy(tmp_path):
     env_args = {"map_name": "bridge", "episode_limit": 4}
     args = make_args("mappo", "bridge", agent="mlp", batch_size_run=2, env_args=env_args)
@@ -135,19 +148,3 @@ def test_a_runner_draws_an_episode_of_its_policy(tmp_path):
     with Image.open(tmp_path / "play.gif") as image:
         assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["play.gif"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"env": "sc2"}, "'sc2' cannot be drawn.*save_replay=True"),
-        ({"record": "play.mp4"}, "expected the name of a .gif file, found play.mp4"),
-        ({"record": "nowhere/play.gif"}, "no folder nowhere"),
-    ],
-)
-def test_what_cannot_be_drawn_is_one_clear_error(change, message):
-    args = {"record": "play.gif", "env": "smax"}
-    drawing.check_record(SimpleNamespace(**args))
-    drawing.check_record(SimpleNamespace(**{**args, "record": None}))
-    with pytest.raises(ConfigError, match=f"^record: .*{message}"):
-        drawing.check_record(SimpleNamespace(**{**args, **change}))

@@ -110,14 +110,6 @@ def test_python_can_be_named_and_another_version_makes_the_environment_anew(mach
     assert machine()[2][:2] == ["venv by 3.11", INSTALL]
 
 
-def test_without_a_python_uv_brings_one(machine):
-    machine.add("python3", "3.8")
-    machine.add("uv")
-    status, _, notes = machine("run.sh", "x")
-    assert status == 0
-    assert notes == ["uv venv --quiet --seed --python 3.11 .venv", INSTALL, "src/main.py x"]
-
-
 def test_without_a_python_the_user_hears_what_was_tried(machine):
     machine.add("python3", "3.8")
     status, error, _ = machine()

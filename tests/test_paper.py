@@ -14,7 +14,7 @@ import pytest
 
 from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
-from inspo.experiments.comparison import main_table, recorded_runs, to_markdown, write
+from inspo.experiments.comparison import recorded_runs, to_markdown, write
 from inspo.experiments.gridfile import offline_algorithms
 from inspo.offline import download
 from inspo.tabular.matrix_games import payoff_tensor
@@ -114,16 +114,6 @@ def test_other_values_agree_with_each_other_and_with_the_games():
 # Which runs
 
 
-def test_algorithms_that_have_runs_stay_in_the_table(tmp_path):
-    table, options = read_table("table1"), Options("table1", results=tmp_path)
-    assert tables.with_further(table, options) is table
-    (tmp_path / "runs" / "paper" / "xor_b" / "icq").mkdir(parents=True)
-    more = tables.with_further(table, replace(options, algorithms=["macql"]))
-    keys = [method.key for method in more.comparison.methods]
-    assert keys[-4:] == ["inspo", "icq", "macql", "inspo_joint_kl"]
-    assert ("xor_c", "icq", 4) in more.cells and ("xor_c", "inspo_joint_kl", 4) not in more.cells
-
-
 def test_table_4_on_smax_is_the_grid_file():
     made = starcraft.starcraft_tables("smax", "smax", Options("smax"))
     assert [table.comparison.name for table in made] == ["2s3z", "6h_vs_8z", "3s_vs_5z"]
@@ -188,34 +178,6 @@ def test_table_4_on_starcraft(tmp_path, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "SMAC cannot be imported" in err and "docker" in err
     assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(("on", "usual"), [("sc2", "auto"), ("smax", "0.1")])
-def test_table_5_shares_the_runs_of_table_4(on, usual):
-    (table,) = starcraft.starcraft_tables("table5", on, Options("table5", seeds=1))
-    fourth, *_ = starcraft.starcraft_tables("table4", on, Options("table4", seeds=1))
-    alphas = {}
-    for method in table.comparison.methods:
-        values = table.cells[table.comparison.datasets[0].key, method.key, 0].config().values
-        alphas["auto" if values["tune_alpha"] else f"{values['alpha']:g}"] = method.key
-    assert list(alphas) == ["0.1", "5", "10", "50", "auto"]
-    assert alphas.pop(usual) == "inspo"
-    assert len(set(alphas.values())) == 4 and "inspo" not in alphas.values()
-    for key, cell in table.cells.items():
-        if key[1] == "inspo":
-            other = fourth.cells[key]
-            assert other.id == cell.id and other.config().values == cell.config().values
-
-
-def test_table_6_has_three_orders():
-    for on, count in (("sc2", 2 * 4 * 3 * 5), ("smax", 4 * 3 * 3)):
-        (table,) = starcraft.starcraft_tables("table6", on, Options("table6"))
-        assert len(table.cells) == count
-        orders = {key[1]: cell.config().values["agent_order"] for key, cell in table.cells.items()}
-        inspo = ("inspo", "inspo_order_fixed", "inspo_order_semi_greedy")
-        assert orders == dict(zip(inspo, ("random", "fixed", "semi_greedy")))
-        text = main_table(table.comparison, [], "test_battle_won_mean")
-        assert ("0.84 ± 0.05" in text) == (on == "sc2")
 
 
 # What is written

@@ -248,10 +248,9 @@ def test_the_examples_of_extending_work_as_they_stand(tmp_path: Path) -> None:
         with open(tmp_path / name, "a") as file:
             file.write(f"\n\n{body}" if name.endswith("__init__.py") else body)
     (tmp_path / "followed.py").write_text(FOLLOWED)
-    done = subprocess.run(
-        [sys.executable, "followed.py"], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "package"), "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "package"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "followed.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
