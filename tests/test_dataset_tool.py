@@ -109,9 +109,7 @@ def test_the_limit_of_a_vault(capsys, tmp_path, data, file):
     [
         ("x/meta.json", {"battle_won": "zz"}, "one bit for each"),
         ("x/meta.json", {"battle_won": "00"}, "one bit for each"),
-        ("x/meta.json", {"battle_won": 7}, "one bit for each"),
         ("x/meta.json", {"notes": "a"}, "names, notes and limit"),
-        ("x/meta.json", {"env": None}, "names, notes and limit"),
         ("x/meta.json", {"episode_limit": "9"}, "names, notes and limit"),
         ("x/meta.json", {"content_hash": "0" * 64}, "'content_hash': says"),
         ("x.vlt/metadata.json", {"win_rate": 0.999}, "'win_rate': says"),
@@ -391,32 +389,6 @@ def test_maps_do_not_mix(capsys, tmp_path, file):
 # ------------------------------------------------------------------------------ subsample, split
 
 
-def test_choices(data):
-    returns = data.episode_returns()
-    order = np.argsort(returns)
-    worst = choose(data, Choice(quantiles=(0.0, 0.3)))
-    assert set(worst) == set(order[:3])
-    quarters = [choose(data, Choice(quantiles=(q / 4, (q + 1) / 4))) for q in range(4)]
-    assert sorted(np.concatenate(quarters)) == list(range(10))
-    middle = float(np.median(returns))
-    chosen = choose(data, Choice(returns=(middle, 99)))
-    np.testing.assert_array_equal(chosen, np.flatnonzero(returns >= middle))
-    won = choose(data, Choice(won=True))
-    assert data.battle_won[won].all() and len(won) == data.battle_won.sum()
-    some = choose(data, Choice(episodes=4, seed=3))
-    assert len(set(some.tolist())) == 4 and (np.diff(some) > 0).all()
-    assert not np.array_equal(some, choose(data, Choice(episodes=4, seed=4)))
-    for wrong, message in (
-        (Choice(returns=(98, 99)), "No episode fits"),
-        (Choice(quantiles=(0.5, 0.2)), "LOW < HIGH"),
-        (Choice(episodes=11), "expected 1 to 10"),
-    ):
-        with pytest.raises(UserError, match=message):
-            choose(data, wrong)
-    with pytest.raises(UserError, match="does not say who won"):
-        choose(replace(data, battle_won=None), Choice(won=True))
-
-
 def test_a_run_learns_from_what_it_is_told_to_keep(data):
     """dataset.keep: by hand, and one error where there is nothing of the kind."""
     assert keep_episodes(data, "all", 0.5) is data
@@ -430,17 +402,38 @@ def test_a_run_learns_from_what_it_is_told_to_keep(data):
             keep_episodes(replace(data, battle_won=without), "won", 0.5)
 
 
-def test_subsample(tmp_path, data, file):
-    target = tmp_path / "some.h5"
+def test_choices(data):
+    returns = data.episode_returns()
+    order = np.argsort(returns)
+    assert set(choose(data, Choice(quantiles=(0.0, 0.3)))) == set(order[:3])
+    quarters = [choose(data, Choice(quantiles=(q / 4, (q + 1) / 4))) for q in range(4)]
+    assert sorted(np.concatenate(quarters)) == list(range(10))
+    middle = float(np.median(returns))
+    chosen = choose(data, Choice(returns=(middle, 99)))
+    np.testing.assert_array_equal(chosen, np.flatnonzero(returns >= middle))
+    won = choose(data, Choice(won=True))
+    assert data.battle_won[won].all() and len(won) == data.battle_won.sum()
+    some = choose(data, Choice(episodes=4, seed=3))
+    assert len(set(some.tolist())) == 4 and (np.diff(some) > 0).all()
+    assert not np.array_equal(some, choose(data, Choice(episodes=4, seed=4)))
+    silent = replace(data, battle_won=None)
+    for of, wrong, message in (
+        (data, Choice(returns=(98, 99)), "No episode fits"),
+        (data, Choice(quantiles=(0.5, 0.2)), "LOW < HIGH"),
+        (data, Choice(episodes=11), "expected 1 to 10"),
+        (silent, Choice(won=True), "does not say who won"),
+    ):
+        with pytest.raises(UserError, match=message):
+            choose(of, wrong)
+
+
+def test_subsample_and_split_share_nothing_and_lose_nothing(tmp_path, data, file):
+    target, paths = tmp_path / "some.h5", (tmp_path / "train.h5", tmp_path / "held_out.h5")
     assert run("subsample", file, target, "--episodes", 4, "--seed", 3, "--quality", "few") == 0
     read = load_dataset(target)
     assert places(read, data) == choose(data, Choice(episodes=4, seed=3)).tolist()
     assert read.metadata.quality == "few" and "4 of 10 episodes" in read.metadata.source
     assert read.metadata.episode_limit == LIMIT
-
-
-def test_split_shares_nothing_and_loses_nothing(tmp_path, data, file):
-    paths = (tmp_path / "train.h5", tmp_path / "held_out.h5")
     assert run("split", file, *paths, "--held-out", 0.3) == 0
     training, held_out = map(load_dataset, paths)
     assert (len(training), len(held_out)) == (7, 3)

@@ -63,24 +63,17 @@ def error_of(path, **options) -> str:
 # ------------------------------------------------------------------------------ round trip
 
 
-def test_round_trip_keeps_every_bit(data, file):
-    read = load_dataset(file, env_info=data.metadata.env_info(), map_name="2s3z")
-    assert same(read, data)
-    np.testing.assert_array_equal(read.battle_won, data.battle_won)
-    assert replace(read.metadata, created_by="") == data.metadata
-    assert read.metadata.created_by
-
-
 @pytest.mark.parametrize("won", [True, False])
-def test_metadata_round_trip(tmp_path, data, won):
-    odd = replace(
-        data,
-        battle_won=data.battle_won if won else None,
-        metadata=metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality=""),
-    )
+def test_round_trip_keeps_every_bit(tmp_path, data, won):
+    facts = metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality="")
+    odd = replace(data, battle_won=data.battle_won if won else None, metadata=facts)
     written = write_dataset(tmp_path / "x.h5", odd)
-    assert load_dataset(tmp_path / "x.h5").metadata == written
-    assert written.notes == ("one", "two") and (written.win_rate is None) != won
+    read = load_dataset(tmp_path / "x.h5", env_info=facts.env_info(), map_name="2s3z")
+    assert same(read, data) and read.metadata == written
+    assert (written.notes, written.created_by) == (("one", "two"), "me")
+    assert (written.win_rate is None) != won
+    if won:
+        np.testing.assert_array_equal(read.battle_won, data.battle_won)
 
 
 def test_same_data_same_hash_whatever_the_batches(tmp_path, data, file):
@@ -221,7 +214,6 @@ def test_our_own_files_are_cut_too(data, file):
         (lambda f: (f / "meta.json").unlink(), "meta.json"),
         (lambda f: (f / "meta.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "meta.json").write_text('{"a": 1}'), "episodes_in_buffer"),
-        (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 99}'), "at least 99"),
         (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 0}'), "zero_episodes"),
         (lambda f: (f / "obs.npy").unlink(), "missing_key"),
         (lambda f: os.truncate(f / "obs.npy", 999), "truncated"),
@@ -262,7 +254,6 @@ def _zip(path):
         (lambda p: p.write_text("<!DOCTYPE html><html>quota"), "a web page"),
         (lambda p: p.write_bytes(b""), "empty"),
         (lambda p: p.write_bytes(b"\x80\x04\x95abc"), "a pickle, which is never opened"),
-        (lambda p: p.write_bytes(bytes(range(256))), "of an unknown kind"),
         (lambda p: p.write_bytes(b"\x89HDF\n\x1a\n" + bytes(99)), "a damaged HDF5 file"),
         (_zip, "a zip archive"),
         (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), "a zip archive"),
@@ -276,17 +267,6 @@ def test_something_else(tmp_path, make, expected):
     make(path)
     message = error_of(path)
     assert expected in message and str(path) in message
-
-
-def test_no_permission(file, monkeypatch):
-    """Root may read everything, so the refusal is played."""
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(DatasetError, match="no permission"):
-        load_dataset(file)
 
 
 def test_an_interrupted_download(file):
@@ -312,7 +292,6 @@ def test_a_changed_value_is_found_by_the_hash(file):
 @pytest.mark.parametrize(
     ("attribute", "value", "expected"),
     [
-        ("n_agents", N + 1, "wrong_shape"),
         ("episode_limit", LIMIT + 1, "T = episode_limit + 1"),
         ("n_steps", 3, "says 3, the data hold 16"),
         ("n_agents", "three", "expected int, found 'three'"),
@@ -324,7 +303,6 @@ def test_a_changed_value_is_found_by_the_hash(file):
         ("source", None, "attribute 'source': expected str, found None"),
         ("format", None, "attribute 'format': expected str, found None"),  # still ours: its hash
         ("return_mean", 1.5, "attribute 'return_mean': says 1.5"),
-        ("return_std", 0.0, "attribute 'return_std': says 0.0"),
         ("win_rate", 1.0, "attribute 'win_rate': says 1.0"),
         ("n_cut", 2, "attribute 'n_cut': says 2"),
     ],
@@ -402,13 +380,15 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, data):
     assert path.read_text() == "mine" and os.listdir(tmp_path) == ["x.h5"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_write_leaves_what_was_there(data, file, error):
+def test_an_interrupted_write_leaves_what_was_there(data, file):
     before = file.read_bytes()
-    with pytest.raises(error), CanonicalWriter(file, metadata(), overwrite=True) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CanonicalWriter(file, metadata(), overwrite=True) as writer,
+    ):
         writer.append(padded(data))
         assert len(os.listdir(file.parent)) == 2 and file.read_bytes() == before
-        raise error
+        raise KeyboardInterrupt
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
 
 
@@ -457,21 +437,21 @@ def test_writer_refuses_nonsense(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [
-        (errno.ENOSPC, "is full: the 0 episodes so far need"),
-        (errno.EROFS, "no permission"),
-        (errno.EACCES, "no permission"),
-        (errno.EIO, "cannot be written"),
-    ],
-)
-def test_opening_fails(tmp_path, data, monkeypatch, number, expected):
+    [(errno.ENOSPC, "is full: the 0 episodes so far need"), (errno.EROFS, "no permission"),
+     (errno.EIO, "cannot be written")],
+)  # fmt: skip
+def test_opening_fails(tmp_path, data, file, monkeypatch, number, expected):
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(canonical.h5py, "File", fail)
-    with pytest.raises(DatasetError, match=expected) as caught:
-        write_dataset(tmp_path / "x.h5", data)
-    assert "x.h5" in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(canonical.h5py, "File", fail)
+        with pytest.raises(DatasetError, match=rf"(?s)x\.h5.*{expected}"):
+            write_dataset(tmp_path / "x.h5", data)
+    number = errno.EACCES  # root may read everything, so the refusal is played
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(DatasetError, match="no permission"):
+        load_dataset(file)
 
 
 FULL_DISK = """

@@ -146,29 +146,6 @@ def test_matrix_games(name, quality, alpha, beta, tolerance):
     assert residual(data, found, alpha, beta) < tolerance
 
 
-def two_state_data() -> Dataset:
-    """Random joint play, three actions each, in a game of two states that ends at random."""
-    rng = np.random.default_rng(0)
-    action = rng.integers(3, size=(60, 2))
-    action[:, 1] = np.where(rng.random(60) < 0.3, action[:, 0], action[:, 1])  # correlated
-    state = rng.integers(2, size=60)
-    payoff = rng.normal(size=(2, 3, 3))
-    return Dataset(
-        state=state, action=action, reward=payoff[state, action[:, 0], action[:, 1]],
-        next_state=(action.sum(-1) + state) % 2, done=rng.random(60) < 0.3, n_actions=(3, 3),
-        n_states=2,
-    )  # fmt: skip
-
-
-def test_a_game_of_two_states():
-    data = two_state_data()
-    found = learn(data, 1.0, 0.3, gamma=0.8)
-    closed = closed_form(data, 1.0, 0.3, gamma=0.8)
-    assert distance(closed, data.behaviour()) > 0.1  # there is something to learn
-    assert distance(found, closed) < 1e-4
-    assert residual(data, found, 1.0, 0.3, 0.8) < 1e-4
-
-
 VARIANTS = {
     "geometric": {},
     "full": {"exponent": 1.0},
@@ -242,10 +219,3 @@ def test_lambda_returns_pay_the_regularisers_at_every_step():
     assert distance(found, closed) < 1e-3
     assert distance(closed_form(data, 0.7, 0.2, 0.9), closed) > 0.005  # lambda does something
     assert residual(data, found, 0.7, 0.2, 0.9, variant) < 1e-3
-
-
-def test_unweighted_policies_stay_at_the_resampled_data():
-    """The control with all weights 1 does not follow the rewards: pi_i becomes D_rho(a_i)."""
-    data = paper_games.dataset("m_ne", "balanced")
-    found = learn(data, 0.5, advantage_weighting=False, calls=200)
-    assert distance(found, data.behaviour()) < 1e-4  # independent data: D_rho(a_i) = mu_i

@@ -172,7 +172,6 @@ def test_bad_payoffs_are_refused_by_the_name_of_the_key(payoff, message):
     ("payoff", "n_actions", "message"),
     [
         (lambda a: a.sum(axis=1), None, "needs n_actions"),
-        (lambda a: a.sum(axis=1), [2, 0], "needs n_actions"),
         (lambda a: a, [2, 2], r"numbers \[M\]; for M = 4 it gave int64 \[4, 2\]"),
         (lambda a: ["good"] * len(a), [2, 2], r"it gave <U4 \[4\]"),
         (lambda a: a.sum(axis=1), [11] * 6, r"1,000,000 joint actions.*1,771,561 \(11 x 11"),

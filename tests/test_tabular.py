@@ -696,11 +696,9 @@ def plays(*policy):
     [
         (lambda: Game.matrix([[1, np.nan], [0, 1]]), r"payoff\[0, 1\] is nan"),
         (lambda: Game.matrix([]), "empty"),
-        (lambda: Game.matrix([["a", "b"]]), "could not convert"),
         (lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2, 2)), 0.0), r"transition has shape"),
         (lambda: Game(np.ones((1, 1)), np.zeros(3), 0.0), r"reward has shape \(3,\)"),
         (lambda: Game(np.full((1, 2, 2, 1), 0.9), np.zeros((1, 2, 2)), 0.0), "sums to 0.9"),
-        (lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2)), 1.0), "gamma is 1.0"),
         (lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2)), float("nan")), "gamma is nan"),
         (
             lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2)), 0.0, np.full((1, 2), 2)),
@@ -718,11 +716,9 @@ def plays(*policy):
         (lambda: inspo.iterate(game("xor"), UNIFORM, -1.0, 2.0), "at least 0"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 0.0, lambda k: 1.0 - k), "beta is 0.0"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order=[0, 0]), "no permutation"),
-        (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order="best"), "order is 'best'"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, blocks=3), "blocks is 3; 2 agents"),
         (lambda: dataset("xor", "d"), "no data 'd' of matrix/xor"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 1.0, gamma=1.0), "gamma is 1.0"),
-        (lambda: in_sample.iterate(dataset("xor", "a"), 0.0), "must be positive"),
         (lambda: Dataset.one_shot(np.ones((2, 2)), XOR), "sums to 4.0"),
         (lambda: Dataset.one_shot(np.ones((2, 2)) / 4, M_NE), "differ"),
     ],

@@ -202,7 +202,6 @@ def _forget(pattern):
     [
         (_forget("d/*"), "truncated or damaged"),
         (lambda f: (f / "metadata.json").write_text("{"), "not valid JSON"),
-        (lambda f: (f / "metadata.json").write_text("[]"), "expected a JSON object"),
         (lambda f: (f / "metadata.json").write_text("{}"), "'structure_shape'"),
         (lambda f: (f / "manifest.ocdbt").write_bytes(b"x" * 99), "truncated or damaged"),
         (lambda f: os.truncate(f / "manifest.ocdbt", 30), "truncated or damaged"),
