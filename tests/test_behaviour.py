@@ -2,7 +2,6 @@
 
 import copy
 import random
-from functools import partial
 
 import numpy as np
 import pytest
@@ -296,21 +295,6 @@ def test_a_stop_is_heard_while_fitting_and_says_that_nothing_is_saved(tmp_path):
     assert len(calls) == 3
     assert "nothing of the fit is saved" in said[-1]
     assert not list(tmp_path.iterdir())
-
-
-def test_each_fit_is_a_phase_that_says_how_far_it_is(tmp_path):
-    told: list[dict] = []
-    few = {"updates": 6, "others_updates": 4, "eval_interval": 2, "patience": 1, "others_lr": 0.0}
-    fit(xor_b_data(20)[0], tmp_path, phase=partial(Phase, tell=told.append), **few)
-    kinds = ("behaviour policies", "others' policy")
-    names = [f"{what} {kind}" for kind in kinds for what in ("fitting", "evaluating")]
-    assert list(dict.fromkeys(state["name"] for state in told)) == names
-    assert [s["share"] for s in told if s["name"].startswith("eval")] == [0, 1, 0, 1]
-    parts = [state["text"].split(", ") for state in told if state["name"].startswith("fit")]
-    assert parts[1][0] == "fitting behaviour policies 1/6 updates"
-    assert parts[1][-1] == "may stop early" and parts[3][-1].startswith("held-out NLL 0.")
-    # Nothing is learned at a rate of 0, so that the first look at the held-out episodes ends it.
-    assert parts[-1][0] == "fitting others' policy 2/4 updates"
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):

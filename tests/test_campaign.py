@@ -76,7 +76,6 @@ def run(cells, pool, folder, **options):
     return run_cells(cells, pool, folder, progress=False, **options)
 
 
-# --------------------------------------------------------------------------------------------------
 # Real runs
 
 
@@ -161,7 +160,6 @@ def test_a_stopped_campaign_saves_and_the_second_call_goes_on(data, tmp_path, ca
     assert f"at step {stopped_at}" in (tmp_path / "long" / "log.txt").read_text()
 
 
-# --------------------------------------------------------------------------------------------------
 # What runs elsewhere
 
 
@@ -217,7 +215,6 @@ def test_a_file_system_without_locks_is_an_error_and_not_waited_for(data, tmp_pa
     assert "cannot be locked: Operation not supported" in report.failed["a"].message
 
 
-# --------------------------------------------------------------------------------------------------
 # What goes wrong
 
 
@@ -292,7 +289,6 @@ def test_what_ends_while_it_is_stopped_has_its_result_taken(data, tmp_path, fini
     assert "1 of 2 runs are finished" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------
 # Going on
 
 
@@ -332,7 +328,6 @@ def test_what_may_differ_between_a_record_and_what_is_requested():
         assert (differences(*tests, set()) == []) == alike
 
 
-# --------------------------------------------------------------------------------------------------
 # Records
 
 
@@ -369,7 +364,6 @@ def test_a_record_that_does_not_say_what_the_run_is_at(data, tmp_path):
     assert doing(tmp_path / "bc/seed0", time.time() + 60) is None  # an earlier session's
 
 
-# --------------------------------------------------------------------------------------------------
 # The progress line, commands
 
 

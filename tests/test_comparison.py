@@ -33,7 +33,6 @@ def test_examples_in_docstrings(module):
     assert outcome.attempted > 0 and outcome.failed == 0
 
 
-# --------------------------------------------------------------------------------------------------
 # Statistics
 
 
@@ -72,7 +71,6 @@ def test_bootstrap_is_near_the_normal_interval_and_repeats():
     assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
 
 
-# --------------------------------------------------------------------------------------------------
 # Files
 
 
@@ -108,7 +106,6 @@ def test_json_and_csv_come_back(tmp_path):
         assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x, y"}]
 
 
-# --------------------------------------------------------------------------------------------------
 # Comparisons
 
 
@@ -235,7 +232,6 @@ def test_a_run_without_the_number_of_the_table_is_refused():
             check_measured(comparison(), [made_run(0, 1.0), made_run(1, value)])
 
 
-# --------------------------------------------------------------------------------------------------
 # What a table's file holds
 
 

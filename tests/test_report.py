@@ -45,7 +45,6 @@ def said(found, *words):
     return note
 
 
-# --------------------------------------------------------------------------------------------------
 # What counts
 
 
@@ -233,7 +232,6 @@ def test_one_seed_has_no_interval_and_two_simulators_are_two_tasks(tmp_path):
         assert rows and all(r["mean"] and r["low"] == r["high"] == "" for r in rows)
 
 
-# --------------------------------------------------------------------------------------------------
 # What cannot be read
 
 
@@ -347,7 +345,6 @@ def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
         read_records([folder.parent])
 
 
-# --------------------------------------------------------------------------------------------------
 # The numbers
 
 
@@ -452,7 +449,6 @@ def test_the_interval_of_one_seed_is_that_of_its_tests_episodes(tmp_path, metric
     assert half[1:] / 1.96 == pytest.approx(expected[metric], rel=0.03, nan_ok=True)
 
 
-# --------------------------------------------------------------------------------------------------
 # The files
 
 

@@ -240,9 +240,6 @@ def test_the_setting_that_fits_is_named():
 # Errors
 
 
-# Errors
-
-
 def error_of(**kwargs) -> str:
     with pytest.raises(ConfigError) as caught:
         SC2Env("5m_vs_6m", **kwargs)

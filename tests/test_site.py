@@ -32,7 +32,6 @@ EXAMPLE = re.compile(
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-# --------------------------------------------------------------------------------------------------
 # Links
 
 
@@ -77,7 +76,6 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted(["index.md", *(p.name for p in PAGES if p != README)])
 
 
-# --------------------------------------------------------------------------------------------------
 # Commands and keys
 
 PLACEHOLDER = re.compile(r"\bALG\b|\bENV\b|\bARGS\b|\bCOMMAND\b|…|\.\.\.")
@@ -193,7 +191,6 @@ def test_keys_exist_and_code_is_python(page: Path) -> None:
             ast.parse(body)
 
 
-# --------------------------------------------------------------------------------------------------
 # Examples
 
 
@@ -254,7 +251,6 @@ def test_the_examples_of_extending_work_as_they_stand(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-# --------------------------------------------------------------------------------------------------
 # The site
 
 

@@ -40,7 +40,6 @@ def small(**changes):
     return {key: value for key, value in content.items() if value is not None}
 
 
-# --------------------------------------------------------------------------------------------------
 # Grid files
 
 
@@ -169,7 +168,6 @@ def test_the_committed_grids_can_be_read():
     )
 
 
-# --------------------------------------------------------------------------------------------------
 # Running
 
 
@@ -246,7 +244,6 @@ def test_what_finished_elsewhere_after_it_failed_here_is_finished(swept, monkeyp
     assert "failed: xor_b/broken/seed0" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------
 # Pools
 
 OBEDIENT = """
