@@ -150,6 +150,32 @@ def test_evaluation_and_update_equal_brute_force(problem):
 
 
 @by_property()
+@given(problems(min_agents=1))
+def test_linear_solve_equals_iteration(problem):
+    g, mu, alpha, beta, _ = problem
+    pi = [0.5 * m + 0.5 * (m > 0) / (m > 0).sum(-1, keepdims=True) for m in mu]
+    q = np.zeros(g.reward.shape)
+    for _ in range(250):
+        expected = (joint_policy(pi) * q).reshape(g.n_states, -1).sum(1)
+        v = expected - inspo.regulariser(pi, mu, alpha, beta)
+        q = g.backup(v)
+    exact = evaluate(g, pi, mu, alpha, beta)
+    np.testing.assert_allclose(exact.q, q, atol=1e-9)
+    np.testing.assert_allclose(exact.v, v, atol=1e-9)
+
+
+@by_property()
+@given(problems())
+def test_reevaluation_makes_every_agent_monotone(problem):
+    g, mu, alpha, beta, order = problem
+    policies = list(mu)
+    for i in [*order, *order]:
+        q, v = evaluate(g, policies, mu, alpha, beta)
+        policies[i] = quantal_response(expect_others(q, policies, i), mu[i], alpha, beta)
+        assert (evaluate(g, policies, mu, alpha, beta).v >= v - 1e-9).all()
+
+
+@by_property()
 @given(problems())
 def test_value_rises_in_every_state_by_exactly_the_divergence(problem):
     """Prop. 4, and how much: V_new - V_old = (I - gamma P_new)^-1 (alpha+beta) sum KL(old||new)."""
