@@ -1,7 +1,10 @@
-"""What the tests of the learners share: arguments, random batches, loops, a logger."""
+"""What the tests share: arguments, random batches, loops and a logger of learners; a process."""
 
 from __future__ import annotations
 
+import os
+import signal
+import warnings
 from types import SimpleNamespace
 
 import torch as th
@@ -282,3 +285,28 @@ def train_on_game(alg: str, map_name: str, quality: str, updates: int, copies=1,
     learner.mac.init_hidden(len(joint))
     one, two = learner.mac.forward(batch, 0)[0]
     return th.stack([one, two]), float(one @ payoff @ two), learner
+
+
+def start_child(function) -> int:
+    """The number of a forked process that calls `function`, for its exit status if it returns one.
+
+    For what needs files alone: of the parent's threads there are none in it.
+    """
+    with warnings.catch_warnings(action="ignore"):  # jax warns of the threads that it may have
+        pid = os.fork()
+    if not pid:
+        signal.alarm(120)
+        try:
+            os._exit(function() or 0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def status_of(pid: int) -> int:
+    """The exit status of a child when it has ended; minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_a_child(function) -> int:
+    return status_of(start_child(function))

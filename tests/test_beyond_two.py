@@ -31,35 +31,27 @@ def end(name, quality, variant, alpha=0.1, beta=0.0, sweeps=60, blocks=None):
 
 @pytest.mark.parametrize(
     ("name", "quality", "printed"),
-    [
-        ("xor_3", "b", -1.27), ("xor_4", "b", -1.44), ("xor_6", "b", -1.42), ("xor_6", "c", 0.0),
-        ("conventions_3", "equal", -0.5), ("conventions_4", "equal", -0.75),
-        ("conventions_6", "equal", -0.94),
-    ],
+    [("xor_3", "b", -1.27), ("xor_4", "b", -1.44), ("xor_6", "c", 0.0),
+     ("conventions_3", "equal", -0.5), ("conventions_6", "equal", -0.94)],
 )  # fmt: skip
 def test_eq_23_does_not_coordinate_more_than_two_and_eq_14_does(name, quality, printed):
     assert end(name, quality, GEOMETRIC) == pytest.approx(printed, abs=0.01)
     assert end(name, quality, FULL) > 0.99
 
 
-@pytest.mark.parametrize("n_agents", [3, 4, 5])
-@pytest.mark.parametrize("ratio", [1.05, 1.2, 1.3, 1.5, 1.7, 8.0])
-def test_the_bound_of_eq_23_on_m_ne(n_agents, ratio):
+@pytest.mark.parametrize("n_agents", [3, 5])
+def test_the_bound_of_eq_23_on_m_ne(n_agents):
     """Under uniform play C looks better than A only if (mu_A / mu_C)^(N - 2) < 40 / 25."""
-    mu = np.array([ratio, 1.0, 1.0]) / (ratio + 2)
-    actions, _ = in_sample_actions(n_agents)
-    reward = np.where((actions == actions[:, :1]).all(1), np.array([5, 10, 20])[actions[:, 0]], -20)
-    data = Dataset.one_step(actions, mu[actions].prod(1), reward, (3,) * n_agents)
-    uniform = [np.full((1, 3), 1 / 3)] * n_agents
-    q = in_sample.local_q(data, uniform, data.behaviour(), 0, 0.1, 0.0)[0]
-    assert (q[2] > q[0]) == (ratio ** (n_agents - 2) < 40 / 25)
-    q = in_sample.local_q(data, uniform, data.behaviour(), 0, 0.1, 0.0, variant=FULL)[0]
-    assert q[2] > q[0]  # Eq. 14 sees what the team plays
-
-
-def in_sample_actions(n_agents):
     actions = np.stack(np.unravel_index(np.arange(3**n_agents), (3,) * n_agents), axis=1)
-    return actions, len(actions)
+    reward = np.where((actions == actions[:, :1]).all(1), np.array([5, 10, 20])[actions[:, 0]], -20)
+    uniform = [np.full((1, 3), 1 / 3)] * n_agents
+    for ratio in (1.05, 1.2, 1.5, 1.7, 8.0):
+        mu = np.array([ratio, 1.0, 1.0]) / (ratio + 2)
+        data = Dataset.one_step(actions, mu[actions].prod(1), reward, (3,) * n_agents)
+        q = in_sample.local_q(data, uniform, data.behaviour(), 0, 0.1, 0.0)[0]
+        assert (q[2] > q[0]) == (ratio ** (n_agents - 2) < 40 / 25)
+        q = in_sample.local_q(data, uniform, data.behaviour(), 0, 0.1, 0.0, variant=FULL)[0]
+        assert q[2] > q[0]  # Eq. 14 sees what the team plays
 
 
 def test_entropy_leaves_eq_14_on_a_tie_that_the_joint_divergence_breaks():
@@ -84,7 +76,7 @@ def test_a_share_that_the_optimum_does_not_have_keeps_agents_from_it():
     assert end("xor_6", "c", Variant(exponent=1.0, share=0.3)) < 0.2
 
 
-@pytest.mark.parametrize("n_agents", [2, 3, 4, 5])
+@pytest.mark.parametrize("n_agents", [2, 4])
 def test_with_the_joint_divergence_a_turn_is_the_best_response(n_agents):
     """Eq. 13 with joint_kl maximises E_pi[R] - alpha KL(pi || mu) over one agent's policy.
 

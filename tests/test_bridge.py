@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from inspo.envs import VECTOR_REGISTRY
-from inspo.envs.bridge import BridgeVectorEnv, decode, encode, is_done, move, team_reward
+from inspo.envs.bridge import BridgeVectorEnv, decode, encode, move, team_reward
 from inspo.envs.bridge_boards import BOARD_OF, BOARDS, DOWN, LEFT, MOVES, RIGHT, STAY, UP, Board
 from inspo.offline.game_data import make_dataset, optimal_plan, plan_in_order
 from inspo.utils.errors import ConfigError
@@ -32,50 +29,37 @@ def board(*cells) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------ the rules
 
-# name: cells of agents 1 and 2, their actions, the cells after. Every case whose name ends in * is
-# a transition of AlberDICE's published trajectories (random play of the file `mix`).
+# name: the cells of agents 1 and 2, their actions, the cells after. Transitions of AlberDICE's
+# trajectories (random play of the file `mix`); all other boards are held to `by_the_rules`.
 CASES = {
-    "both stay": ((1, 2), (1, 3), STAY, STAY, (1, 2), (1, 3)),
-    "side by side to the left *": ((1, 2), (1, 3), LEFT, LEFT, (1, 1), (1, 2)),
-    "one follows the other *": ((1, 2), (1, 3), RIGHT, RIGHT, (1, 3), (1, 4)),
-    "one follows up *": ((1, 0), (2, 0), RIGHT, UP, (1, 1), (1, 0)),
-    "a wall above": ((1, 2), (1, 4), UP, STAY, (1, 2), (1, 4)),
-    "a wall below": ((1, 1), (1, 3), STAY, DOWN, (1, 1), (1, 3)),
-    "a wall beside": ((0, 1), (2, 4), RIGHT, LEFT, (0, 1), (2, 4)),
-    "off the grid, up and down": ((0, 1), (2, 4), UP, DOWN, (0, 1), (2, 4)),
-    "off the grid, left and right": ((1, 0), (1, 5), LEFT, RIGHT, (1, 0), (1, 5)),
-    "agent 1 into a cell that is held *": ((1, 2), (1, 3), RIGHT, STAY, (1, 2), (1, 3)),
-    "agent 2 into a cell that is held *": ((1, 2), (1, 3), STAY, LEFT, (1, 2), (1, 3)),
-    "into one whose holder hits a wall": ((1, 2), (1, 3), RIGHT, UP, (1, 2), (1, 3)),
-    "swap *": ((1, 2), (1, 3), RIGHT, LEFT, (1, 2), (1, 3)),
-    "agent 1 wins a cell *": ((1, 1), (1, 3), RIGHT, LEFT, (1, 2), (1, 3)),
-    "agent 1 wins even agent 2's goal *": ((0, 1), (1, 0), LEFT, UP, (0, 0), (1, 0)),
-    "agent 1 wins its goal *": ((2, 4), (1, 5), RIGHT, DOWN, (2, 5), (1, 5)),
-    "agent 1 into its goal, held *": ((2, 4), (2, 5), RIGHT, STAY, (2, 5), (2, 5)),
-    "agent 2 into its goal, held *": ((0, 0), (1, 0), LEFT, UP, (0, 0), (0, 0)),
-    "agent 1 swaps into its goal *": ((2, 4), (2, 5), RIGHT, LEFT, (2, 5), (2, 4)),
-    "agent 2 does not *": ((0, 0), (0, 1), RIGHT, LEFT, (0, 0), (0, 1)),
+    "side by side to the left": ((1, 2), (1, 3), LEFT, LEFT, (1, 1), (1, 2)),
+    "one follows the other": ((1, 2), (1, 3), RIGHT, RIGHT, (1, 3), (1, 4)),
+    "one follows up": ((1, 0), (2, 0), RIGHT, UP, (1, 1), (1, 0)),
+    "agent 1 into a cell that is held": ((1, 2), (1, 3), RIGHT, STAY, (1, 2), (1, 3)),
+    "agent 2 into a cell that is held": ((1, 2), (1, 3), STAY, LEFT, (1, 2), (1, 3)),
+    "swap": ((1, 2), (1, 3), RIGHT, LEFT, (1, 2), (1, 3)),
+    "agent 1 wins a cell": ((1, 1), (1, 3), RIGHT, LEFT, (1, 2), (1, 3)),
+    "agent 1 wins even agent 2's goal": ((0, 1), (1, 0), LEFT, UP, (0, 0), (1, 0)),
+    "agent 1 wins its goal": ((2, 4), (1, 5), RIGHT, DOWN, (2, 5), (1, 5)),
+    "agent 1 into its goal, held": ((2, 4), (2, 5), RIGHT, STAY, (2, 5), (2, 5)),
+    "agent 2 into its goal, held": ((0, 0), (1, 0), LEFT, UP, (0, 0), (0, 0)),
+    "agent 1 swaps into its goal": ((2, 4), (2, 5), RIGHT, LEFT, (2, 5), (2, 4)),
+    "agent 2 does not": ((0, 0), (0, 1), RIGHT, LEFT, (0, 0), (0, 1)),
+    "one passes a done agent 1": ((2, 5), (2, 4), DOWN, RIGHT, (2, 5), (2, 5)),
+    "one passes a done agent 2": ((0, 1), (0, 0), LEFT, UP, (0, 0), (0, 0)),
     "a done agent stays": ((2, 5), (1, 3), UP, STAY, (2, 5), (1, 3)),
-    "one passes a done agent 1 *": ((2, 5), (2, 4), DOWN, RIGHT, (2, 5), (2, 5)),
-    "one passes a done agent 2 *": ((0, 1), (0, 0), LEFT, UP, (0, 0), (0, 0)),
-    "and leaves it": ((2, 5), (2, 5), STAY, LEFT, (2, 5), (2, 4)),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_rule(case):
-    one, two, first, second, *after = CASES[case]
-    assert move(board(one, two), np.array([[first, second]])).tolist() == [list(map(list, after))]
-
-
-def test_two_agents_move_as_before_there_were_more():
-    """All 324 boards x 25 actions; the sum is that of the function that knew two agents alone."""
-    cells = np.repeat(np.array(list(np.ndindex(3, 6, 3, 6))).reshape(-1, 2, 2), 25, axis=0)
-    after = move(cells, np.tile(np.array(list(np.ndindex(5, 5))), (324, 1)))
-    places = (after[..., 0] * 6 + after[..., 1]).astype(np.uint8)
-    assert hashlib.sha256(places.tobytes()).hexdigest() == (
-        "107ac200bbdaea4fc4ef429b0217a7717a9dce2a18d14adc7490f23ee006585c"
+def test_published_transitions():
+    """All boards at once: they do not touch each other."""
+    before, actions, after = (
+        np.array([case[part] for case in CASES.values()])
+        for part in (slice(0, 2), slice(2, 4), slice(4, None))
     )
+    copy, found = before.copy(), move(before, actions)
+    wrong = [name for name, a, b in zip(CASES, found, after) if (a != b).any()]
+    assert not wrong and (before == copy).all()
 
 
 def by_the_rules(board: Board, cells: list, actions: list) -> list:
@@ -103,51 +87,27 @@ def by_the_rules(board: Board, cells: list, actions: list) -> list:
     return [wish[i] if i in moving - stopped else cells[i] for i in agents]
 
 
+def test_two_agents_move_by_the_rules():
+    """All 324 boards x 25 actions."""
+    cells = np.repeat(np.array(list(np.ndindex(3, 6, 3, 6))).reshape(-1, 2, 2), 25, axis=0)
+    actions = np.tile(np.array(list(np.ndindex(5, 5))), (324, 1))
+    expected = [by_the_rules(TWO, *case) for case in zip(cells.tolist(), actions.tolist())]
+    assert (move(cells, actions) == np.array(expected)).all()
+
+
 @N_AGENTS
-def test_more_agents_move_by_the_same_rules(n_agents):
+def test_more_agents_move_by_the_rules(n_agents):
     """Boards drawn at random, most of them crowded, so that agents do stand in each other's way."""
     board, rng = BOARD_OF[n_agents], np.random.default_rng(n_agents)
     free = np.argwhere(~board.wall)
-    near = np.abs(free - rng.choice(free, size=(1500, 1))).sum(axis=2) <= 2
+    near = np.abs(free - rng.choice(free, size=(600, 1))).sum(axis=2) <= 2
     cells = np.stack([rng.choice(free[row], size=n_agents) for row in near])
-    cells[:300, 0] = board.goals[0]  # some are done
-    actions = rng.integers(5, size=(1500, n_agents))
+    cells[:120, 0] = board.goals[0]  # some are done
+    actions = rng.integers(5, size=(600, n_agents))
     after = move(cells, actions)
     expected = [by_the_rules(board, *case) for case in zip(cells.tolist(), actions.tolist())]
     assert (after == np.array(expected)).all()
     assert 0.2 < (after == cells).all(axis=2).mean() < 0.8
-
-
-MORE_CASES = {  # bridge_3: cells, actions, cells after
-    "three in a row follow": ([(1, 3), (1, 4), (1, 5)], [RIGHT] * 3, [(1, 4), (1, 5), (1, 6)]),
-    "one that is stopped stops those behind it": (
-        [(1, 2), (1, 3), (1, 4)], [RIGHT, RIGHT, STAY], [(1, 2), (1, 3), (1, 4)],
-    ),
-    "the first of three wins a cell": (
-        [(0, 2), (1, 1), (2, 2)], [DOWN, RIGHT, UP], [(1, 2), (1, 1), (2, 2)],
-    ),
-    "a swap holds up the third": (
-        [(1, 3), (1, 4), (1, 2)], [RIGHT, LEFT, RIGHT], [(1, 3), (1, 4), (1, 2)],
-    ),
-    "one passes another that is done": (
-        [(1, 7), (2, 7), (1, 6)], [STAY, UP, RIGHT], [(1, 7), (1, 7), (1, 6)],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", MORE_CASES)
-def test_rule_of_three(case):
-    before, actions, after = MORE_CASES[case]
-    assert move(np.array([before]), np.array([actions]))[0].tolist() == list(map(list, after))
-
-
-def test_boards_do_not_touch_each_other():
-    before, actions, after = (
-        np.array([case[part] for case in CASES.values()])
-        for part in (slice(0, 2), slice(2, 4), slice(4, None))
-    )
-    copy = before.copy()
-    assert (move(before, actions) == after).all() and (before == copy).all()
 
 
 def test_the_reward_is_the_mean_distance_of_those_that_were_not_done():
@@ -181,34 +141,14 @@ def test_one_hot_states_and_back():
     assert (decode(encode(cells, "coordinates")) == cells).all()
     env = BridgeVectorEnv(n_envs=1, observation="onehot")
     assert env.get_env_info()["state_shape"] == env.observe()["obs"].shape[-1] == 324
-
-
-def test_an_action_that_is_none_is_refused():
-    env = BridgeVectorEnv(n_envs=1)
+    onehot = make_dataset("bridge", "bridge", "optimal", episode_limit=8, observation="onehot")
+    assert onehot.metadata.state_shape == 324 and onehot.arrays["terminated"].sum() == 500
     for actions in ([[5, 0]], [[0, -1]]):
         with pytest.raises(ValueError, match=r"available are \[0, 1, 2, 3, 4\]"):
             env.step(np.array(actions))
 
 
 # ------------------------------------------------------------------------------------- episodes
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STARTS)))
-def test_random_play_stays_on_the_board(seed, start):
-    """Nobody stands in a wall or off the grid, moves more than a cell, leaves its goal, or shares
-    a cell that is not the goal of one of the two, on which that one is done."""
-    rng = np.random.default_rng(seed)
-    env = BridgeVectorEnv(n_envs=16, episode_limit=40, start=start)
-    for _ in range(40):
-        before = env.cells
-        env.step(rng.integers(5, size=(16, 2)))
-        after = env.cells
-        assert all(tuple(cell) in FREE for cell in after.reshape(-1, 2))
-        assert np.abs(after - before).sum(axis=-1).max() <= 1
-        assert (after[is_done(before)] == before[is_done(before)]).all()
-        shared = (after[:, 0] == after[:, 1]).all(axis=-1)
-        assert is_done(after)[shared].any(axis=1).all()
 
 
 def test_the_limit_truncates_and_still_pays():
@@ -222,21 +162,13 @@ def test_the_limit_truncates_and_still_pays():
     assert not any(out.info["solved"].any() for out in outs)
 
 
-def test_an_end_in_the_last_step_is_an_end():
-    rng = np.random.default_rng(0)
-    env = BridgeVectorEnv(n_envs=1, episode_limit=8)
-    for actions in optimal_plan(1, LEFT, rng):
-        out = env.step(actions[None])
-    assert out.terminated.all() and not out.truncated.any() and out.reward == [0]
-    assert out.info["solved"].tolist() == [1]
-
-
 def test_a_finished_board_stays_as_it_is_until_reset():
     env = BridgeVectorEnv(n_envs=2, episode_limit=20)
     plan = optimal_plan(0, UP, np.random.default_rng(0))
     for actions in plan:  # environment 1 stays at the start
-        env.step(np.stack([actions, [STAY, STAY]]))
+        out = env.step(np.stack([actions, [STAY, STAY]]))
     frozen = env.observe()["state"][0]
+    assert out.terminated.tolist() == [True, False] and out.info["solved"].tolist() == [1, 0]
     out = env.step(np.array([[LEFT, RIGHT], [LEFT, LEFT]]))
     assert (env.observe()["state"][0] == frozen).all()
     assert out.reward[0] == 0 and not out.terminated[0] and not out.info["solved"][0]
@@ -337,20 +269,6 @@ def test_no_faster_way_home(name, least):
 
 
 @N_AGENTS
-def test_the_plans_are_as_short_as_the_bridge_lets_them_be(n_agents):
-    """Each path is a shortest one, and all lead over one cell, which one agent enters in a step."""
-    board = BOARD_OF[n_agents]
-    alone, starts = steps_home(board), board.starts["adjacent"]
-    length = len(board.paths[0])
-    for agent, path in enumerate(board.paths):
-        cells = starts[agent] + np.cumsum(MOVES[list(path)], axis=0)
-        assert len(path) == length == alone[agent][tuple(starts[agent])]
-        assert tuple(cells[1]) == (board.wall.shape[0] // 2, starts[:, 1].max() + (n_agents == 3))
-        assert not board.wall[tuple(cells.T)].any() and (cells[-1] == board.goals[agent]).all()
-    assert len(plan_in_order(board, range(n_agents))) == length + n_agents - 1
-
-
-@N_AGENTS
 def test_every_order_of_crossing_takes_as_long_and_is_worth_as_much(n_agents):
     board, name = BOARD_OF[n_agents], f"bridge_{n_agents}"
     orders = list(itertools.permutations(range(n_agents)))
@@ -365,36 +283,6 @@ def test_every_order_of_crossing_takes_as_long_and_is_worth_as_much(n_agents):
     assert plans.shape[1] == {3: 9, 4: 10}[n_agents] and out.terminated.all()
     assert [tuple(row) for row in crossed.argsort(axis=1)] == orders
     assert np.ptp(total) < 0.02 * np.abs(total).mean()
-
-
-def play_by_orders(name: str, orders: list[tuple[int, ...]], limit: int = 20) -> float:
-    """The return if each agent keeps an order of its own: it goes once those that are before it in
-    this order have left their starts."""
-    env = BridgeVectorEnv(name, episode_limit=limit)
-    board, starts = env.board, env.board.starts["adjacent"]
-    taken, total = np.zeros(env.n_agents, dtype=int), 0.0
-    for _ in range(limit):
-        gone = (env.cells[0] != starts).any(axis=1)
-        actions, before = np.zeros(env.n_agents, dtype=int), env.cells[0]
-        for i, order in enumerate(orders):
-            if gone[list(order[: order.index(i)])].all() and taken[i] < len(board.paths[i]):
-                actions[i] = board.paths[i][taken[i]]
-        out = env.step(actions[None])
-        taken += (env.cells[0] != before).any(axis=1)
-        total += float(out.reward[0])
-    return total
-
-
-@N_AGENTS
-def test_members_of_teams_with_different_orders_lose_together(n_agents):
-    name, there = f"bridge_{n_agents}", tuple(range(n_agents))
-    back = there[::-1]
-    alone = [play_by_orders(name, [order] * n_agents) for order in (there, back)]
-    assert alone == pytest.approx([-2.38, -2.38], abs=0.05)
-    mixtures = [list(mix) for mix in itertools.product([there, back], repeat=n_agents)][1:-1]
-    values = np.array([play_by_orders(name, mix) for mix in mixtures])
-    assert values.mean() < 2 * np.mean(alone)
-    assert (values < 2 * np.mean(alone)).mean() > 0.5
 
 
 def test_mixed_is_random_play_and_then_optimal(mixed, optimal):
@@ -419,24 +307,6 @@ def test_generation_is_deterministic(optimal):
     other = make_dataset("bridge", "bridge", "optimal", seed=1)
     assert other.metadata.content_hash != optimal.metadata.content_hash
     assert other.metadata.return_mean == pytest.approx(optimal.metadata.return_mean)
-
-
-@pytest.mark.parametrize("name", BOARDS)
-def test_agents_that_are_cloned_one_by_one_do_not_cross_well(name):
-    """In states of `optimal` each plays as there, whatever the others do; elsewhere at random."""
-    data, rng = make_dataset("bridge", name, "optimal"), np.random.default_rng(0)
-    start, n_agents = data.is_transition(), data.metadata.n_agents
-    counts: dict[bytes, np.ndarray] = {}
-    for state, actions in zip(data.arrays["state"][start], data.arrays["actions"][start][..., 0]):
-        shares = counts.setdefault(state.tobytes(), np.zeros((n_agents, 5)))
-        shares[np.arange(n_agents), actions] += 1
-    env, total = BridgeVectorEnv(name, n_envs=200), 0.0
-    for _ in range(20):
-        states = env.observe()["state"]
-        cloned = np.stack([counts.get(s.tobytes(), np.ones((n_agents, 5))) for s in states])
-        below = cloned.cumsum(axis=-1) / cloned.sum(axis=-1, keepdims=True)
-        total += env.step((below > rng.random((200, n_agents, 1))).argmax(axis=-1)).reward.mean()
-    assert total < 2 * data.metadata.return_mean
 
 
 @N_AGENTS
@@ -467,6 +337,7 @@ def test_data_of_more_agents(n_agents):
         (lambda: make_dataset("bridge", "bridge_3", "optimum"), "Did you mean 'optimal'"),
         (lambda: make_dataset("bridge", "bridge_3", "mixed", episode_limit=8), "take 9 steps"),
         (lambda: make_dataset("bridge", "bridge_4", "mixed", episode_limit=9), "take 10 steps"),
+        (lambda: make_dataset("bridge", "bridge", "optimal", episode_limit=7), "episode_limit"),
     ],
 )
 def test_bad_input_says_what_there_is(make, message):
@@ -474,26 +345,13 @@ def test_bad_input_says_what_there_is(make, message):
         make()
 
 
-def test_a_limit_below_the_plans_is_refused():
-    with pytest.raises(ConfigError, match="episode_limit"):
-        make_dataset("bridge", "bridge", "optimal", episode_limit=7)
-    onehot = make_dataset("bridge", "bridge", "optimal", episode_limit=8, observation="onehot")
-    assert onehot.metadata.state_shape == 324 and onehot.arrays["terminated"].sum() == 500
-
-
 def test_png_and_gif(tmp_path, optimal):
     batch = optimal.episodes([0, 1])
-    states, actions = batch["state"], batch["actions"][..., 0]
-    episode_png(tmp_path / "strip.png", states[0], actions[0], title="Bridge")
-    with Image.open(tmp_path / "strip.png") as image:
-        assert image.format == "PNG" and image.width > image.height > 100
+    states, actions = batch["state"][:, :4], batch["actions"][:, :4, :, 0]
     episodes_gif(tmp_path / "both.gif", states, actions, ["one", "two"])
     with Image.open(tmp_path / "both.gif") as image:
-        assert image.format == "GIF" and image.n_frames == 9 and image.info["loop"] == 0
+        assert image.format == "GIF" and image.n_frames == 4 and image.info["loop"] == 0
     three = BOARDS["bridge_3"].starts["adjacent"][None]
     episode_png(tmp_path / "three.png", encode(three), title="Bridge")
     with Image.open(tmp_path / "three.png") as image:
-        assert image.width > image.height > 100
-    episodes_gif(tmp_path / "one.gif", states[:1, :4])
-    with Image.open(tmp_path / "one.gif") as image:
-        assert image.n_frames == 4
+        assert image.format == "PNG" and image.width > image.height > 100

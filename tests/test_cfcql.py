@@ -14,7 +14,7 @@ from inspo.utils.config import load_config
 
 
 @pytest.mark.parametrize(
-    ("inverse_temperature", "td_lambda"), [(0.0, 0.0), (0.7, 0.6), (5.0, 1.0), (100.0, 0.6)]
+    ("inverse_temperature", "td_lambda"), [(0.0, 0.0), (0.7, 0.6), (100.0, 1.0)]
 )
 def test_loss_and_step_are_those_of_the_loops(inverse_temperature, td_lambda):
     learner, logger, args = build(
@@ -120,17 +120,18 @@ def chosen(*words, env="sc2_offline"):
 @pytest.mark.parametrize("map_name", PUBLISHED)
 def test_the_published_hyperparameters_are_chosen_by_map_and_quality(map_name):
     qualities = ("medium", "medium_replay", "expert", "mixed")
+    assert chosen(env="smax_offline")[0][:2] == [50, 5]  # elsewhere: their code's defaults
     for quality, expected in zip(qualities, PUBLISHED[map_name], strict=True):
         words = ["with", f"map_name={map_name}", f"quality={quality}"]
         values, notes = chosen(*words)
         assert values == [*expected, 0.3 if map_name == "6h_vs_8z" else 0.6]
         assert any("the authors' table" in note for note in notes)
         assert chosen(*words, "use_presets=False")[0][:2] == [50, 5]
-
-
-@pytest.mark.parametrize("env", ["smax_offline", "matrix_offline", "bridge_offline"])
-def test_elsewhere_the_defaults_of_the_authors_code_hold(env):
-    assert chosen(env=env)[0][:2] == [50, 5]
+    macql = ["--config=macql", "--env-config=sc2_offline", "with", f"map_name={map_name}"]
+    found, keys = load_config(macql).values, ("global_cql_alpha", "raw_sample_actions")
+    assert [found[key] for key in (*keys, "td_lambda", "target_update_interval")] == [
+        5, 100, 0.3 if map_name == "6h_vs_8z" else 0.6, 25,
+    ]  # fmt: skip
 
 
 # MACQL
@@ -186,20 +187,6 @@ def test_a_single_joint_action_is_penalised_by_a_constant():
     assert losses[0.0] == pytest.approx(losses[50.0], rel=1e-3)
 
 
-def test_the_penalty_estimates_the_soft_maximum_over_available_joint_actions():
-    learner, logger, args = build("macql", raw_sample_actions=20_000)
-    batch = random_batch(LENGTHS, args)
-    literal = Literal(learner, batch, args)
-    expected = 0.0
-    for e, t in literal.cells:
-        joints = list(itertools.product(*[literal.possible(e, t, i) for i in range(3)]))
-        mean = sum(math.exp(literal.q_tot(e, t, joint).detach()) for joint in joints) / len(joints)
-        expected += math.log(mean) - float(literal.q_tot(e, t, literal.played(e, t)).detach())
-    learner.train(batch, 0, 8)
-    found = logger.stats["cql_loss"][0] - math.log(20_000)
-    assert found == pytest.approx(expected / len(literal.cells), abs=2e-3)
-
-
 def test_the_penalty_alone_clones_the_joint_action():
     """softmax Q_tot over joint actions becomes the data's distribution, here a product."""
     greedy, totals = totals_on_game(
@@ -209,11 +196,3 @@ def test_the_penalty_alone_clones_the_joint_action():
     found = totals.flatten().softmax(0).view(3, 3)
     assert th.allclose(found, th.outer(beta, beta), atol=0.04)  # K joint actions, not all
     assert greedy == [0, 0]
-
-
-@pytest.mark.parametrize(("map_name", "td_lambda"), [("2s3z", 0.6), ("6h_vs_8z", 0.3)])
-def test_on_sc2_the_values_of_macql_are_the_published_ones(map_name, td_lambda):
-    words = ["--config=macql", "--env-config=sc2_offline", "with", f"map_name={map_name}"]
-    values = load_config(words).values
-    assert (values["global_cql_alpha"], values["raw_sample_actions"]) == (5, 100)
-    assert (values["td_lambda"], values["target_update_interval"]) == (td_lambda, 25)

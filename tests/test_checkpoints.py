@@ -4,7 +4,6 @@ import json
 import os
 import random
 import resource
-import shutil
 
 import numpy as np
 import pytest
@@ -46,43 +45,35 @@ def test_what_was_saved_is_loaded(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["100"]
 
 
-def test_only_some_files_and_a_steps_own_folder(folder):
+def test_only_some_files_a_steps_own_folder_and_what_is_expected(folder):
     path = checkpoints.save_checkpoint(folder, 100, entries(), TEXT)
     assert list(checkpoints.load_checkpoint(path, only=["agent.th"]).files) == ["agent.th"]
     assert "learner.th" in error_of(folder, only=["learner.th"])
+    checkpoints.load_checkpoint(folder, expect={"alg": "inspo", "map": "2s3z"})
+    message = error_of(folder, expect={"alg": "bc", "map": "2s3z"})
+    assert all(part in message for part in ("another alg", "'bc'", "'inspo'"))
 
 
 @pytest.mark.parametrize(
-    ("load_step", "found"), [(0, 300), (1, 100), (190, 200), (150, 100), (999, 300)]
+    ("load_step", "found"), [(0, 300), (1, 0), (190, 200), (150, 100), (999, 300)]
 )
 def test_the_last_or_the_nearest_step(folder, load_step, found):
-    for step in (100, 200, 300):
-        checkpoints.save_checkpoint(folder, step, entries(step), TEXT)
-    assert checkpoints.load_checkpoint(folder, load_step).step == found
-
-
-def test_step_zero_counts_and_numbers_sort_as_numbers(folder):
     checkpoints.save_checkpoint(folder, 0, entries(), TEXT)
     assert checkpoints.load_checkpoint(folder).step == 0
-    for step in (9, 10):
-        checkpoints.save_checkpoint(folder, step, entries(), TEXT)
-    assert checkpoints.list_steps(folder) == [0, 9, 10]
-    assert checkpoints.load_checkpoint(folder).step == 10
+    for step in (90, 200, 300, 100):  # numbers sort as numbers
+        checkpoints.save_checkpoint(folder, step, entries(step), TEXT)
+    assert checkpoints.list_steps(folder) == [0, 90, 100, 200, 300]
+    assert checkpoints.load_checkpoint(folder, load_step).step == found
 
 
 def test_older_ones_are_deleted(folder):
     for step in (1, 2, 3, 4, 5):
         checkpoints.save_checkpoint(folder, step, entries(), TEXT, keep_checkpoints=2)
     assert checkpoints.list_steps(folder) == [4, 5]
-    checkpoints.save_checkpoint(folder, 3, entries(), TEXT, keep_checkpoints=1)
-    assert checkpoints.list_steps(folder) == [3]
-
-
-def test_saving_a_step_again_replaces_it(folder):
-    checkpoints.save_checkpoint(folder, 1, entries(1.0), TEXT)
-    checkpoints.save_checkpoint(folder, 1, entries(2.0), TEXT)
+    for x in (1.0, 2.0):  # a step that is saved again is replaced
+        checkpoints.save_checkpoint(folder, 3, entries(x), TEXT, keep_checkpoints=1)
     assert checkpoints.load_checkpoint(folder).files["agent.th"]["weight"][0, 0] == 2.0
-    assert [p.name for p in folder.iterdir()] == ["1"]
+    assert [p.name for p in folder.iterdir()] == ["3"]
 
 
 class Killed(BaseException):
@@ -119,7 +110,7 @@ def test_killed_between_the_two_renames(folder):
     assert (folder / "1").is_dir()
 
 
-@pytest.mark.parametrize("limit", [200, 5_000, 300_000])
+@pytest.mark.parametrize("limit", [200, 300_000])
 def test_no_room_names_file_and_sizes_and_leaves_the_earlier_one(folder, limit):
     checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -134,12 +125,9 @@ def test_no_room_names_file_and_sizes_and_leaves_the_earlier_one(folder, limit):
         assert part in message, message
     assert [p.name for p in folder.iterdir()] == ["1"]
     assert checkpoints.load_checkpoint(folder).step == 1
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
+    (folder / "file").write_text("")
     with pytest.raises(CheckpointError, match="There was no earlier checkpoint"):
-        checkpoints.save_checkpoint(tmp_path / "file" / "models", 1, entries(), TEXT)
+        checkpoints.save_checkpoint(folder / "file" / "models", 1, entries(), TEXT)
 
 
 # --- broken ones ----------------------------------------------------------------------------------
@@ -158,18 +146,12 @@ def change(path):
     path.write_bytes(content)
 
 
-def replace(path, content, known=False):
-    path.write_bytes(content)
-    if known:
-        accept(path)
-
-
 @pytest.mark.parametrize(
     ("file", "damage", "parts"),
     [
-        ("agent.th", lambda p: replace(p, p.read_bytes()[:-10]), ["1/agent.th", "bytes"]),
+        ("agent.th", lambda p: p.write_bytes(p.read_bytes()[:-10]), ["1/agent.th", "bytes"]),
         ("agent.th", change, ["hash"]),
-        ("agent.th", lambda p: replace(p, b"hello", known=True), ["1/agent.th"]),
+        ("agent.th", lambda p: (p.write_bytes(b"hello"), accept(p)), ["1/agent.th"]),
         ("run.th", lambda p: p.unlink(), ["run.th", "is missing"]),
         *[
             ("manifest.json", lambda p, x=x: p.write_text(x), ["manifest.json is broken"])
@@ -213,20 +195,6 @@ def test_a_foreign_pickle_runs_no_code(folder):
     accept(path)
     assert "could run code" in error_of(folder)
     assert not (folder / "evil").exists()
-
-
-def test_another_algorithms_checkpoint(folder):
-    checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
-    message = error_of(folder, expect={"alg": "bc", "map": "2s3z"})
-    assert all(part in message for part in ("another alg", "'bc'", "'inspo'"))
-    checkpoints.load_checkpoint(folder, expect={"alg": "inspo", "map": "2s3z"})
-
-
-def test_a_copy_is_as_good(folder, tmp_path):
-    checkpoints.save_checkpoint(folder, 1, entries(), TEXT)
-    shutil.copytree(folder, tmp_path / "copy")
-    assert checkpoints.find_checkpoint(tmp_path / "copy") == tmp_path / "copy" / "1"
-    checkpoints.load_checkpoint(tmp_path / "copy")
 
 
 # --- random states --------------------------------------------------------------------------------
@@ -278,7 +246,6 @@ def test_cuda_states_and_map_location(folder):
     [
         (lambda m: m["files"]["agent.th"].update(bytes=None), "files: 'agent.th': expected"),
         (lambda m: m["files"]["agent.th"].pop("sha256"), "files: 'agent.th': expected"),
-        (lambda m: m["files"].update({"agent.th": 3}), "files: 'agent.th': expected"),
         (
             lambda m: m["files"].update({"../x": m["files"]["agent.th"]}),
             "'../x': expected the name",

@@ -15,6 +15,7 @@ from inspo.offline import load_dataset
 from inspo.offline.collect import Part, acting_settings, collect, ensure_dataset, recipe
 from inspo.utils.config import load_config
 from inspo.utils.errors import CheckpointError, ConfigError, DatasetError
+from inspo.utils.phases import Phase
 from inspo.utils.settings import Settings
 
 XOR = np.array([[0, 1], [1, -2]])
@@ -22,18 +23,8 @@ WORDS = ["seed=5", "use_cuda=False", "use_progress_bar=False", "hidden_dim=8", "
 SIZES = {"n_agents": 2, "n_actions": 2, "state_shape": 1, "obs_shape": 1, "episode_limit": 1}
 
 
-class Bar:
-    """A progress bar that counts."""
-
-    def __init__(self, total):
-        self.total, self.n = total, 0
-        Bar.last = self
-
-    def update(self, n):
-        self.n += n
-
-    def close(self):
-        pass
+def silent(total):
+    return Phase("collecting", total)
 
 
 def matrix_args(tmp_path, **changes) -> Settings:
@@ -77,17 +68,16 @@ def small_scheme(monkeypatch):
 
 
 def test_parts_follow_each_other_with_exact_counts(tmp_path):
-    args = matrix_args(tmp_path)
+    """Each with its own settings: policies of other widths in one collection."""
+    args, path, told = matrix_args(tmp_path), tmp_path / "d.h5", []
     parts = [
         part(args, 13, [0.1, 0.9], [0.9, 0.1], source="first"),
-        part(args, 21, [0.9, 0.1], [0.9, 0.1], source="second"),
+        part(changed(args, hidden_dim=16), 21, [0.9, 0.1], [0.9, 0.1], source="second"),
     ]
-    path = tmp_path / "d.h5"
-    facts = collect(parts, args, path, 0, Bar)
-    assert (Bar.last.total, Bar.last.n) == (34, 34)
+    facts = collect(parts, args, path, 0, lambda total: Phase("p", total, tell=told.append))
+    assert told[-1]["share"] == 1
     dataset = load_dataset(path)
-    assert (len(dataset), facts.n_episodes) == (34, 34)
-    assert facts.source == "first; second"
+    assert (len(dataset), facts.n_episodes, facts.source) == (34, 34, "first; second")
     actions = dataset.arrays["actions"][dataset.is_transition(), :, 0]
     assert actions.tolist() == [[1, 0]] * 13 + [[0, 0]] * 21  # greedy
     reward = dataset.arrays["reward"][dataset.is_transition(), 0]
@@ -99,11 +89,11 @@ def test_parts_follow_each_other_with_exact_counts(tmp_path):
 def test_sampling_and_exploration_have_their_shares(tmp_path):
     args = matrix_args(tmp_path, batch_size_run=500)
     sampled = part(args, 4000, [0.3, 0.7], [0.8, 0.2], greedy=False)
-    collect([sampled], args, tmp_path / "a.h5", 0, Bar)
+    collect([sampled], args, tmp_path / "a.h5", 0, silent)
     shares = joint_counts(load_dataset(tmp_path / "a.h5")) / 4000
     assert np.abs(shares - np.outer([0.3, 0.7], [0.8, 0.2])).max() < 0.03
     explored = part(args, 4000, [0.3, 0.7], [0.8, 0.2], epsilon=0.4)
-    collect([explored], args, tmp_path / "b.h5", 0, Bar)
+    collect([explored], args, tmp_path / "b.h5", 0, silent)
     shares = joint_counts(load_dataset(tmp_path / "b.h5")) / 4000
     assert np.abs(shares - np.outer([0.2, 0.8], [0.8, 0.2])).max() < 0.03
 
@@ -116,7 +106,7 @@ def test_a_seed_gives_one_file_and_the_callers_stream_is_untouched(tmp_path):
         sampled = part(args, 50, [0.5, 0.5], [0.5, 0.5], greedy=False)
         th.manual_seed(earlier)
         before = th.get_rng_state()
-        facts = collect([sampled], args, tmp_path / folder / "d.h5", seed, Bar)
+        facts = collect([sampled], args, tmp_path / folder / "d.h5", seed, silent)
         assert th.equal(th.get_rng_state(), before)
         hashes.append(facts.content_hash)
     assert hashes[0] == hashes[1] != hashes[2]
@@ -128,12 +118,12 @@ def test_nothing_is_left_when_it_fails_and_nothing_is_overwritten(tmp_path, monk
     good = part(args, 20, [0.5, 0.5], [0.5, 0.5])
     bad = Part(good.settings, {"nonsense": th.zeros(1)}, 5, 0.0, True, "bad")
     with pytest.raises(CheckpointError, match="do not fit"):
-        collect([good, bad], args, tmp_path / "d.h5", 0, Bar)
+        collect([good, bad], args, tmp_path / "d.h5", 0, silent)
     assert not list(tmp_path.iterdir())
-    collect([good], args, tmp_path / "d.h5", 0, Bar)
+    collect([good], args, tmp_path / "d.h5", 0, silent)
     content = (tmp_path / "d.h5").read_bytes()
     with pytest.raises(DatasetError, match=r"d\.h5"):
-        collect([good], args, tmp_path / "d.h5", 1, Bar)
+        collect([good], args, tmp_path / "d.h5", 1, silent)
     assert (tmp_path / "d.h5").read_bytes() == content
 
 
@@ -187,12 +177,12 @@ def test_recipes_and_mixtures(shipped):
 def test_a_missing_dataset_is_made_once(shipped):
     said = []
     shipped = changed(shipped, quality="mixed_75_25")
-    path = ensure_dataset(shipped, said.append, Bar)
+    path = ensure_dataset(shipped, said.append, silent)
     assert path == Path(shipped.datasets_dir) / "matrix/duel_mixed_75_25.h5"
     assert joint_counts(load_dataset(path)).tolist() == [[30, 0], [10, 0]]
     assert len(said) == 1
     before = path.stat().st_mtime_ns
-    assert ensure_dataset(shipped, said.append, Bar) == path
+    assert ensure_dataset(shipped, said.append, silent) == path
     assert (len(said), path.stat().st_mtime_ns) == (1, before)
     facts = load_dataset(path).metadata
     assert "weak (bc, seed 1" in facts.source
@@ -204,56 +194,32 @@ def test_a_recipe_says_whether_its_policy_is_sampled(shipped):
     entry = {"policy": "weak", "episodes": 400, "greedy": False}
     (folder / "recipes.yaml").write_text(yaml.safe_dump({"medium_replay": [entry]}))
     shipped = changed(shipped, quality="medium_replay")
-    data = load_dataset(ensure_dataset(shipped, lambda _: None, Bar))
+    data = load_dataset(ensure_dataset(shipped, lambda _: None, silent))
     counts = joint_counts(data) / 400  # agent 1 plays (.9, .1), and so does agent 2
     assert abs(counts[0, 0] - 0.81) < 0.08 and counts[0, 1] > 0.03 and counts[1, 0] > 0.03
     assert "sampled, epsilon 0.0, 400 episodes" in data.metadata.source
 
 
-def test_an_unknown_key_of_a_recipe_is_named(shipped):
-    path = collect_module.POLICIES / "matrix/duel/recipes.yaml"
-    entry = {"policy": "weak", "episodes": 4, "greddy": False}
-    path.write_text(yaml.safe_dump({"medium": [entry]}))
-    shipped = changed(shipped, quality="medium")
-    with pytest.raises(DatasetError, match=r"recipes\.yaml: unknown key 'greddy'.*greedy"):
-        ensure_dataset(shipped, lambda _: None, Bar)
-    assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))
-
-
 def test_what_cannot_be_made_is_one_clear_error(shipped):
-    shipped = changed(shipped, quality="perfect")
-    with pytest.raises(DatasetError) as caught:
-        ensure_dataset(shipped, print, Bar)
-    for word in ("'perfect'", "medium_replay", "collect.n_episodes"):
-        assert word in str(caught.value)
+    for key in ("env", "map_name", "quality"):
+        for name in ("../../evil", "/evil", "a/b", "..", ".hidden", "a\\b", "a\nb"):
+            with pytest.raises(ConfigError, match=f"{key}: expected a plain name"):
+                ensure_dataset(changed(shipped, **{key: name}), print, silent)
+    with pytest.raises(DatasetError, match=r"(?s)'perfect'.*medium_replay.*collect\.n_episodes"):
+        ensure_dataset(changed(shipped, quality="perfect"), print, silent)
     named = changed(shipped, dataset={"path": "/nowhere/x.h5"})  # the reader's error to report
-    assert ensure_dataset(named, print, Bar) == Path("/nowhere/x.h5")
-
-
-@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "..", ".hidden", "a\\b", "a\nb"])
-@pytest.mark.parametrize("key", ["env", "map_name", "quality"])
-def test_names_do_not_lead_out_of_the_datasets_folder(shipped, key, name):
-    with pytest.raises(ConfigError, match=f"{key}: expected a plain name"):
-        ensure_dataset(changed(shipped, **{key: name}), print, Bar)
-
-
-def test_each_part_is_played_with_its_own_settings(tmp_path):
-    """Policies of other widths, in one collection."""
-    args = matrix_args(tmp_path)
-    wide = changed(args, hidden_dim=16)
-    parts = [part(args, 9, [0.1, 0.9], [0.9, 0.1]), part(wide, 9, [0.9, 0.1], [0.1, 0.9])]
-    assert parts[0].settings["hidden_dim"] != parts[1].settings["hidden_dim"]
-    collect(parts, args, tmp_path / "d.h5", 0, Bar)
-    assert joint_counts(load_dataset(tmp_path / "d.h5")).tolist() == [[0, 9], [9, 0]]
-
-
-@pytest.mark.parametrize("broken", ["policy.json", "agent.th"])
-def test_a_broken_shipped_policy_is_one_clear_error(shipped, broken):
-    path = collect_module.POLICIES / "matrix/duel/weak" / broken
-    path.write_bytes(path.read_bytes()[:20])
-    shipped = changed(shipped, quality="medium")
-    with pytest.raises(CheckpointError, match="weak"):
-        ensure_dataset(shipped, print, Bar)
+    assert ensure_dataset(named, print, silent) == Path("/nowhere/x.h5")
+    folder, medium = collect_module.POLICIES / "matrix/duel", changed(shipped, quality="medium")
+    for name in ("policy.json", "agent.th"):
+        whole = (folder / "weak" / name).read_bytes()
+        (folder / "weak" / name).write_bytes(whole[:20])
+        with pytest.raises(CheckpointError, match="weak"):
+            ensure_dataset(medium, print, silent)
+        (folder / "weak" / name).write_bytes(whole)
+    entry = {"policy": "weak", "episodes": 4, "greddy": False}
+    (folder / "recipes.yaml").write_text(yaml.safe_dump({"medium": [entry]}))
+    with pytest.raises(DatasetError, match=r"recipes\.yaml: unknown key 'greddy'.*greedy"):
+        ensure_dataset(medium, print, silent)
     assert not list(Path(shipped.datasets_dir).glob("*/*.h5"))
 
 

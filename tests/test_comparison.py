@@ -4,7 +4,9 @@ import csv
 import doctest
 import json
 import math
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,14 +33,7 @@ def test_examples_in_docstrings(module):
     assert outcome.attempted > 0 and outcome.failed == 0
 
 
-# --------------------------------------------------------------------------------------------------
 # Statistics
-
-
-def test_mean_and_sample_deviation():
-    assert mean_std([1, 2, 4]) == pytest.approx((7 / 3, math.sqrt(7 / 3)))
-    mean, std = mean_std([5.0])
-    assert mean == 5 and math.isnan(std)
 
 
 def test_welch_by_its_definition():
@@ -49,15 +44,12 @@ def test_welch_by_its_definition():
         freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
         gap = abs(np.mean(a) - np.mean(b)) / math.sqrt(va + vb)
         assert welch_p(a, b) == welch_p(b, a) == pytest.approx(2 * t.sf(gap, freedom))
-
-
-def test_welch_without_spread_or_values():
-    assert welch_p([1, 1], [1, 1]) == 1
-    assert welch_p([1, 1], [2, 2]) == 0
-    assert welch_p([1, 1, 1], [0.9, 1.0, 1.2]) > 0.05
-    assert math.isnan(welch_p([1], [1, 2]))
+    assert (welch_p([1, 1], [1, 1]), welch_p([1, 1], [2, 2])) == (1, 0)
+    assert welch_p([1, 1, 1], [0.9, 1.0, 1.2]) > 0.05 and math.isnan(welch_p([1], [1, 2]))
     with warnings.catch_warnings(action="error"):  # exact returns are nearly identical
         assert welch_p([1 - 1e-15, 1, 1], [1, 1, 1 + 1e-15]) > 0
+    assert mean_std([1, 2, 4]) == pytest.approx((7 / 3, math.sqrt(7 / 3)))
+    assert mean_std([5.0])[0] == 5 and math.isnan(mean_std([5.0])[1])
 
 
 def test_wilson_solves_its_equation_and_works_at_the_ends():
@@ -79,8 +71,15 @@ def test_bootstrap_is_near_the_normal_interval_and_repeats():
     assert bootstrap([2.0, 2.0]) == (2.0, 2.0)
 
 
-# --------------------------------------------------------------------------------------------------
 # Files
+
+
+def test_what_is_published_names_no_path_of_this_machine():
+    config = {"lr": 0.1, "datasets_dir": "/home/me/d", "dataset": {"path": "/home/me/my.h5"}}
+    public = records.public_config(config | {"local_results_path": "/home/me/r", "resume": "/m"})
+    assert public == {"lr": 0.1, "dataset": {"path": "my.h5"}}
+    words = ["--config=bc", "with", "lr=0.1", "resume=/home/me/m", "local_results_path=/home/me"]
+    assert records.public_command(words) == "./run.sh --config=bc with lr=0.1"
 
 
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
@@ -107,16 +106,6 @@ def test_json_and_csv_come_back(tmp_path):
         assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x, y"}]
 
 
-def test_what_is_published_names_no_path_of_this_machine():
-    config = {"lr": 0.1, "datasets_dir": "/home/me/d", "dataset": {"path": "/home/me/my.h5"}}
-    config |= {"local_results_path": "/home/me/r", "resume": "/home/me/m", "env_args": {"n": 1}}
-    public = records.public_config(config)
-    assert public == {"lr": 0.1, "dataset": {"path": "my.h5"}, "env_args": {"n": 1}}
-    words = ["--config=bc", "with", "lr=0.1", "resume=/home/me/m", "local_results_path=/home/me"]
-    assert records.public_command(words) == "./run.sh --config=bc with lr=0.1"
-
-
-# --------------------------------------------------------------------------------------------------
 # Comparisons
 
 
@@ -236,20 +225,20 @@ def test_both_layouts_of_the_table(down):
         assert found[4] == ["InSPO", "–", best, "5.00", "missing"]
 
 
-@pytest.mark.parametrize("value", [None, "high", math.nan, math.inf])
-def test_a_run_without_the_number_of_the_table_is_refused(value):
+def test_a_run_without_the_number_of_the_table_is_refused():
     check_measured(comparison(), [made_run(0, 1.0)])
-    with pytest.raises(UserError, match=r"r: expected a number under test_expected_return"):
-        check_measured(comparison(), [made_run(0, 1.0), made_run(1, value)])
+    for value in (None, "high", math.nan, math.inf):
+        with pytest.raises(UserError, match=r"r: expected a number under test_expected_return"):
+            check_measured(comparison(), [made_run(0, 1.0), made_run(1, value)])
 
 
-# --------------------------------------------------------------------------------------------------
 # What a table's file holds
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
     """A comparison on the matrix game XOR, its cells, and the folder where it was written."""
+    folder = tmp_path_factory.mktemp("written")
     data = Data("xor_b", "(b)", "matrix_offline", {"map_name": "xor", "quality": "b"})
     made = comparison(datasets=[data], methods=METHODS[:2], seeds=range(2), share=True,
                       metric="test_battle_won_mean", with_paper=False)  # fmt: skip
@@ -259,8 +248,15 @@ def written(tmp_path):
         key: made_run(key[2], 0.5 + key[2] / 3, cell.config().values, raw=raw)
         for key, cell in cells.items()
     }
-    write(made, runs, tmp_path)
-    return made, cells, tmp_path
+    write(made, runs, folder)
+    return made, cells, folder
+
+
+@pytest.fixture
+def written(record, tmp_path):
+    """The same, in a copy of the folder."""
+    made, cells, folder = record
+    return made, cells, Path(shutil.copytree(folder, tmp_path / "written"))
 
 
 def test_a_table_is_written_anew_from_its_file_alone(written):
@@ -294,9 +290,9 @@ def test_runs_that_would_be_lost_are_named(written):
     assert recorded_runs(made, cells, folder / "elsewhere", folder) == {}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"entries": [{}]}', '{"entries": 5}'])
-def test_a_damaged_file_is_one_clear_error(written, content):
+def test_a_damaged_file_is_one_clear_error(written):
     made, cells, folder = written
-    (folder / "table.json").write_text(content)
-    with pytest.raises(UserError, match=r"table\.json would be written anew, and cannot be read"):
-        recorded_runs(made, cells, folder, folder)
+    for content in ("{", "[]", '{"entries": [{}]}', '{"entries": 5}'):
+        (folder / "table.json").write_text(content)
+        with pytest.raises(UserError, match=r"table\.json would be written anew, and cannot be"):
+            recorded_runs(made, cells, folder, folder)

@@ -1,8 +1,6 @@
 """The configuration: words of the command line, layers, types, aliases, presets, errors."""
 
 import shutil
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from inspo.utils.config import (
     sacred_folder,
     to_yaml,
 )
-from inspo.utils.errors import ConfigError, named
+from inspo.utils.errors import ConfigError
 from inspo.utils.keys import (
     Key,
     declare,
@@ -120,60 +118,33 @@ def error_of(folder, *argv):
 # --- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", [["--config=qmix"], ["--config", "qmix"]])
-def test_a_flag_takes_its_name_after_an_equals_sign_or_a_space(style):
-    assert parse_arguments(style).algorithm == "qmix"
-    env_style = [word.replace("--config", "--env-config") for word in style]
-    arguments = parse_arguments([*env_style, "with", "a=1", "b.c=x=y"])
-    assert arguments.environment == "qmix"
-    assert arguments.overrides == (("a", "1"), ("b.c", "x=y"))
-
-
 @pytest.mark.parametrize(
     "argv",
     [
-        ["print_config", "--config=bc", "with", "lr=1", "name=a", "label=b c"],
-        ["--config=bc", "print_config", "with", "lr=1", "name=a", "label=b c"],
-        ["with", "lr=1", "--config=bc", "name=a", "label=b c", "print_config"],
-        ["print_config", "-n", "a", "--comment=b c", "with", "lr=1", "--config", "bc"],
+        ["print_config", "--config=bc", "with", "lr=1", "name=a", "label=b c", "x.y=p=q"],
+        ["with", "lr=1", "--config=bc", "name=a", "label=b c", "print_config", "x.y=p=q"],
+        ["print_config", "-n", "a", "--comment=b c", "with", "lr=1", "--config", "bc", "x.y=p=q"],
     ],
 )
 def test_words_stand_in_any_order_as_sacreds(argv):
     arguments = parse_arguments(argv)
     assert (arguments.command, arguments.algorithm) == ("print_config", "bc")
-    assert dict(arguments.overrides) == {"lr": "1", "name": "a", "label": "b c"}
+    assert dict(arguments.overrides) == {"lr": "1", "name": "a", "label": "b c", "x.y": "p=q"}
 
 
-def test_sacreds_file_storage_is_the_results_folder():
+def test_words_that_stand_alone():
     assert parse_arguments(["-F", "x", "with", "lr=1"]).overrides[0] == ("local_results_path", "x")
-    assert parse_arguments(["with", "lr=1", "--help"]).command == "help"
-
-
-def test_without_words_the_defaults_run():
+    for words in (["with", "lr=1", "--help"], ["--config=bc", "-h"]):
+        assert parse_arguments(words).command == "help"
     run = parse_arguments([])
     assert (run.command, run.algorithm, run.environment) == ("run", "inspo", "smax_offline")
-    assert parse_arguments(["print_config", "with", "a=1"]).command == "print_config"
-    assert parse_arguments(["--config=bc", "-h"]).command == "help"
-
-
-@pytest.mark.parametrize(
-    ("words", "numbers"),
-    [
-        (["--env-config=smax_offline"], (320, 960)),
-        (["--env-config=smax_offline", "with", "test_nepisode=32"], (32, 960)),
-        (["--env-config=sc2_offline"], (32, 320)),
-    ],
-)
-def test_how_many_episodes_a_test_has(words, numbers):
-    values = load_config(["--config=inspo", *words]).values
-    assert (values["test_nepisode"], values["final_test_nepisode"]) == numbers
+    assert parse_arguments(["--env-config", "qmix"]).environment == "qmix"
 
 
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
         (["--config"], ["--config needs a name"]),
-        (["--config="], ["--config needs a name"]),
         (["--env-config", "with", "a=1"], ["--env-config needs a name"]),
         (["--config", "--env-config=x"], ["--config needs a name"]),
         (["--config=a", "--config=b"], ["twice", "a and b"]),
@@ -185,7 +156,6 @@ def test_how_many_episodes_a_test_has(words, numbers):
         (["-l", "DEBUG"], ["-l is an option of Sacred's", "one level"]),
         (["with", "lr=1", "--mongo_db=x"], ["local_results_path", "use_wandb"]),
         (["--force"], ["nothing to force"]),
-        (["-F"], ["-F needs a name"]),
         (["print_config", "print_config"], ["print_config"]),
     ],
 )
@@ -230,6 +200,8 @@ def test_a_file_extends_another(folder):
     values = load(folder, env="toy_offline").values
     assert values["env_args"]["limit"] == 5
     assert (values["offline"], values["quality"]) == (True, "medium")
+    assert "'toy_offline'" in error_of(folder, "--env-config=toy_ofline")
+    assert "'inspo'" in error_of(folder, "--config=inspoo", "--env-config=toy")
     (folder / "envs/toy_offline.yaml").write_text("_extends: nobody\n")
     assert "nobody.yaml" in error_of(folder, "--env-config=toy_offline")
     (folder / "envs/a.yaml").write_text("_extends: b\n")
@@ -245,29 +217,22 @@ def test_a_file_extends_another(folder):
 def test_a_file_in_another_encoding_is_named_and_leaves_the_help_whole(folder):
     (folder / "algs/latin.yaml").write_bytes("# Schön\nlr: 0.5\n".encode("latin-1"))
     assert "latin.yaml: cannot be read" in error_of(folder, "--config=latin", "--env-config=toy")
-    assert "latin  Sch" in help_text(folder)
+    text = help_text(folder)
+    assert "latin  Sch" in text and "usage:" in text
+    assert "  inspo  The algorithm." in text and "  toy          A toy environment." in text
 
 
 # --- aliases --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "map_name"),
-    [([], "easy"), (["map_name=hard"], "hard"), (["env_args.map_name=hard"], "hard"),
-     (["map_name=hard", "env_args.map_name=hard"], "hard")],
-)  # fmt: skip
-def test_both_names_of_the_map_set_both(folder, words, map_name):
-    values = load(folder, *words).values
-    assert values["map_name"] == values["env_args"]["map_name"] == map_name
-
-
-def test_two_maps_that_disagree_are_an_error(folder):
+def test_both_names_of_the_map_set_both(folder):
+    short, long = "map_name=hard", "env_args.map_name=hard"
+    for words, name in (([], "easy"), ([short], "hard"), ([long], "hard"), ([short, long], "hard")):
+        values = load(folder, *words).values
+        assert values["map_name"] == values["env_args"]["map_name"] == name
     words = ["map_name=hard", "env_args.map_name=easy"]
     message = error_of(folder, "--env-config=toy", "with", *words)
     assert all(word in message for word in words)
-
-
-def test_a_map_where_there_are_none_is_an_error(folder):
     assert "no maps" in error_of(folder, "--env-config=mapless", "with", "map_name=hard")
     assert load(folder, "use_presets=False", env="mapless").values["map_name"] is None
 
@@ -294,7 +259,6 @@ def test_what_converts_without_loss_is_converted(folder, word, value):
     ("word", "parts"),
     [
         ("lr=fast", ["lr", "float", "str", "fast"]),
-        ("lr=True", ["lr", "float", "bool"]),
         ("lr=null", ["lr", "float", "null"]),
         ("steps=True", ["steps", "int", "bool"]),
         ("steps=1.5", ["steps", "int", "float", "1.5"]),
@@ -302,20 +266,15 @@ def test_what_converts_without_loss_is_converted(folder, word, value):
         ("seed=-1", ["seed", "at least 0", "-1"]),
         ("offline=1", ["offline", "bool", "int"]),
         ("label=True", ["label", "str", "bool"]),
-        ("dataset=5", ["dataset", "dict", "int"]),
         ("lr.x=5", ["lr.x", "lr is a float"]),
         ("update=sequental", ["update", "sequental", "'sequential'", "simultaneous"]),
         ("stepz=5", ["stepz", "'steps'"]),
         ("own.widht=5", ["own.widht", "'own.width'"]),
-        ("width=5", ["width", "'own.width'"]),
         ("map_name=hrd", ["map_name", "'hrd'", "'hard'", "easy"]),
-        ("env_args.map_name=hrd", ["map_name", "'hrd'", "'hard'"]),
         ("label=a/b", ["label", "without '/'"]),  # a name cannot leave its folder
         ("name=../../x", ["name", "without '/'"]),
-        ("quality=../../../../x", ["quality", "without '/'"]),
         ("quality=..", ["quality", "without '/'"]),
         ("label=" + 90 * "a", ["label", "without '/'"]),
-        ("lr=1e999", ["lr", "finite number"]),
         ("lr=-1e999", ["lr", "finite number"]),
         ("datasets_dir=~nosuch/x", ["datasets_dir: the home folder in '~nosuch/x' is not known"]),
     ],
@@ -328,29 +287,25 @@ def test_a_wrong_override_names_key_expected_and_found(folder, word, parts):
 @pytest.mark.parametrize(
     ("alg", "word", "parts"),
     [
-        ("inspo", "seed=4294967296", ["seed", "at most 4294967295"]),
         ("inspo", "map_name=None", ["map_name: expected a name, found null"]),
         ("inspo", "env=null", ["env", "--env-config=NAME"]),
         ("inspo", "mac=basic_mac", ["mac", "'basic_mac'", "sequential_mac"]),
         ("bc", "learner=qmix_learner", ["learner", "'qmix_learner'", "bc_learner"]),
         ("bc", "agent=gru", ["agent", "'gru'", "rnn, mlp"]),
         ("qmix", "mixer=vdn", ["mixer", "'vdn'", "Known: qmix"]),
+        ("omar", "agent_output_type=q", ["agent_output_type", "Known: pi_logits"]),
+        ("bc", "lr_decay=null", ["lr_decay", "unknown value 'null'"]),
         ("qmix", "epsilon_start=5", ["epsilon_start", "at most 1"]),
-        ("mappo", "gae_lambda=5", ["gae_lambda", "at most 1"]),
-        ("inspo", "hidden_dim=0", ["hidden_dim", "at least 1"]),
-        ("inspo", "hidden_dim=10000000", ["hidden_dim", "at most 8192"]),
-        ("inspo", "torch_threads=3000000000", ["torch_threads", "at most 1024"]),
-        ("inspo", "log_interval=-1", ["log_interval", "at least 1"]),
+        ("inspo", "grad_norm_clip=0", ["grad_norm_clip", "more than 0.0"]),
+        ("inspo", "weight_clip=100", ["weight_clip", "at most 80.0"]),
+        ("alberdice", "ratio_max=0.5", ["ratio_max", "at least 1.0"]),
         ("inspo", "lr=" + 400 * "9", ["lr", "a number up to", "99..."]),
         ("inspo", "label=a\nb", ["label", "without line breaks", "'a\\nb'"]),
         ("inspo", "runner=\x1b[31mred", ["runner", "control characters", "\\x1b"]),
         ("inspo", "quality='\\ud800'", ["quality", "broken UTF-8", "\\ud800"]),
         ("inspo", "t_max=1e17", ["t_max", "up to 9.0072e+15"]),
-        ("inspo", "lr=1e31", ["lr", "up to 1e+30"]),
         ("inspo", "alpha_range=[5,1]", ["alpha_range", "the smaller one first", "[5, 1]"]),
-        ("inspo", "alpha_range=[1]", ["alpha_range", "two numbers"]),
         ("inspo", "alpha_range=[0.1,'x']", ["alpha_range", "two numbers"]),
-        ("inspo", "alpha_range=[0.1,1e999]", ["alpha_range", "finite"]),
         ("inspo", "alpha_range=[0,1]", ["alpha_range", "more than 0"]),
     ],
 )
@@ -365,38 +320,25 @@ def test_what_no_run_could_have_is_refused(alg, word, parts):
     ("words", "parts"),
     [
         ("record=a.gif", ["record", "evaluate=True alone", "training"]),
-        ("save_replay=True", ["save_replay", "evaluate=True alone"]),
         ("collect.path=a.h5", ["collect.path", "collect.n_episodes=N alone"]),
         ("load_step=5", ["load_step=5", "checkpoint_path or resume"]),
         ("evaluate=True", ["checkpoint_path is empty", "evaluate=True needs"]),
-        ("collect.n_episodes=5", ["checkpoint_path is empty"]),
         ("evaluate=True resume=r", ["resume", "training alone"]),
         ("resume=r checkpoint_path=r", ["give one of the two"]),
         ("evaluate=True collect.n_episodes=2 checkpoint_path=r", ["exclude each other"]),
         ("evaluate=True checkpoint_path=r test_nepisode=0", ["test_nepisode", "at least 1"]),
         ("evaluate=True checkpoint_path=r/32 load_step=16", ["step 32", "load_step=16"]),
-        ("resume=r/32 load_step=16", ["step 32", "load_step=16"]),
         ("dataset.path=a.h5", ["dataset.path", "_offline"]),
         ("quality=a", ["quality", "_offline"]),
     ],
 )
 def test_a_key_that_would_be_ignored_is_refused(words, parts):
+    argv = ["--config=qmix", "--env-config=matrix", "with"]
     with pytest.raises(ConfigError) as caught:
-        load_config(["--config=qmix", "--env-config=matrix", "with", *words.split()])
+        load_config([*argv, *words.split()])
     assert all(part in str(caught.value) for part in parts), str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "words", ["checkpoint_path=r load_step=5", "evaluate=True checkpoint_path=r/32 load_step=32"]
-)
-def test_a_key_that_counts_is_taken(words):
-    load_config(["--config=qmix", "--env-config=matrix", "with", *words.split()])
-
-
-def test_what_a_registry_lacks_is_named():
-    assert named({"qmix": 5}, "qmix", "mixer") == 5
-    with pytest.raises(ConfigError, match=r"mixer: unknown value 'vdn'\. Known: qmix"):
-        named({"qmix": 5}, "vdn", "mixer")
+    load_config([*argv, "checkpoint_path=r", "load_step=5"])  # where they count
+    load_config([*argv, "evaluate=True", "checkpoint_path=r/32", "load_step=32"])
 
 
 def test_which_schedules_keep_a_run_from_being_extended():
@@ -416,35 +358,19 @@ def test_which_schedules_keep_a_run_from_being_extended():
 
 
 @pytest.mark.parametrize(
-    ("argv", "parts"),
-    [
-        (["--config=inspoo", "--env-config=toy"], ["algorithm", "'inspo'"]),
-        (["--env-config=toy_ofline"], ["environment", "'toy_offline'"]),
-    ],
-)
-def test_unknown_algorithm_and_environment_name_the_nearest(folder, argv, parts):
-    message = error_of(folder, *argv)
-    assert all(part in message for part in parts), message
-
-
-@pytest.mark.parametrize(
     ("content", "parts"),
     [
         ("lr: fast", ["inspo.yaml", "lr", "float"]),
         ("lr: [1", ["inspo.yaml", "YAML"]),
-        ("- a", ["inspo.yaml", "list"]),
         ("lr: 1.0\nlr: 2.0", ["lr", "twice"]),
         ("lr: 1.0\nhidden: {{ n }}", ["inspo.yaml, line 2", "a name as the key, found a dict"]),
-        ("lr: 1.0\n? [a, b]\n: 2", ["inspo.yaml, line 2", "a name as the key, found a list"]),
+        ("lr: 0.5  # a rate :: at least nothing", ["inspo.yaml", "lr", "at least nothing"]),
         ("lr: 2020-13-45", ["inspo.yaml, line 1", "'2020-13-45'", "month", "quotation marks"]),
         ("lr: 0x_", ["inspo.yaml, line 1", "'0x_' cannot be read as int"]),
-        ("lr: !!int abc", ["inspo.yaml, line 1", "'abc' cannot be read as int"]),
         ("lr: !!bool abc", ["inspo.yaml, line 1", "'abc' cannot be read as bool"]),
-        ("lr: !!timestamp abc", ["inspo.yaml, line 1", "'abc' cannot be read as timestamp"]),
         ("lr: !!map [1]", ["inspo.yaml", "YAML"]),
         ("lr: &o {lr: *o}", ["inspo.yaml", "recursive"]),
-        ("lr: &o [*o]", ["inspo.yaml", "recursive"]),
-        ("lr: " + 3000 * "[", ["inspo.yaml", "nested too deep"]),
+        ("lr: " + 2000 * "[", ["inspo.yaml", "nested too deep"]),
     ],
 )
 def test_a_broken_file_is_named(folder, content, parts):
@@ -466,6 +392,10 @@ def test_presets_apply_in_order_where_they_match(folder):
     loaded = load(folder, "map_name=hard", env="toy_offline")
     assert loaded.values["own"]["width"] == 16
     assert "it is hard" in loaded.notes[1]
+    loaded = load(folder, "lr=0.9", "label=7")  # the command line goes over presets
+    assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.9, 8)
+    assert "lr given on the command line" in loaded.notes[0]
+    assert yaml.safe_load(to_yaml(loaded.values)) == loaded.values  # what print_config prints
 
 
 def test_presets_of_the_environment_come_before_those_of_the_algorithm(folder):
@@ -480,12 +410,6 @@ def test_presets_of_the_environment_come_before_those_of_the_algorithm(folder):
     assert load(folder, "use_presets=False").values["env_args"]["limit"] == 5
 
 
-def test_the_command_line_goes_over_presets(folder):
-    loaded = load(folder, "lr=0.9", "label=7")
-    assert (loaded.values["lr"], loaded.values["own"]["width"]) == (0.9, 8)
-    assert "lr given on the command line" in loaded.notes[0]
-
-
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
@@ -494,7 +418,6 @@ def test_the_command_line_goes_over_presets(folder):
         ("- {match: {}, set: {lr: 1.0}}", ["entry 1", "because"]),
         ("- {match: {}, because: b, sett: {}}", ["entry 1", "match, because, set"]),
         ("- {match: [a], because: b, set: {lr: 1.0}}", ["entry 1", "match"]),
-        ("- 5", ["entry 1"]),
         ("a: b", ["list"]),
     ],
 )
@@ -507,24 +430,16 @@ def test_a_broken_preset_is_named(folder, content, parts):
 # --- places ---------------------------------------------------------------------------------------
 
 
-def test_overrides_reach_the_results_path(folder, tmp_path):
+def test_results_and_data_have_their_places(folder, tmp_path):
     argv = ["--env-config=toy_offline", "with", "map_name=hard", "quality=expert"]
-    values = load_config([*argv, "local_results_path=out", "name=mine"], folder, tmp_path).values
+    argv += ["local_results_path=out", "name=mine", "dataset.path=a/../b.h5"]
+    values = load_config(argv, folder, tmp_path).values
     assert sacred_folder(values) == tmp_path / "out/sacred/mine/hard_expert"
-
-
-def test_an_online_run_has_no_quality_in_its_path(folder):
-    values = load(folder).values
+    assert values["dataset"]["path"] == str(tmp_path / "b.h5")  # typed: from where one stands
+    assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
+    values = load(folder).values  # online there is no quality
     assert map_label(values) == "easy"
     assert sacred_folder(values) == PROJECT_ROOT / "results/sacred/inspo/easy"
-
-
-def test_typed_paths_are_relative_to_where_one_stands(folder, tmp_path):
-    values = load_config(
-        ["--env-config=toy_offline", "with", "dataset.path=a/../b.h5"], folder, tmp_path
-    ).values
-    assert values["dataset"]["path"] == str(tmp_path / "b.h5")
-    assert values["datasets_dir"] == str(PROJECT_ROOT / "datasets")
 
 
 def test_the_home_folder_is_filled_in():
@@ -532,25 +447,7 @@ def test_the_home_folder_is_filled_in():
     assert configuration.expand_user("x/~y", "key") == Path("x/~y")
 
 
-def test_an_alias_of_what_stands_before_is_no_circle(tmp_path):
-    path = tmp_path / "file.yaml"
-    path.write_text("a: &a {x: [1, 2]}\nb: [*a, *a]")
-    assert configuration.read_yaml(path) == {"a": {"x": [1, 2]}, "b": [{"x": [1, 2]}] * 2}
-
-
 # --- help, and the files of the project -----------------------------------------------------------
-
-
-def test_help_lists_each_algorithm_and_environment_with_its_line(folder):
-    text = help_text(folder)
-    assert "  inspo  The algorithm." in text
-    assert "  toy          A toy environment." in text
-    assert "usage:" in text
-
-
-def test_the_printed_configuration_is_yaml(folder):
-    values = load(folder).values
-    assert yaml.safe_load(to_yaml(values)) == values
 
 
 ALGORITHMS = configuration.names("algs")
@@ -563,45 +460,6 @@ def test_every_algorithm_loads_with_every_environment(algorithm, environment):
     loaded = load_config([f"--config={algorithm}", f"--env-config={environment}"])
     assert loaded.values["env"]
     assert loaded.values["name"]
-
-
-def test_on_starcraft_every_offline_algorithm_has_the_same_budget():
-    budgets = {}
-    for algorithm in set(ALGORITHMS) - {"qmix", "mappo"}:
-        values = load_config([f"--config={algorithm}", "--env-config=sc2_offline"]).values
-        budgets[algorithm] = [values[key] for key in ("t_max", "test_interval", "log_interval")]
-    assert budgets == {algorithm: [10_050_000, 500_000, 50_000] for algorithm in budgets}
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "word", "part"),
-    [
-        *[(a, "grad_norm_clip=0", "more than 0.0") for a in ("bc", "omar", "inspo", "qmix")],
-        *[(a, "lr=-1", "at least 0.0") for a in ("bc", "omar", "icq", "omiga", "mappo")],
-        *[(a, "gamma=1.5", "at most 1.0") for a in ("omar", "icq", "omiga", "inspo", "qmix")],
-        *[(a, "mixer=linear", "Known: qmix") for a in ("cfcql", "macql")],
-        *[(a, "action_selector=multinomial", "Known: greedy") for a in ("cfcql", "macql")],
-        *[(a, "agent_output_type=q", "Known: pi_logits") for a in ("omar", "icq", "alberdice")],
-        *[(a, "agent_output_type=pi_logits", "Known: q") for a in ("cfcql", "macql", "qmix")],
-        *[(a, "behaviour.eval_interval=0", "at least 1") for a in ("cfcql", "inspo")],
-        *[(a, "behaviour.updates=0", "at least 1") for a in ("cfcql", "inspo")],
-        *[(a, "weight_clip=100", "at most 80.0") for a in ("omiga", "inspo")],
-        ("icq", "optim_eps=0", "more than 0.0"),
-        ("alberdice", "ratio_max=0.5", "at least 1.0"),
-        ("inspo", "beta_hold=2", "at most 1.0"),
-        ("bc", "lr_decay=null", "unknown value 'null'"),
-    ],
-)
-def test_values_outside_their_range_are_refused(algorithm, word, part):
-    with pytest.raises(ConfigError) as error:
-        load_config([f"--config={algorithm}", "--env-config=matrix_offline", "with", word])
-    assert word.partition("=")[0] in str(error.value)
-    assert part in str(error.value)
-
-
-def test_a_choice_called_none_can_be_typed():
-    words = ["--config=bc", "--env-config=smax_offline", "with", "lr_decay=none"]
-    assert load_config(words).values["lr_decay"] == "none"
 
 
 FILES_OF_KEYS = [
@@ -658,12 +516,6 @@ def test_what_stands_behind_the_colons(comment, expected):
     assert declare("x", "auto", comment, "f.yaml") == expected
 
 
-def test_an_unreadable_declaration_names_file_and_key(folder):
-    (folder / "algs/mine.yaml").write_text("lr: 0.5  # a rate :: at least nothing\n")
-    message = error_of(folder, "--config=mine", "--env-config=toy")
-    assert "mine.yaml" in message and "lr" in message and "at least nothing" in message
-
-
 def test_a_key_that_no_code_reads_is_an_error(tmp_path):
     folder = tmp_path / "config"
     shutil.copytree(CONFIG_DIR, folder)
@@ -672,18 +524,13 @@ def test_a_key_that_no_code_reads_is_an_error(tmp_path):
     assert "mine.yaml" in message and "no code reads the key 'standardise_returns'" in message
 
 
-def test_the_type_checkers_stub_is_up_to_date():
-    script = PROJECT_ROOT / "scripts/settings_stub.py"
-    assert subprocess.run([sys.executable, str(script), "--check"]).returncode == 0
-
-
 @pytest.mark.parametrize("key", ["dataset.path", "datasets_dir", "checkpoint_path", "collect.path"])
-@pytest.mark.parametrize("path", ["a" * 300, "loop/x", "nul\0byte", "/proc/self/fd\0"])
-def test_what_can_be_no_path_names_its_key(tmp_path, monkeypatch, key, path):
+def test_what_can_be_no_path_names_its_key(tmp_path, monkeypatch, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ConfigError, match=f"{key}: no path can be"):
-        load_config(["with", f"{key}={path}"])
+    for path in ("a" * 300, "loop/x", "nul\0byte"):
+        with pytest.raises(ConfigError, match=f"{key}: no path can be"):
+            load_config(["with", f"{key}={path}"])
 
 
 def test_names_that_are_too_long_together():

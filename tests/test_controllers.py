@@ -1,6 +1,7 @@
 """Controllers: what agents see, that they act within their masks, and the orders of the sweep."""
 
 import copy
+import itertools
 
 import pytest
 import torch as th
@@ -55,31 +56,18 @@ def test_acting_sees_what_learning_sees(agent):
 
 
 @pytest.mark.parametrize("alg", ["bc", "qmix"])
-@pytest.mark.parametrize("test_mode", [True, False])
-@pytest.mark.parametrize("test_epsilon", [0.0, 0.5])
-def test_never_an_unavailable_action(alg, test_mode, test_epsilon):
+def test_never_an_unavailable_action(alg):
     env = "matrix_offline" if alg == "bc" else "matrix"
-    args = make_args(alg, env, test_epsilon=test_epsilon, epsilon_start=0.5)
-    mac, batch = make_mac(args), random_batch([6] * 40)
-    for greedy in (True, False):
-        args.test_greedy = greedy
+    for test_mode, test_epsilon, greedy in itertools.product(
+        (True, False), (0, 0.5), (True, False)
+    ):
+        settings = {"test_epsilon": test_epsilon, "test_greedy": greedy, "epsilon_start": 0.5}
+        mac, batch = make_mac(make_args(alg, env, **settings)), random_batch([3] * 40)
         mac.init_hidden(batch.batch_size)
-        for t in range(7):
+        for t in range(4):
             actions = mac.select_actions(batch, t, 0, test_mode=test_mode)
             assert actions.shape == (40, 3)
-            chosen = batch["avail_actions"][:, t].gather(-1, actions[..., None])
-            assert (chosen == 1).all()
-
-
-def test_only_the_episodes_asked_for_and_greedy_is_the_best_available():
-    args = make_args("bc", test_greedy=True)
-    mac, batch = make_mac(args), random_batch([3] * 6)
-    bs = th.tensor([1, 4])
-    mac.init_hidden(6)
-    probs = mac.forward(batch, 0)
-    mac.init_hidden(6)
-    actions = mac.select_actions(batch, 0, 0, bs=bs, test_mode=True)
-    assert th.equal(actions, probs[bs].argmax(-1))
+            assert (batch["avail_actions"][:, t].gather(-1, actions[..., None]) == 1).all()
 
 
 def test_exploration_has_the_share_of_epsilon():
@@ -116,11 +104,17 @@ def test_a_test_draws_from_the_probabilities_that_are_told(name, test_greedy):
         assert th.allclose(shares, outputs[0], atol=0.015) and shares[2] == 0
 
 
-def test_the_best_action_is_an_available_one():
+def test_greedy_is_the_best_available_of_the_episodes_asked_for():
     selector = selectors["greedy"](make_args("qmix", "matrix"))
     values, avail = th.tensor([[[-3.0, -1.0, -2.0, 9.0]]]), th.tensor([[[1, 0, 1, 0]]])
     assert selector.select(values, avail, 0, False).tolist() == [[2]]
     assert selector.probabilities(values, avail).tolist() == [[[0, 0, 1, 0]]]
+    mac, batch, bs = make_mac(make_args("bc", test_greedy=True)), random_batch([3] * 6), [1, 4]
+    mac.init_hidden(6)
+    probs = mac.forward(batch, 0)
+    mac.init_hidden(6)
+    actions = mac.select_actions(batch, 0, 0, bs=th.tensor(bs), test_mode=True)
+    assert th.equal(actions, probs[bs].argmax(-1))
 
 
 def test_copies_and_files(tmp_path):
@@ -161,14 +155,8 @@ def flat(blocks):
 )  # fmt: skip
 def test_the_order_is_cut_into_blocks(blocks, expected):
     assert sequential("fixed", n_agents=5, blocks=blocks).draw_order() == expected
-
-
-def test_more_blocks_than_agents_are_refused():
     with pytest.raises(ConfigError, match=r"blocks: expected at most 3, .* found 4"):
         sequential("random", blocks=4).draw_order()
-
-
-def test_a_shared_network_is_refused():
     with pytest.raises(ConfigError, match="agent: expected a network for each agent"):
         sequential("random", agent="rnn")
 

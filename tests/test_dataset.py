@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,44 +24,34 @@ N, A, S, OBS, LIMIT = 3, 5, 4, 6, 7
 
 
 def metadata(**changes) -> DatasetMetadata:
-    given = DatasetMetadata(
-        env="smax",
-        map_name="2s3z",
-        quality="medium",
-        simulator="jaxmarl 0.2.0",
-        source="a test",
-        n_agents=N,
-        n_actions=A,
-        state_shape=S,
-        obs_shape=OBS,
-        episode_limit=LIMIT,
-        env_args='{"max_steps": 7}',
-    )
-    return replace(given, **changes)
+    names = {"env": "smax", "map_name": "2s3z", "quality": "medium", "simulator": "jaxmarl 0.2.0"}
+    sizes = {"n_agents": N, "n_actions": A, "state_shape": S, "obs_shape": OBS}
+    given = names | sizes | {"source": "a test", "episode_limit": LIMIT}
+    return DatasetMetadata(**given | {"env_args": '{"max_steps": 7}'} | changes)
 
 
 def make_dataset(lengths=(3, LIMIT, 1, 5), seed=0, **changes) -> OfflineDataset:
-    """Random, valid episodes; those that last LIMIT steps are not terminated."""
-    rng = np.random.default_rng(seed)
+    """Random, valid episodes, of the sizes in `changes`; those that reach the limit are cut."""
+    rng, meta = np.random.default_rng(seed), metadata(**changes)
     lengths = np.array(lengths, dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
-    rows = offsets[-1]
-    avail = (rng.random((rows, N, A)) < 0.5).astype(np.int32)
-    actions = rng.integers(0, A, (rows, N, 1))
+    rows, n, a = offsets[-1], meta.n_agents, meta.n_actions
+    avail = (rng.random((rows, n, a)) < 0.5).astype(np.int32)
+    actions = rng.integers(0, a, (rows, n, 1))
     np.put_along_axis(avail, actions, 1, axis=-1)
     terminated = np.zeros((rows, 1), dtype=np.uint8)
-    terminated[offsets[1:] - 2, 0] = lengths < LIMIT
+    terminated[offsets[1:] - 2, 0] = lengths < meta.episode_limit
     actions[offsets[1:] - 1] = 0
     arrays = {
-        "state": rng.normal(size=(rows, S)).astype(np.float32),
-        "obs": rng.normal(size=(rows, N, OBS)).astype(np.float32),
+        "state": rng.normal(size=(rows, meta.state_shape)).astype(np.float32),
+        "obs": rng.normal(size=(rows, n, meta.obs_shape)).astype(np.float32),
         "actions": actions,
         "avail_actions": avail,
         "reward": rng.normal(size=(rows, 1)).astype(np.float32),
         "terminated": terminated,
     }
     won = (rng.random(len(lengths)) < 0.5).astype(np.uint8)
-    return OfflineDataset.build(arrays, lengths, metadata(**changes), won)
+    return OfflineDataset.build(arrays, lengths, meta, won)
 
 
 def padded(dataset: OfflineDataset) -> dict[str, np.ndarray]:
@@ -91,32 +80,31 @@ def same(first: OfflineDataset, second: OfflineDataset) -> bool:
 # ------------------------------------------------------------------------------ in memory
 
 
-def test_statistics_of_the_metadata_against_a_loop():
+def test_statistics_against_a_loop():
     data = make_dataset()
+    stats, meta = compute_statistics(data), data.metadata
     returns = [
         sum(float(data.arrays["reward"][data.offsets[e] + t, 0]) for t in range(length))
         for e, length in enumerate(data.lengths)
     ]
     np.testing.assert_allclose(data.episode_returns(), returns, rtol=1e-12)
-    meta = data.metadata
-    assert (meta.n_episodes, meta.n_steps, meta.n_cut) == (4, 16, 0)
-    assert meta.return_mean == pytest.approx(np.mean(returns))
+    for found in (meta, stats):
+        assert (found.n_episodes, found.n_steps, found.n_cut) == (4, 16, 0)
+    assert stats.n_terminated == 3
+    assert (stats.lengths.min, stats.lengths.median, stats.lengths.max) == (1, 4, LIMIT)
+    assert meta.return_mean == stats.returns.mean == pytest.approx(np.mean(returns))
     assert meta.return_std == pytest.approx(np.std(returns))
     assert meta.win_rate == pytest.approx(data.battle_won.mean())
-    assert data.metadata.env_info() == {
-        "state_shape": S,
-        "obs_shape": OBS,
-        "n_actions": A,
-        "n_agents": N,
-        "episode_limit": LIMIT,
-    }
-
-
-def test_the_reward_of_a_terminal_row_does_not_count():
-    data = make_dataset()
-    before = data.episode_returns()
-    data.arrays["reward"][data.offsets[1:] - 1] = 100.0
-    np.testing.assert_array_equal(data.episode_returns(), before)
+    assert stats.as_dict()["returns"]["median"] == stats.returns.median
+    counts = np.zeros((N, A))
+    for row in np.flatnonzero(data.is_transition()):
+        for agent in range(N):
+            counts[agent, data.arrays["actions"][row, agent, 0]] += 1
+    np.testing.assert_allclose(stats.action_frequencies, counts / 16)
+    sizes = {"state_shape": S, "obs_shape": OBS, "n_actions": A, "n_agents": N}
+    assert meta.env_info() == sizes | {"episode_limit": LIMIT}
+    data.arrays["reward"][data.offsets[1:] - 1] = 100.0  # of the last rows, which start nothing
+    np.testing.assert_allclose(data.episode_returns(), returns, rtol=1e-12)
 
 
 def test_episodes_are_padded_with_zeros():
@@ -146,14 +134,6 @@ def test_select_copies_episodes_in_the_given_order():
     assert everything.metadata.content_hash == data.metadata.content_hash
 
 
-def test_blocks_cover_every_episode_once():
-    data = make_dataset(lengths=[3, 7, 1, 5] * 10)
-    for rows in (1, 10, 1000):
-        blocks = list(data.blocks(rows))
-        assert blocks[0][0] == 0 and blocks[-1][1] == len(data)
-        assert all(a[1] == b[0] for a, b in pairwise(blocks))
-
-
 def test_hash_depends_on_content_alone():
     data = make_dataset()
     digest = data.metadata.content_hash
@@ -177,7 +157,6 @@ def test_hash_depends_on_content_alone():
 
 def test_hash_stays_the_same_from_version_to_version():
     """Caches and published results are keyed by it: a change needs a new format version."""
-    lengths = np.array([1], dtype=np.int64)
     arrays = {
         "state": np.zeros((2, 1), np.float32),
         "obs": np.ones((2, 1, 1), np.float32),
@@ -186,23 +165,8 @@ def test_hash_stays_the_same_from_version_to_version():
         "reward": np.zeros((2, 1), np.float32),
         "terminated": np.array([[1], [0]], np.uint8),
     }
-    assert content_hash(arrays, lengths) == (
-        "ec3b3dc4bc36e872520a685075dd4ea893f15ddfe5de8545ceed814bfe058df6"
-    )
-
-
-def test_statistics():
-    data = make_dataset(lengths=[2, LIMIT, 4])
-    stats = compute_statistics(data)
-    assert (stats.n_episodes, stats.n_steps, stats.n_terminated, stats.n_cut) == (3, 13, 2, 0)
-    assert (stats.lengths.min, stats.lengths.median, stats.lengths.max) == (2, 4, LIMIT)
-    assert stats.returns.mean == pytest.approx(data.metadata.return_mean)
-    counts = np.zeros((N, A))
-    for row in np.flatnonzero(data.is_transition()):
-        for agent in range(N):
-            counts[agent, data.arrays["actions"][row, agent, 0]] += 1
-    np.testing.assert_allclose(stats.action_frequencies, counts / 13)
-    assert stats.as_dict()["returns"]["median"] == stats.returns.median
+    digest = "ec3b3dc4bc36e872520a685075dd4ea893f15ddfe5de8545ceed814bfe058df6"
+    assert content_hash(arrays, np.array([1], dtype=np.int64)) == digest
 
 
 # ------------------------------------------------------------------------------ validation
@@ -211,15 +175,12 @@ def test_statistics():
 def test_valid_data_has_no_violation():
     data = make_dataset()
     assert validate(data) == []
-    assert validate_padded(padded(data), LIMIT) == []
-    require_valid([], "x.h5")
-
-
-def test_padding_is_not_looked_at():
-    batch = padded(make_dataset())
-    for key in FIELDS:
+    batch = padded(data)
+    assert validate_padded(batch, LIMIT) == []
+    for key in FIELDS:  # padding is not looked at
         batch[key][batch[FILLED][..., 0] == 0] = 77
-    assert validate_padded(batch) == []
+    assert validate_padded(batch, LIMIT) == []
+    require_valid([], "x.h5")
 
 
 EPISODE, STEP, AGENT = 3, 2, 1
@@ -308,38 +269,21 @@ def test_no_terminal():
     assert [v.rule for v in validate(fewer)] == ["no_terminal"]
 
 
-def _filled(episode, values):
-    def change(batch):
-        batch[FILLED][episode, :, 0] = values
-
-    return change
-
-
-FILLED_CASES = {
-    "filled_prefix": (_filled(1, [1, 1, 0, 1, 1, 0, 0, 0]), 1, 3),
-    "filled_values": (_filled(1, [1, 1, 3, 0, 0, 0, 0, 0]), 1, 2),
-    "empty_episode": (_filled(2, [0] * 8), 2, None),
-}
-
-
-@pytest.mark.parametrize("rule", FILLED_CASES)
-def test_filled_rule(rule):
-    change, episode, step = FILLED_CASES[rule]
+@pytest.mark.parametrize(
+    ("rule", "episode", "filled", "step"),
+    [
+        ("filled_prefix", 1, [1, 1, 0, 1, 1, 0, 0, 0], 3),
+        ("filled_values", 1, [1, 1, 3, 0, 0, 0, 0, 0], 2),
+        ("empty_episode", 2, [0] * 8, None),
+        ("empty_episode", 0, [1] + [0] * 7, None),  # no transition
+    ],
+)
+def test_filled_rule(rule, episode, filled, step):
     batch = padded(make_dataset())
-    change(batch)
+    batch[FILLED][episode, :, 0] = filled
     (violation,) = validate_padded(batch)
     assert (violation.rule, violation.key) == (rule, FILLED)
     assert (violation.episode, violation.step) == (episode, step)
-
-
-def test_an_episode_without_transition_is_empty():
-    batch = padded(make_dataset())
-    _filled(0, [1] + [0] * 7)(batch)
-    assert [v.rule for v in validate_padded(batch)] == ["empty_episode"]
-
-
-def _drop(key):
-    return lambda batch: batch.pop(key)
 
 
 def _replace(key, function):
@@ -350,7 +294,7 @@ def _replace(key, function):
 
 
 LAYOUT_CASES = [
-    *(("missing_key", key, _drop(key)) for key in (*FIELDS, FILLED)),
+    *(("missing_key", key, lambda batch, key=key: batch.pop(key)) for key in (*FIELDS, FILLED)),
     ("wrong_dtype", "obs", _replace("obs", lambda x: x.astype(np.float64))),
     ("wrong_dtype", "actions", _replace("actions", lambda x: x.astype(np.int32))),
     ("wrong_ndim", "actions", _replace("actions", lambda x: x[..., 0])),
@@ -379,38 +323,27 @@ def test_layout_of_all_keys():
 
 def test_flat_layout_rules():
     data = make_dataset()
-    rule = lambda changed: [v.rule for v in validate(changed)]  # noqa: E731
     arrays = data.arrays
-    assert rule(replace(data, arrays={**arrays, "obs": arrays["obs"][:-1]})) == ["wrong_shape"]
-    assert rule(replace(data, arrays={**arrays, "obs": arrays["obs"].astype("f8")})) == [
-        "wrong_dtype"
-    ]
-    assert rule(replace(data, arrays={k: v for k, v in arrays.items() if k != "obs"})) == [
-        "missing_key"
-    ]
-    assert rule(replace(data, metadata=metadata(episode_limit=6))) == ["wrong_length"]
-    assert rule(replace(data, metadata=metadata(n_agents=N + 1))) == ["wrong_shape"] * 3
-    assert rule(replace(data, lengths=data.lengths[:0])) == ["zero_episodes"]
+    for change, rules in (
+        ({"arrays": {**arrays, "obs": arrays["obs"][:-1]}}, ["wrong_shape"]),
+        ({"arrays": {**arrays, "obs": arrays["obs"].astype("f8")}}, ["wrong_dtype"]),
+        ({"arrays": {k: v for k, v in arrays.items() if k != "obs"}}, ["missing_key"]),
+        ({"metadata": metadata(episode_limit=6)}, ["wrong_length"]),
+        ({"metadata": metadata(n_agents=N + 1)}, ["wrong_shape"] * 3),
+        ({"lengths": data.lengths[:0]}, ["zero_episodes"]),
+    ):
+        assert [v.rule for v in validate(replace(data, **change))] == rules
 
 
 def test_one_message_names_everything():
-    batch = padded(make_dataset())
+    batch, file = padded(make_dataset()), "datasets/smax/2s3z_medium.h5"
     _put("obs", np.nan)(batch)
     _put("actions", 9)(batch)
     with pytest.raises(DatasetError) as caught:
-        require_valid(validate_padded(batch), "datasets/smax/2s3z_medium.h5", "Do something.")
-    message = str(caught.value)
-    for part in (
-        "datasets/smax/2s3z_medium.h5",
-        "'obs'",
-        "'actions'",
-        "expected",
-        "found 9",
-        "nan",
-        "episode 3, step 2, agent 1",
-        "Do something.",
-    ):
-        assert part in message
+        require_valid(validate_padded(batch), file, "Do something.")
+    where = "episode 3, step 2, agent 1"
+    for part in (file, "'obs'", "'actions'", "expected", "found 9", "nan", where, "Do something."):
+        assert part in str(caught.value)
 
 
 def test_another_maps_data_is_named():

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from inspo import main as program
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.envs import drawing
@@ -60,13 +59,6 @@ def test_bridge_shows_the_agents_the_goals_and_the_moves(cells):
         arrows = [text for text in ax.texts if not text.get_text()]
         assert len(arrows) == 1 - t  # the others stay, and in the last board nothing is played
         assert t or (arrows[0].xy[0] < cells[0, 0, 1] and arrows[0].xy[1] == cells[0, 0, 0] + 0.5)
-
-
-def test_agents_in_one_cell_stand_beside_each_other():
-    ax = Figure().subplots()
-    drawing.draw_board(ax, np.array([[1, 7]] * 3))
-    places = [patch.center for patch in ax.patches if isinstance(patch, Circle)]
-    assert np.array(places) == pytest.approx(np.array([(7.25, 1.5), (7.5, 1.5), (7.75, 1.5)]))
 
 
 @pytest.mark.parametrize(
@@ -130,11 +122,22 @@ def test_smax_shows_units_where_they_stand_and_the_fallen_faded():
     assert low < 8 and high > 16 and bottom < 8 and top > 16  # everybody is in the picture
 
 
-@pytest.mark.parametrize(("env", "map_name"), [("bridge", "bridge"), ("smax", "2s3z")])
-def test_a_runner_draws_an_episode_of_its_policy(tmp_path, env, map_name):
-    limit = {"bridge": {"episode_limit": 4}, "smax": {"max_steps": 3}}[env]
-    env_args = {"map_name": map_name, **limit}
-    args = make_args("mappo", env, agent="mlp", batch_size_run=2, env_args=env_args)
+def test_what_cannot_be_drawn_is_one_clear_error():
+    args = {"record": "play.gif", "env": "smax"}
+    for change in ({}, {"record": None}):
+        drawing.check_record(SimpleNamespace(**args | change))
+    for change, message in (
+        ({"env": "sc2"}, "'sc2' cannot be drawn.*save_replay=True"),
+        ({"record": "play.mp4"}, "expected the name of a .gif file, found play.mp4"),
+        ({"record": "nowhere/play.gif"}, "no folder nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=f"^record: .*{message}"):
+            drawing.check_record(SimpleNamespace(**args | change))
+
+
+def test_a_runner_draws_an_episode_of_its_policy(tmp_path):
+    env_args = {"map_name": "bridge", "episode_limit": 4}
+    args = make_args("mappo", "bridge", agent="mlp", batch_size_run=2, env_args=env_args)
     runner = REGISTRY["vector"](args, None)
     vars(args).update(runner.get_env_info())
     scheme = build_scheme(runner.get_env_info())
@@ -145,25 +148,3 @@ def test_a_runner_draws_an_episode_of_its_policy(tmp_path, env, map_name):
     with Image.open(tmp_path / "play.gif") as image:
         assert image.format == "GIF" and image.n_frames == 5 and image.info["loop"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["play.gif"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"env": "sc2"}, "'sc2' cannot be drawn.*save_replay=True"),
-        ({"record": "play.mp4"}, "expected the name of a .gif file, found play.mp4"),
-        ({"record": "nowhere/play.gif"}, "no folder nowhere"),
-    ],
-)
-def test_what_cannot_be_drawn_is_one_clear_error(change, message):
-    args = {"record": "play.gif", "env": "smax"}
-    drawing.check_record(SimpleNamespace(**args))
-    drawing.check_record(SimpleNamespace(**{**args, "record": None}))
-    with pytest.raises(ConfigError, match=f"^record: .*{message}"):
-        drawing.check_record(SimpleNamespace(**{**args, **change}))
-
-
-def test_the_command_line_refuses_it_before_anything_runs(tmp_path, capsys):
-    words = ["--config=mappo", "--env-config=matrix", "with", f"local_results_path={tmp_path}"]
-    assert program.main([*words, "record=play.gif", "use_cuda=False"]) == 2
-    assert "record counts in evaluate=True alone, and this is training" in capsys.readouterr().err

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
+import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+from cases import in_a_child
 
 from inspo.utils import files
 from inspo.utils.errors import DatasetError
-from inspo.utils.paths import PROJECT_ROOT
 
 
 def test_a_lock_lets_one_in_at_a_time_and_leaves_no_file(tmp_path):
@@ -70,19 +70,14 @@ def test_a_temporary_file_goes_with_its_block_unless_it_gets_its_name(tmp_path, 
     assert os.listdir(tmp_path) == ["x"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from inspo.utils import files
-with files.temporary(Path(sys.argv[1]), folder=sys.argv[2] == "folder"):
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_what_dead_processes_left_goes_with_the_next_write(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "package")}
-    for kind in ("file", "folder"):
-        subprocess.run([sys.executable, "-c", KILLED, tmp_path / kind, kind], env=env)
+    def killed(path, folder):
+        with files.temporary(path, folder=folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for folder in (False, True):
+        status = in_a_child(partial(killed, tmp_path / str(folder), folder))
+        assert status == -signal.SIGKILL
     (tmp_path / ".mine.tmp").write_text("of another program")
     abandoned = [p for p in tmp_path.iterdir() if p.name != ".mine.tmp"]
     assert len(abandoned) == 2

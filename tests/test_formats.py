@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -62,24 +63,17 @@ def error_of(path, **options) -> str:
 # ------------------------------------------------------------------------------ round trip
 
 
-def test_round_trip_keeps_every_bit(data, file):
-    read = load_dataset(file, env_info=data.metadata.env_info(), map_name="2s3z")
-    assert same(read, data)
-    np.testing.assert_array_equal(read.battle_won, data.battle_won)
-    assert replace(read.metadata, created_by="") == data.metadata
-    assert read.metadata.created_by
-
-
 @pytest.mark.parametrize("won", [True, False])
-def test_metadata_round_trip(tmp_path, data, won):
-    odd = replace(
-        data,
-        battle_won=data.battle_won if won else None,
-        metadata=metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality=""),
-    )
+def test_round_trip_keeps_every_bit(tmp_path, data, won):
+    facts = metadata(source="ÜÄ λ\tq", notes=("one", "two"), created_by="me", quality="")
+    odd = replace(data, battle_won=data.battle_won if won else None, metadata=facts)
     written = write_dataset(tmp_path / "x.h5", odd)
-    assert load_dataset(tmp_path / "x.h5").metadata == written
-    assert written.notes == ("one", "two") and (written.win_rate is None) != won
+    read = load_dataset(tmp_path / "x.h5", env_info=facts.env_info(), map_name="2s3z")
+    assert same(read, data) and read.metadata == written
+    assert (written.notes, written.created_by) == (("one", "two"), "me")
+    assert (written.win_rate is None) != won
+    if won:
+        np.testing.assert_array_equal(read.battle_won, data.battle_won)
 
 
 def test_same_data_same_hash_whatever_the_batches(tmp_path, data, file):
@@ -122,58 +116,19 @@ def test_cut_episodes_are_written_only_when_admitted(tmp_path, data):
 # --------------------------------------------------------------------- what CFCQL's loader needs
 
 
-def cfcql_batch(path: Path, n_agents: int, n_actions: int, limit: int, count: int):
-    """The access pattern of CFCQL's loader: every root key, by sorted index, into a fixed scheme.
-
-    A key that the scheme lacks, or a length other than limit + 1, is an error there too.
-    """
-    torch = pytest.importorskip("torch")
-    with h5py.File(path, "r") as first:
-        n_episodes = len(first["actions"])
-        keys = list(first.keys())
-    opened = h5py.File(path, "r")
-    rows = np.sort(np.random.default_rng(0).choice(n_episodes, count, replace=False))
-    read = {key: torch.tensor(opened.get(key)[rows]) for key in keys}
-
-    sizes = {
-        "state": ((4,), torch.float32),
-        "obs": ((n_agents, 6), torch.float32),
-        "actions": ((n_agents, 1), torch.long),
-        "avail_actions": ((n_agents, n_actions), torch.int),
-        "probs": ((n_agents, n_actions), torch.float32),
-        "reward": ((1,), torch.float32),
-        "terminated": ((1,), torch.uint8),
-        "filled": ((1,), torch.long),
-    }
-    batch = {
-        key: torch.zeros((count, limit + 1, *shape), dtype=dtype)
-        for key, (shape, dtype) in sizes.items()
-    }
-    for key, value in read.items():
-        if value.dtype != batch[key].dtype:
-            raise TypeError(f"{key}: {value.dtype}, not {batch[key].dtype}")
-        batch[key][:] = value.view_as(batch[key])
-    opened.close()
-    return rows, batch
-
-
 def test_the_file_opens_as_cfcql_opens_it(data, file):
-    rows, batch = cfcql_batch(file, N, A, LIMIT, 3)
-    expected = padded(data)
-    for key in (*FIELDS, FILLED):
-        np.testing.assert_array_equal(batch[key].numpy(), expected[key][rows], err_msg=key)
+    """Its loader reads every key of the root by sorted index, into a fixed scheme of these dtypes.
+
+    A key that the scheme lacks, or a length other than limit + 1, is an error there.
+    """
+    types = {"state": "f4", "obs": "f4", "actions": "i8", "avail_actions": "i4", "reward": "f4",
+             "terminated": "u1", "filled": "i8"}  # fmt: skip
+    batch = padded(data)
     with h5py.File(file) as stored:
-        assert set(stored) == {*FIELDS, FILLED}
-        types = {key: stored[key].dtype.str[1:] for key in stored}
-    assert types == {
-        "state": "f4",
-        "obs": "f4",
-        "actions": "i8",
-        "avail_actions": "i4",
-        "reward": "f4",
-        "terminated": "u1",
-        "filled": "i8",
-    }
+        assert {key: stored[key].dtype.str[1:] for key in stored} == types
+        for key in types:
+            assert stored[key].shape[1] == LIMIT + 1
+            np.testing.assert_array_equal(stored[key][[0, 2, 3]], batch[key][[0, 2, 3]])
 
 
 @pytest.mark.parametrize(
@@ -220,7 +175,7 @@ def test_alberdice_folder(tmp_path, data):
 
 def test_alberdice_ring_that_is_not_full(tmp_path, data):
     batch = {
-        key: np.concatenate([array, np.zeros_like(array)])
+        key: np.asfortranarray(np.concatenate([array, np.zeros_like(array)]))
         for key, array in alberdice_batch(data).items()
     }
     write_alberdice(tmp_path / "x", batch, n_episodes=len(data))
@@ -237,14 +192,10 @@ def test_long_episodes_are_cut_and_bootstrap(tmp_path, data, caplog):
         read.arrays["obs"][read.offsets[3] :], data.arrays["obs"][data.offsets[3] :][:5]
     )
     assert read.metadata.episode_limit == 4 and read.metadata.n_cut == 0
+    # An episode that ends a step beyond the limit keeps no terminal either.
+    assert load_dataset(tmp_path / "x", episode_limit=2).arrays["terminated"].sum() == 1
     assert "2 of 4 episodes were longer than the limit of 4" in caplog.text
     assert any("2 of 4 episodes" in note for note in read.metadata.notes)
-
-
-def test_an_episode_that_ends_one_step_beyond_the_limit_keeps_no_terminal(tmp_path, data):
-    write_alberdice(tmp_path / "x", alberdice_batch(data))
-    read = load_dataset(tmp_path / "x", episode_limit=2)
-    assert read.arrays["terminated"].sum() == 1, "only the episode of 1 step ends"
 
 
 def test_our_own_files_are_cut_too(data, file):
@@ -257,21 +208,12 @@ def test_our_own_files_are_cut_too(data, file):
     assert read.metadata.simulator == "jaxmarl 0.2.0" and read.metadata.notes
 
 
-def test_a_smaller_limit_that_cuts_nothing(tmp_path, data):
-    short = data.select([0, 3])
-    write_dataset(tmp_path / "x.h5", short)
-    read = load_dataset(tmp_path / "x.h5", episode_limit=6)
-    assert read.metadata.episode_limit == 6 and same(read, short)
-    assert load_dataset(tmp_path / "x.h5", episode_limit=99).metadata.episode_limit == LIMIT
-
-
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (lambda f: (f / "meta.json").unlink(), "meta.json"),
         (lambda f: (f / "meta.json").write_text("{"), "expected a JSON object"),
         (lambda f: (f / "meta.json").write_text('{"a": 1}'), "episodes_in_buffer"),
-        (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 99}'), "at least 99"),
         (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 0}'), "zero_episodes"),
         (lambda f: (f / "obs.npy").unlink(), "missing_key"),
         (
@@ -318,7 +260,6 @@ def _zip(path):
         (lambda p: p.write_text("<!DOCTYPE html><html>quota"), "a web page"),
         (lambda p: p.write_bytes(b""), "empty"),
         (lambda p: p.write_bytes(b"\x80\x04\x95abc"), "a pickle, which is never opened"),
-        (lambda p: p.write_bytes(bytes(range(256))), "of an unknown kind"),
         (lambda p: p.write_bytes(b"\x89HDF\n\x1a\n" + bytes(99)), "a damaged HDF5 file"),
         (_zip, "a zip archive"),
         (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), "a zip archive"),
@@ -334,23 +275,12 @@ def test_something_else(tmp_path, make, expected):
     assert expected in message and str(path) in message
 
 
-def test_no_permission(file, monkeypatch):
-    """Root may read everything, so the refusal is played."""
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(DatasetError, match="no permission"):
-        load_dataset(file)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
-def test_an_interrupted_download(file, share):
+def test_an_interrupted_download(file):
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * share)])
-    message = error_of(file)
-    assert "truncated or damaged" in message or "no known dataset" in message
+    for share in (0.001, 0.3, 0.6, 0.9, 0.999):
+        file.write_bytes(content[: int(len(content) * share)])
+        message = error_of(file)
+        assert "truncated or damaged" in message or "no known dataset" in message
 
 
 def _edit(file, key, change):
@@ -365,17 +295,9 @@ def test_a_changed_value_is_found_by_the_hash(file):
     assert "content_hash" in error_of(file)
 
 
-def test_content_rules_hold_for_files(file):
-    _edit(file, "obs", lambda x: x.__setitem__((3, 2, 1), np.nan))
-    message = error_of(file)
-    for part in (str(file), "'obs'", "nan", "episode 3, step 2, agent 1"):
-        assert part in message
-
-
 @pytest.mark.parametrize(
     ("attribute", "value", "expected"),
     [
-        ("n_agents", N + 1, "wrong_shape"),
         ("episode_limit", LIMIT + 1, "T = episode_limit + 1"),
         ("n_steps", 3, "expected 16, which the data hold, found 3"),
         ("n_agents", "three", "expected int, found 'three'"),
@@ -383,21 +305,24 @@ def test_content_rules_hold_for_files(file):
         ("format", "other", "expected 'offline-marl-dataset', found 'other'"),
         ("format_version", 99, "Update the program"),
         ("battle_won", np.zeros(9, np.uint8), "battle_won"),
+        ("battle_won", np.array([0xF0], np.uint8), "win_rate"),
+        ("source", None, "attribute 'source': expected str, found None"),
+        ("format", None, "attribute 'format': expected str, found None"),  # still ours: its hash
+        ("return_mean", 1.5, "attribute 'return_mean': says 1.5"),
+        ("win_rate", 1.0, "attribute 'win_rate': says 1.0"),
+        ("n_cut", 2, "attribute 'n_cut': says 2"),
     ],
 )
 def test_wrong_attributes(file, attribute, value, expected):
     with h5py.File(file, "r+") as stored:
-        stored.attrs[attribute] = value
+        del stored.attrs[attribute]
+        if value is not None:
+            stored.attrs[attribute] = value
     assert expected in error_of(file)
 
 
-def test_a_missing_attribute(file):
-    with h5py.File(file, "r+") as stored:
-        del stored.attrs["source"]
-    assert "attribute 'source': expected str, found None" in error_of(file)
-
-
 def test_keys_that_are_no_datasets(tmp_path, data, file):
+    """A group, a link out of the file, a link within it; and a number in the place of an array."""
     other = tmp_path / "other.h5"
     os.rename(file, other)
     for make in (
@@ -422,11 +347,6 @@ def test_a_file_that_claims_too_much(tmp_path, data):
     assert "bytes can hold" in error_of(tmp_path / "x.h5")
 
 
-def test_another_map_is_refused(file):
-    assert "another map's data" in error_of(file, map_name="3m")
-    assert "n_actions" in error_of(file, env_info={"n_actions": A + 1})
-
-
 @pytest.mark.parametrize("foreign", [False, True])
 def test_flipped_bytes_give_an_error_or_valid_data(tmp_path, data, file, foreign):
     if foreign:
@@ -434,7 +354,7 @@ def test_flipped_bytes_give_an_error_or_valid_data(tmp_path, data, file, foreign
     content = file.read_bytes()
     rng = np.random.default_rng(7)
     refused = 0
-    for _ in range(400):
+    for _ in range(120):
         damaged = bytearray(content)
         for position in rng.integers(len(content), size=rng.integers(1, 4)):
             damaged[position] ^= rng.integers(1, 256)
@@ -445,19 +365,10 @@ def test_flipped_bytes_give_an_error_or_valid_data(tmp_path, data, file, foreign
             refused += 1
         else:
             assert foreign or same(read, data)
-    assert refused > 20
+    assert refused > 6
 
 
 # ------------------------------------------------------------------------------ writing
-
-
-def test_an_existing_file_is_kept(data, file):
-    before = file.read_bytes()
-    with pytest.raises(DatasetError, match="exists already"):
-        write_dataset(file, data)
-    assert file.read_bytes() == before
-    write_dataset(file, data.select([0]), overwrite=True)
-    assert len(load_dataset(file)) == 1
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path, data):
@@ -471,42 +382,37 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, data):
     assert path.read_text() == "mine" and os.listdir(tmp_path) == ["x.h5"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_write_leaves_what_was_there(data, file, error):
+def test_an_interrupted_write_leaves_what_was_there(data, file):
     before = file.read_bytes()
-    with pytest.raises(error), CanonicalWriter(file, metadata(), overwrite=True) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CanonicalWriter(file, metadata(), overwrite=True) as writer,
+    ):
         writer.append(padded(data))
-        assert len(os.listdir(file.parent)) == 2
-        raise error
+        assert len(os.listdir(file.parent)) == 2 and file.read_bytes() == before
+        raise KeyboardInterrupt
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
 
 
-def test_nothing_but_whole_files_has_the_name(tmp_path, data):
-    path = tmp_path / "deep" / "folder" / "x.h5"
-    with CanonicalWriter(path, metadata()) as writer:
-        writer.append(padded(data))
-        assert not path.exists()
-    assert path.exists() and os.listdir(path.parent) == ["x.h5"]
+def refused_by_the_writer(path, *appended) -> str:
+    with pytest.raises(DatasetError) as caught, CanonicalWriter(path, metadata()) as writer:
+        for words in appended:
+            writer.append(*words)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("change", "expected"),  # the rules have tests of their own; here, that they are applied
     [
         (lambda b: b.pop("obs"), "missing_key"),
         (lambda b: b["obs"].__setitem__((0, 0), np.nan), "finite_obs"),
-        (lambda b: b.update(obs=b["obs"][..., :2]), "wrong_shape"),
         (lambda b: b.update(actions=b["actions"].astype(np.float32)), "wrong_dtype"),
-        (lambda b: b.update({k: v[:0] for k, v in b.items()}), "zero_episodes"),
     ],
 )
 def test_bad_batches_are_not_written(tmp_path, data, change, expected):
     batch = padded(data)
     change(batch)
-    with (
-        pytest.raises(DatasetError, match=expected),
-        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
-    ):
-        writer.append(batch)
+    assert expected in refused_by_the_writer(tmp_path / "x.h5", (batch,))
     assert os.listdir(tmp_path) == []
 
 
@@ -521,22 +427,11 @@ def test_writer_casts_what_rounding_allows(tmp_path, data):
 
 
 def test_writer_refuses_nonsense(tmp_path, data):
-    with (
-        pytest.raises(DatasetError, match="no episode was written"),
-        CanonicalWriter(tmp_path / "x.h5", metadata()),
-    ):
-        pass
-    with (
-        pytest.raises(DatasetError, match="some batches only"),
-        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
-    ):
-        writer.append(padded(data), data.battle_won)
-        writer.append(padded(data))
-    with (
-        pytest.raises(DatasetError, match="expected 0 or 1"),
-        CanonicalWriter(tmp_path / "x.h5", metadata()) as writer,
-    ):
-        writer.append(padded(data), np.full(len(data), 2))
+    batch, path = padded(data), tmp_path / "x.h5"
+    assert "no episode was written" in refused_by_the_writer(path)
+    some = refused_by_the_writer(path, (batch, data.battle_won), (batch,))
+    assert "some batches only" in some
+    assert "expected 0 or 1" in refused_by_the_writer(path, (batch, np.full(len(data), 2)))
     with pytest.raises(DatasetError, match="a folder"):
         write_dataset(tmp_path, data, overwrite=True)
     assert os.listdir(tmp_path) == []
@@ -553,10 +448,14 @@ def test_opening_fails(tmp_path, data, monkeypatch, number, expected):
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(canonical.h5py, "File", fail)
-    with pytest.raises(DatasetError, match=expected) as caught:
-        write_dataset(tmp_path / "x.h5", data)
-    assert "x.h5" in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(canonical.h5py, "File", fail)
+        with pytest.raises(DatasetError, match=rf"(?s)x\.h5.*{expected}"):
+            write_dataset(tmp_path / "x.h5", data)
+    number = errno.EACCES  # root may read everything, so the refusal is played
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(DatasetError, match="no permission"):
+        load_dataset(file)
 
 
 FULL_DISK = """
@@ -577,19 +476,9 @@ except DatasetError as error:
 
 def test_a_full_disk_is_one_clear_error(tmp_path):
     """A file-size limit stands in for the disk. HDF5 alone would crash: a process of its own."""
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            FULL_DISK,
-            str(SRC),
-            str(Path(__file__).parent),
-            str(tmp_path / "x.h5"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    words = [SRC, Path(__file__).parent, tmp_path / "x.h5"]
+    command = [sys.executable, "-c", FULL_DISK, *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2, result.stderr
     assert (
         "cannot be written: File too large" in result.stdout
@@ -602,51 +491,21 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
 # ------------------------------------------------------------------------------ memory
 
 
-PEAK = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import tracemalloc
-from inspo.offline import load_dataset
-tracemalloc.start()
-data = load_dataset(sys.argv[2])
-print(tracemalloc.get_traced_memory()[1] / data.nbytes)
-"""
-
-
 @pytest.mark.parametrize("foreign", [False, True])
 def test_memory_of_loading(tmp_path, foreign):
     """At most 1.2 times the flat data, although the file is padded to many times that."""
-    rng = np.random.default_rng(0)
-    n_episodes, limit, n_agents, n_actions = 1000, 120, 5, 11
-    lengths = rng.integers(20, 80, n_episodes)
-    rows = int((lengths + 1).sum())
-    terminated = np.zeros((rows, 1), np.uint8)
-    terminated[np.cumsum(lengths + 1) - 2] = 1
-    arrays = {
-        "state": np.full((rows, 120), 0.5, np.float32),
-        "obs": np.full((rows, n_agents, 80), 0.5, np.float32),
-        "actions": rng.integers(0, n_actions, (rows, n_agents, 1)),
-        "avail_actions": np.ones((rows, n_agents, n_actions), np.int32),
-        "reward": np.ones((rows, 1), np.float32),
-        "terminated": terminated,
-    }
-    meta = metadata(
-        n_agents=n_agents, n_actions=n_actions, state_shape=120, obs_shape=80, episode_limit=limit
-    )
-    path = tmp_path / "x.h5"
-    data = OfflineDataset.build(arrays, lengths, meta)
+    sizes = {"n_agents": 5, "n_actions": 11, "state_shape": 120, "obs_shape": 80}
+    lengths = np.random.default_rng(0).integers(20, 80, 600)
+    data = make_dataset(lengths, episode_limit=120, **sizes)
     if foreign:
-        write_cfcql(path, data.episodes(np.arange(n_episodes), n_steps=limit + 1))
+        write_cfcql(tmp_path / "x.h5", data.episodes(np.arange(600), n_steps=121))
     else:
-        write_dataset(path, data)
-    result = subprocess.run(
-        [sys.executable, "-c", PEAK, str(SRC), str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert float(result.stdout) < 1.2
+        write_dataset(tmp_path / "x.h5", data)
+    tracemalloc.start()
+    read = load_dataset(tmp_path / "x.h5")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * read.nbytes
 
 
 # ------------------------------------------------------------------------- other dtypes
@@ -660,10 +519,8 @@ def test_memory_of_loading(tmp_path, foreign):
         *[(key, "?") for key in ("avail_actions", "terminated", FILLED)],
     ],
 )
-@pytest.mark.parametrize("write", [write_cfcql, write_alberdice])
-def test_harmless_dtypes_are_cast_by_convert_and_named_by_readers(
-    tmp_path, data, write, key, dtype
-):
+def test_harmless_dtypes_are_cast_by_convert_and_named_by_readers(tmp_path, data, key, dtype):
+    write = write_alberdice if dtype in ("f8", "u1", "?") else write_cfcql
     batch = padded(data)
     if key == "reward":
         batch[key] = np.round(np.abs(batch[key]))  # what all of these hold
@@ -686,6 +543,7 @@ def test_harmless_dtypes_are_cast_by_convert_and_named_by_readers(
         ("actions", 0.5, "f4"),
         ("actions", np.nan, "f4"),
         ("avail_actions", 2**40, "i8"),
+        ("reward", 1, "c8"),
     ],
 )
 def test_values_that_a_cast_would_change_are_refused(tmp_path, data, key, value, dtype):
@@ -694,13 +552,7 @@ def test_values_that_a_cast_would_change_are_refused(tmp_path, data, key, value,
     batch[key][0, 0] = value
     write_cfcql(tmp_path / "x.h5", batch)
     error = error_of(tmp_path / "x.h5", cast=True)
-    assert f"key '{key}'" in error and "can hold, found" in error
-
-
-def test_other_dtypes_that_are_no_numbers_stay_refused(tmp_path, data):
-    batch = padded(data)
-    write_cfcql(tmp_path / "x.h5", batch | {"reward": batch["reward"].astype("c8")})
-    assert "complex64" in error_of(tmp_path / "x.h5", cast=True)
+    assert f"key '{key}'" in error and ("can hold, found" in error or "complex64" in error)
 
 
 # ------------------------------------------------------------------- what a file says of itself

@@ -163,8 +163,7 @@ def policy_loss_loop(log_pi, critic, mixer, batch, args, cells):
 
 
 @pytest.mark.parametrize(
-    ("td_lambda", "minibatch", "epochs", "support"),
-    [(0.0, 1000, 1, 0.0), (0.8, 1000, 1, 0.3), (0.8, 5, 2, 0.0)],
+    ("td_lambda", "minibatch", "epochs", "support"), [(0.0, 1000, 1, 0.3), (0.8, 5, 2, 0.0)]
 )
 def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs, support):
     learner, logger, args = cases.build(
@@ -216,7 +215,6 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs, s
     ("map_name", "quality", "action", "value"),
     [
         ("xor", "b", 1, -2.0),  # Q_tot(A, A) = 0, (A, B) = (B, A) = 1: both play B
-        ("xor", "c", 0, 0.0),  # A 1/2, B -1/2
         ("m_ne", "balanced", 2, 20.0),  # -11.7, -10, -6.7
         ("m_ne", "imbalanced", 0, 5.0),  # 0, -17, -16
     ],

@@ -47,13 +47,9 @@ def test_ratio_by_hand_and_by_loop():
         for m in range(50):
             product = math.prod(math.exp(log_pi[m, j]) for j in range(4) if j != i)
             assert ratio[m].item() == pytest.approx(product / math.exp(others[m]), rel=1e-4)
-
-
-def test_ratio_floors_and_one_agent():
-    log_pi = th.tensor([[0.0, -1e10], [0.0, 0.0]])
-    assert others_log_ratio(log_pi, th.tensor([-0.1, -99.0]), 0).tolist() == pytest.approx(
-        [-22.9, 46.0]
-    )
+    log_pi = th.tensor([[0.0, -1e10], [0.0, 0.0]])  # floors, and a lone agent
+    found = others_log_ratio(log_pi, th.tensor([-0.1, -99.0]), 0).tolist()
+    assert found == pytest.approx([-22.9, 46.0])
     assert others_log_ratio(th.tensor([[-0.7]]), th.zeros(1), 0).item() == 0
 
 
@@ -82,12 +78,12 @@ def test_drawing_counts_in_proportion_to_the_ratio():
     th.manual_seed(0)
     ratio = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001])
     counts = th.zeros(5)
-    for _ in range(4000):
+    for _ in range(2000):
         index, weight = resample(ratio.log(), "draw")
         assert (len(index), weight.tolist()) == (5, [1] * 5)
         counts += th.bincount(index, minlength=5)
     expected = 5 * ratio / ratio.sum()
-    assert th.allclose(counts / 4000, expected, atol=0.05)
+    assert th.allclose(counts / 2000, expected, atol=0.07)
     index, weight = resample(ratio.log(), "weight")
     assert sorted(index.tolist()) == [0, 1, 2, 3, 4]
     assert th.allclose(weight, expected[index])
@@ -264,7 +260,6 @@ class Literal:
     [
         ([[2], [0], [1]], {}),
         ([[2], [0], [1]], {"td_lambda": 0.8}),
-        ([[2, 0, 1]], {"agent": "mlp_ns"}),
         ([[2, 0], [1]], {"agent": "mlp_ns", "turn_steps": 3}),
         ([[2], [0], [1]], {"turn_steps": 2, "advantage_critic": "current", "td_lambda": 0.5}),
         ([[2], [0], [1]], {"beta": 0.0, "ratio": "full", "td_lambda": 1.0, "agent": "mlp_ns"}),
@@ -295,38 +290,6 @@ def test_one_call_is_the_literal_algorithm(blocks, changes, monkeypatch):
     for key, name in (("critic", "critic_loss"), ("cql", "cql_loss"), ("policy", "policy_loss")):
         expected = literal.mean_loss(key)
         assert logger.stats[name] == [pytest.approx(expected, rel=1e-4, abs=1e-5)]
-
-
-def test_gradient_of_the_policy_loss_by_finite_differences(monkeypatch):
-    """The learner's own gradient against differences of the literal loss."""
-    learner, _, args, batch = make_inspo(agent="rnn_ns", hidden_dim=4)
-    literal = Literal(learner, batch)
-    gradients = {}
-
-    def record(name, loss, clip):
-        groups = learner.optimisers[name].param_groups
-        parameters = [p for group in groups for p in group["params"]]
-        gradients[name] = th.autograd.grad(loss, parameters)
-        return th.zeros(())  # nothing moves
-
-    monkeypatch.setattr(learner, "descend", record)
-    args.target_tau = 0.0
-    learner.train(batch, 50, 8)
-    taken = [literal.taken(i) for i in range(3)]
-    rng = th.Generator().manual_seed(0)
-    for i in (0, 2):
-        weight = literal.weights(i, taken)
-        constants = literal.constants(i, literal.policies(i), weight, args.beta, literal.targets[i])
-        for k, parameter in enumerate(literal.agents[i].parameters()):
-            place = int(th.randint(parameter.numel(), (), generator=rng))
-            flat, eps = parameter.data.view(-1), 1e-5
-            flat[place] += eps
-            up = literal.policy_loss(i, constants).item()
-            flat[place] -= 2 * eps
-            down = literal.policy_loss(i, constants).item()
-            flat[place] += eps
-            found = gradients[f"policy_{i}"][k].flatten()[place].item()
-            assert found == pytest.approx((up - down) / (2 * eps), rel=1e-3, abs=1e-5)
 
 
 # Schedules and switches
@@ -377,15 +340,11 @@ def test_the_temperature_grows_when_policies_are_too_far_from_the_data(target, s
     assert all(sign * (b - a) > 0 for a, b in pairwise(alphas))
     # Adam's first step on log alpha is its learning rate
     assert math.log(alphas[1] / 0.5) == pytest.approx(sign * 0.01, rel=1e-3)
-
-
-def test_the_temperature_stays_in_its_range():
-    learner, logger, _, batch = make_inspo(
-        tune_alpha=True, target_kl=50.0, alpha_lr=1.0, alpha_range=[0.3, 0.7]
-    )
+    settings = {"tune_alpha": True, "target_kl": target, "alpha_lr": 1.0, "alpha_range": [0.3, 0.7]}
+    learner, logger, _, batch = make_inspo(**settings)
     for t_env in (50, 51, 52):
         learner.train(batch, t_env, 8)
-    assert logger.stats["alpha"][-1] == pytest.approx(0.3)
+    assert logger.stats["alpha"][-1] == pytest.approx(0.7 if sign > 0 else 0.3)
 
 
 def test_kl_is_the_mean_over_agents_with_a_choice():
@@ -406,29 +365,6 @@ def test_kl_is_the_mean_over_agents_with_a_choice():
     for i in range(3):
         mean = sum(values[i]) / len(values[i])
         assert logger.stats[f"kl_agent{i}"] == [pytest.approx(mean, rel=1e-4)]
-
-
-def test_ratio_is_logged_as_one_when_the_policies_are_mu():
-    """pi = mu and independent agents in the data: rho = 1, no transition counts more."""
-    learner, logger, _, batch = make_inspo(agent="mlp_ns", critic_warmup=0.9)
-    literal = Literal(learner, batch)
-    for i in range(3):
-        for (e, t), log_pi in literal.policies(i).items():
-            batch["behaviour_log_probs"][e, t, i] = log_pi.float().detach()
-    for e, t in literal.cells:
-        log_mu = [batch["behaviour_log_probs"][e, t, j, literal.action(e, t, j)] for j in range(3)]
-        for i in range(3):
-            others = sum(log_mu[j] for j in range(3) if j != i)
-            batch["behaviour_log_prob_others"][e, t, i] = others
-    learner.train(batch, 0, 8)
-    for key, value in (("ratio_mean", 1), ("ess_share", 1), ("kl", 0)):
-        assert logger.stats[key] == [pytest.approx(value, abs=1e-5)]
-
-
-def test_an_agent_without_a_choice_is_at_no_distance_from_the_data():
-    learner, logger, _, batch = make_inspo()
-    learner.train(cases.without_choice(batch, 1), 50, 8)
-    assert logger.stats["kl_agent1"] == [0]
 
 
 def test_minibatches_use_every_transition_once(monkeypatch):

@@ -49,7 +49,8 @@ def apart(algorithm):
 
 @every_algorithm
 def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
-    learner, _, _ = cases.build(algorithm, **keys_of(algorithm, **RATES))
+    icq = keys_of(algorithm, optim_alpha=0.5, optim_eps=0.25)
+    learner, _, _ = cases.build(algorithm, **keys_of(algorithm, **RATES), **icq)
     found = {
         name: [group["lr"] for group in optimiser.param_groups]
         for name, optimiser in learner.optimisers.items()
@@ -58,13 +59,8 @@ def test_every_optimiser_has_the_rate_that_its_key_says(algorithm):
     assert found == wanted
     kind = th.optim.RMSprop if algorithm == "icq" else th.optim.Adam
     assert {type(optimiser) for optimiser in learner.optimisers.values()} == {kind}
-
-
-def test_the_smoothing_and_epsilon_of_icq_are_those_of_its_keys():
-    learner, _, _ = cases.build("icq", optim_alpha=0.5, optim_eps=0.25)
-    for optimiser in learner.optimisers.values():
-        (group,) = optimiser.param_groups
-        assert (group["alpha"], group["eps"]) == (0.5, 0.25)
+    groups = [group for o in learner.optimisers.values() for group in o.param_groups]
+    assert not icq or all((g["alpha"], g["eps"]) == (0.5, 0.25) for g in groups)
 
 
 @pytest.mark.parametrize("decay", ["none", "cosine"])
@@ -163,6 +159,10 @@ def test_state_is_saved_whole(algorithm, tmp_path):
         other = twin.networks[name].state_dict()
         assert all(th.equal(v, other[k]) for k, v in network.state_dict().items()), name
     assert (twin.updates, twin.log_t) == (learner.updates, learner.log_t)
+    args.lr = 0.25  # rates are the configuration's, not the file's
+    other, _ = cases.make_learner(args)
+    other.load_models(tmp_path)
+    assert 0.25 in [g["lr"] for o in other.optimisers.values() for g in o.param_groups]
 
 
 # What is not finite
@@ -212,25 +212,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_rates_are_the_configurations_not_the_files(tmp_path):
-    learner, _, _ = cases.build("bc", lr=0.5)
-    learner.save_models(tmp_path)
-    twin, _, _ = cases.build("bc", lr=0.25)
-    twin.load_models(tmp_path)
-    assert twin.optimisers["policy"].param_groups[0]["lr"] == 0.25
-
-
 # What is logged
-
-
-@every_algorithm
-def test_statistics_are_numbers_and_come_once_an_interval(algorithm):
-    learner, logger, args = cases.build(algorithm, log_interval=20)
-    batch = cases.random_batch(cases.LENGTHS, args)
-    for t_env in (0, 10, 20, 39, 40):
-        learner.train(batch, t_env, 8)
-    assert logger.stats and max(map(len, logger.stats.values())) == 3
-    assert all(math.isfinite(x) for values in logger.stats.values() for x in values)
 
 
 # What must not matter
@@ -239,7 +221,9 @@ def test_statistics_are_numbers_and_come_once_an_interval(algorithm):
 @every_algorithm
 def test_padding_changes_nothing(algorithm):
     """Thirty more steps of rubbish: the same statistics and the same weights afterwards."""
-    args = cases.make_args(algorithm, resample="weight", td_lambda=0.8, critic_warmup=0.0)
+    args = cases.make_args(
+        algorithm, resample="weight", td_lambda=0.8, critic_warmup=0.0, log_interval=20
+    )
     if algorithm == "inspo":
         args.agent_order = "fixed"
     batch = cases.random_batch(cases.LENGTHS, args)
@@ -249,15 +233,20 @@ def test_padding_changes_nothing(algorithm):
     for pad in (0, 30):
         twin = copy.deepcopy(learner)
         th.manual_seed(1)
-        twin.train(cases.padded(batch, pad), 50, 8)
+        for t_env in (50, 60, 70):  # the second lies within the interval of the log
+            twin.train(cases.padded(batch, pad), t_env, 8)
         weights = {k: v for net in twin.networks.values() for k, v in net.state_dict().items()}
         results.append((twin.logger.stats, weights))
     (stats, weights), (other_stats, other_weights) = results
-    assert stats.keys() == other_stats.keys()
-    for key, value in stats.items():
-        assert value == pytest.approx(other_stats[key], abs=1e-6, rel=1e-5), key
+    assert stats.keys() == other_stats.keys() and max(map(len, stats.values())) == 2
+    for key, values in stats.items():
+        assert all(map(math.isfinite, values))
+        assert values == pytest.approx(other_stats[key], abs=1e-5, rel=1e-4), key
     for key, value in weights.items():
-        assert th.allclose(value, other_weights[key], atol=1e-6), key
+        assert th.allclose(value, other_weights[key], atol=1e-5), key
+    # A matrix game played once: nothing to normalise by.
+    learner.train(cases.random_batch([1], args, terminated=[True]), 90, 8)
+    assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())
 
 
 @every_algorithm
@@ -292,11 +281,3 @@ def test_an_agent_without_a_choice_learns_nothing(algorithm):
     for i, agent in enumerate(learner.mac.agent.agents):
         assert cases.same_weights(agent, before[i]) == (i == 1)
     assert all(math.isfinite(v) for values in logger.stats.values() for v in values)
-
-
-@every_algorithm
-def test_one_transition_leaves_finite_weights(algorithm):
-    """A matrix game played once: nothing to normalise by."""
-    learner, _, args = cases.build(algorithm)
-    learner.train(cases.random_batch([1], args, terminated=[True]), 50, 8)
-    assert all(p.isfinite().all() for n in learner.networks.values() for p in n.parameters())

@@ -1,6 +1,7 @@
 """Statistics: from tensors to floats, to the sinks, into a checkpoint and out of it."""
 
 import io
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,18 +76,16 @@ def test_weights_and_biases_get_every_scalar_with_its_step(logger, tmp_path, mon
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     words = ["with", "wandb_team=lab", "use_wandb=True", f"local_results_path={tmp_path / 'new'}"]
     config = load_config(["--config=bc", "--env-config=matrix_offline", *words])
-    logger.setup_wandb(Settings(config.values).with_facts(unique_token="run_1"))
+    settings = Settings(config.values).with_facts(unique_token="run_1")
+    logger.setup_wandb(settings)
     logger.log_stats({"loss": torch.tensor(0.5), "episodes": 3}, 10)
     assert logged == [{"loss": 0.5, "t_env": 10}, {"episodes": 3.0, "t_env": 10}]
     assert (asked["project"], asked["entity"], asked["mode"]) == ("inspo", "lab", "offline")
     assert asked["config"]["wandb_team"] == "lab" and asked["group"] == "bc_xor_a"
     assert Path(asked["dir"]) == tmp_path / "new"
-
-
-def test_without_wandb_the_key_is_an_error(logger, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"use_wandb=True.*pip install wandb"):
-        logger.setup_wandb(Settings({}))
+        logger.setup_wandb(settings)
 
 
 def test_the_history_goes_through_a_checkpoint_and_to_new_sinks(logger, tmp_path):
@@ -109,13 +108,11 @@ def test_recent_statistics_are_printed_once(logger, capsys):
     logger.print_recent_stats()
     text = capsys.readouterr().err
     assert text.count("Recent statistics, t_env 1,500") == 1
-    assert "loss:" in text
-    assert "0.125" in text
+    assert "loss:" in text and "0.125" in text
     logger.log_stat("loss", 0.5, 1600)
     logger.print_recent_stats()
     text = capsys.readouterr().err
-    assert "0.5" in text
-    assert "test_return_mean" not in text
+    assert "0.5" in text and "test_return_mean" not in text
 
 
 def test_lines_stand_above_the_bar_and_alone_in_the_file(tmp_path, monkeypatch):
@@ -132,24 +129,14 @@ def test_lines_stand_above_the_bar_and_alone_in_the_file(tmp_path, monkeypatch):
     assert "half of it" in text
 
 
-def test_seeds_of_different_purposes_differ_and_longer_lists_begin_alike():
+def test_one_seed_fixes_the_global_generators_and_begins_independent_streams():
+    def draw(seed):
+        seed_everything(seed)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert draw(5) == draw(5) != draw(6)
     seeds = spawn_seeds(1, "environment", 500)
-    assert len(set(seeds)) == 500
-    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert len(set(seeds)) == 500 and all(0 <= seed < 2**31 for seed in seeds)
     assert spawn_seeds(1, "environment", 3) == seeds[:3]
     assert not set(seeds) & set(spawn_seeds(1, "sampling", 500))
     assert not set(seeds) & set(spawn_seeds(2, "environment", 500))
-
-
-def test_one_seed_fixes_the_three_global_generators():
-    import random
-
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    seed_everything(5)
-    first = draw()
-    seed_everything(5)
-    assert draw() == first
-    seed_everything(6)
-    assert draw() != first

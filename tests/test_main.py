@@ -7,11 +7,12 @@ import runpy
 import signal
 import subprocess
 import sys
-import textwrap
+import time
 import types
 from pathlib import Path
 
 import pytest
+from cases import start_child, status_of
 
 from inspo import main as program
 from inspo.utils import interrupts
@@ -71,21 +72,16 @@ def test_a_run_is_recorded(run_main, tmp_path):
     assert list((tmp_path / "results/tb_logs" / args.unique_token).iterdir())
 
 
-def test_a_seed_is_drawn_and_recorded(run_main, tmp_path):
+def test_a_seed_is_drawn_or_that_of_the_checkpoint_and_recorded(run_main, tmp_path, capsys):
     seeds = []
-    for _ in range(2):
-        assert run_main(lambda args, logger: seeds.append(args.seed)) == 0
+    note = lambda args, logger: seeds.append(args.seed)  # noqa: E731
+    assert run_main(note) == run_main(note) == 0
     folder = tmp_path / "results/sacred/bc/2s3z_medium"
     assert [read(folder / n / "config.json")["seed"] for n in "12"] == seeds
     assert seeds[0] != seeds[1]
-
-
-def test_a_resumed_run_has_the_seed_of_its_checkpoint(run_main, tmp_path, capsys):
-    seeds = []
     save_checkpoint(tmp_path / "model", 5, {}, {"config": {"seed": 123}})
     resume = f"resume={tmp_path / 'model'}"
-    assert run_main(lambda args, logger: seeds.append(args.seed), resume) == 0
-    assert seeds == [123]
+    assert run_main(note, resume) == 0 and seeds[2] == 123
     save_checkpoint(tmp_path / "model", 6, {}, {"alg": "bc"})
     assert run_main(None, resume) == 2
     assert "which seed" in capsys.readouterr().err
@@ -143,13 +139,6 @@ def test_the_second_signal_stops_at_once_and_handlers_come_back():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_results_that_cannot_be_written(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    status = program.main(["--config=bc", "with", f"local_results_path={tmp_path}/file/results"])
-    assert status == 2
-    assert "local_results_path" in capsys.readouterr().err
-
-
 def test_a_wrong_word_exits_with_2_and_one_line(capsys):  # which ones: test_config.py
     assert program.main(["--config=bc", "with", "batchsize=3"]) == 2
     out, err = capsys.readouterr()
@@ -194,52 +183,26 @@ def test_output_that_cannot_be_written(words, status):
     assert done.stderr.count("\n") == (status == 2)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 400 bytes")],
-)
-def test_out_of_memory_is_one_line(error, capsys):
-    def command():
-        raise error
-
-    assert interrupts.exit_status(command) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: out of memory") and message.count("\n") == 1
-
-
-def test_two_runs_of_one_moment_and_a_sigterm(tmp_path):
+def test_two_runs_of_one_moment_and_a_sigterm(run_main, tmp_path, capfd):
     """Two processes started together get folders and tokens of their own; both stop cleanly."""
-    code = textwrap.dedent(
-        f"""
-        import sys, time, types
-        sys.path.insert(0, {str(ROOT / "package")!r})
-        from inspo.utils.interrupts import GracefulExit, Interrupted
 
-        def run(args, logger):
-            with GracefulExit(logger.info) as stop:
-                print("ready", args.unique_token, flush=True)
-                while not stop.requested:
-                    time.sleep(0.01)
-            raise Interrupted(stop.signum, "saved")
+    def run(args, logger):
+        with GracefulExit(logger.info) as stop:
+            (tmp_path / args.unique_token).touch()
+            while not stop.requested:
+                time.sleep(0.01)
+        raise Interrupted(stop.signum, "saved")
 
-        sys.modules["inspo.run"] = types.SimpleNamespace(run=run)
-        from inspo import main
-        sys.exit(main.main(["--config=bc", "with", "seed=1", "local_results_path={tmp_path}"]))
-        """
-    )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    runs = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    tokens = {run.stdout.readline() for run in runs}
-    for run in runs:
-        run.send_signal(signal.SIGTERM)
-    for run in runs:
-        _, err = run.communicate(timeout=60)
-        assert run.returncode == 143, err
-        assert err.strip().endswith("interrupted: saved")
-        assert "Traceback" not in err
-        assert "Warning" not in err
-    assert len(tokens) == 2
-    folder = tmp_path / "sacred/bc/2s3z_medium"
+    children = [start_child(lambda: run_main(run, "seed=1")) for _ in range(2)]
+    while len(list(tmp_path.glob("bc_seed1_*"))) < 2:
+        time.sleep(0.01)
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    assert [status_of(child) for child in children] == [143, 143]
+    err = capfd.readouterr().err
+    assert err.count("interrupted: saved") == 2
+    assert "Traceback" not in err and "Warning" not in err
+    folder = tmp_path / "results/sacred/bc/2s3z_medium"
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
     assert {read(folder / n / "run.json")["status"] for n in "12"} == {"INTERRUPTED"}
 
@@ -252,22 +215,20 @@ def test_an_import_of_epymarls_names_the_new_one(tmp_path, capsys):
     assert message.startswith(f"error: {learner}, line 2: 'components.episode_buffer'")
     assert message.count("\n") == 1
     assert "from inspo.components.episode_batch import" in message
-
-
-def test_other_missing_modules_are_not_hidden():
-    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):  # others are not hidden
         interrupts.exit_status(lambda: __import__("nowhere"))
 
 
-def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp_path):
+def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp_path, monkeypatch):
     def git(*words):
-        subprocess.run(
-            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words],
-            check=True,
-            capture_output=True,
-        )
+        user = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *user, *words]
+        subprocess.run(command, check=True, capture_output=True)
 
-    assert git_commit(tmp_path) is None
+    monkeypatch.setenv("INSPO_COMMIT", "a1b2")  # as in the Docker image
+    assert git_commit(tmp_path) == git_commit(None) == "a1b2"
+    monkeypatch.delenv("INSPO_COMMIT")
+    assert git_commit(tmp_path) is git_commit(None) is None
     git("init")
     for name in ("src/a.py", "results/paper/table.md"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -281,14 +242,6 @@ def test_a_commit_is_dirty_where_the_program_differs_not_where_its_tables_do(tmp
     assert git_commit(tmp_path) == clean
     (tmp_path / "src/a.py").write_text("new")
     assert git_commit(tmp_path) == f"{clean}-dirty"
-
-
-def test_outside_of_git_the_environment_names_the_commit(tmp_path, monkeypatch):
-    """As the Docker image does."""
-    monkeypatch.setenv("INSPO_COMMIT", "a1b2")
-    assert git_commit(tmp_path) == git_commit(None) == "a1b2"
-    monkeypatch.delenv("INSPO_COMMIT")
-    assert git_commit(tmp_path) is git_commit(None) is None
 
 
 # --- a full disk ----------------------------------------------------------------------------------
@@ -309,6 +262,17 @@ class Full:
             return self.write(path, content)
 
         return write_bytes
+
+
+def test_no_room_at_the_beginning_starts_no_run(run_main, monkeypatch, tmp_path, capsys):
+    disk, started = Full(monkeypatch, "config.json"), []
+    disk.full = True
+    assert run_main(lambda *given: started.append(given)) == 2
+    err = capsys.readouterr().err
+    assert "config.json cannot be written: No space left" in err and "Traceback" not in err
+    (tmp_path / "file").touch()
+    assert program.main(["--config=bc", "with", f"local_results_path={tmp_path}/file/r"]) == 2
+    assert "local_results_path" in capsys.readouterr().err and not started
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "info.json"])
@@ -343,28 +307,27 @@ def test_a_record_without_room_is_an_error_and_keeps_what_it_held(
         assert read(held["folder"] / "run.json")["status"] == "COMPLETED"
 
 
-def test_no_room_at_the_beginning_starts_no_run(run_main, monkeypatch, capsys):
-    disk, started = Full(monkeypatch, "config.json"), []
-    disk.full = True
-    assert run_main(lambda *given: started.append(given)) == 2
-    err = capsys.readouterr().err
-    assert "config.json cannot be written: No space left" in err and "Traceback" not in err
-    assert not started
-
-
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "Make room"), (errno.EROFS, "Check the path")]
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/x"), "/x: No space left. Make room"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "Read-only file system. Check"),
+        (MemoryError("x"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 400 bytes"), "out of memory"),
+        (OSError(errno.ENOENT, "No such file", "/x"), None),
+    ],
 )
-def test_what_a_disk_refuses_is_one_line_and_other_errors_are_ours(capsys, number, advice):
+def test_what_a_machine_refuses_is_one_line_and_other_errors_are_ours(capsys, error, said):
     def refuse():
-        raise OSError(number, os.strerror(number), "/data/x")
+        raise error
 
+    if said is None:
+        with pytest.raises(FileNotFoundError):
+            interrupts.exit_status(refuse)
+        return
     assert interrupts.exit_status(refuse) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: /data/x: {os.strerror(number)}. {advice}")
-    number = errno.ENOENT
-    with pytest.raises(FileNotFoundError):
-        interrupts.exit_status(refuse)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and said in message and message.count("\n") == 1
 
 
 def test_a_closed_stderr_leads_nowhere_and_never_into_a_file(tmp_path):

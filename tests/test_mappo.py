@@ -109,10 +109,9 @@ class Literal:
             cases.descend(self.critic.parameters(), loss, lr)
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_one_call_is_the_literal_algorithm(epochs):
+def test_one_call_is_the_literal_algorithm():
     learner, logger, args = cases.build(
-        "mappo", epochs=epochs, entropy_coef=0.1, eps_clip=0.05, lr_decay="none"
+        "mappo", epochs=3, entropy_coef=0.1, eps_clip=0.05, lr_decay="none"
     )
     batch = cases.random_batch(cases.LENGTHS, args, pad=2)
     learner.value_norm.update(3 + 2 * th.randn(20))  # moments that do not cancel
@@ -124,8 +123,7 @@ def test_one_call_is_the_literal_algorithm(epochs):
         assert logger.stats[key] == [pytest.approx(value, rel=1e-4, abs=1e-6)]
     cases.assert_close_weights(learner.mac.agent, literal.agent)
     cases.assert_close_weights(learner.critic, literal.critic)
-    if epochs > 1:
-        assert logger.stats["clipped_share"][0] > 0  # the clip has been at work
+    assert logger.stats["clipped_share"][0] > 0  # the clip has been at work
 
 
 def test_the_policy_waits_for_the_critic():

@@ -1,6 +1,5 @@
 """Networks against their definitions."""
 
-import copy
 import math
 from types import SimpleNamespace
 
@@ -46,17 +45,6 @@ def test_values_are_advantage_plus_value_of_state_observation_and_identity():
             assert th.allclose(q[m, i], dueling(critic, state[m], obs[m, i], i), atol=1e-12)
 
 
-def test_agents_differ_by_their_identity_alone_where_they_see_the_same():
-    th.manual_seed(0)
-    critic = DuelingCritic(state_dim=2, obs_dim=3, n_agents=2, n_actions=4, hidden=8)
-    state, obs = th.randn(5, 2), th.randn(5, 1, 3).expand(-1, 2, -1)
-    assert not th.allclose(critic(state, obs)[:, 0], critic(state, obs)[:, 1])
-    blind = copy.deepcopy(critic)
-    with th.no_grad():
-        blind.own.weight[:, -2:] = 0
-    assert th.allclose(blind(state, obs)[:, 0], blind(state, obs)[:, 1], atol=1e-6)
-
-
 def test_evaluation_in_blocks_is_the_forward_pass_without_a_way_back():
     th.manual_seed(0)
     critic = DuelingCritic(state_dim=2, obs_dim=3, n_agents=2, n_actions=4, hidden=8)
@@ -80,8 +68,11 @@ def gradients(network, output, x):
     return th.autograd.grad(output.square().mean(), [x, *network.parameters()])
 
 
-@pytest.mark.parametrize("shape", [(1,), (4, 3), (LARGE // 64**2 + 1,), (90, 3, 5)])
-@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((1,), th.float32), ((4, 3), th.float64), ((LARGE // 64**2 + 1,), th.float32),
+     ((90, 3, 5), th.float32), ((90, 3, 5), th.float64)],
+)  # fmt: skip
 def test_equals_its_layers_one_after_the_other(shape, dtype):
     th.manual_seed(0)
     network = MLP(7, 64, 3).to(dtype)
@@ -111,16 +102,12 @@ def test_large_products_and_only_they_are_onednns(monkeypatch):
     assert calls == [rows]
 
 
-def test_weights_that_are_no_layers():
-    head = nn.Linear(64, 3)
-    x = th.randn(9, 64)
-    th.testing.assert_close(feed_forward(x, (2 * head.weight, None)), 2 * x @ head.weight.T)
-
-
 def test_state_dict_keeps_its_names():
     """Checkpoints of networks made of nn.Sequential can be read."""
     names = [f"{k}.{part}" for k in (0, 2, 4) for part in ("weight", "bias")]
     assert list(MLP(2, 3, 4).state_dict()) == names
+    head, x = nn.Linear(64, 3), th.randn(9, 64)  # and weights may be no layer's
+    th.testing.assert_close(feed_forward(x, (2 * head.weight, None)), 2 * x @ head.weight.T)
 
 
 # The others' policies
@@ -148,16 +135,16 @@ def test_others_kl_by_loop():
                 p = math.prod(log_pi[0, j, joint[j]].exp().item() for j in range(n) if j != i)
                 log_p = sum(log_pi[0, j, joint[j]].item() for j in range(n) if j != i)
                 expected += p * (log_p - others(i, state, log_mu, avail, actions).item())
-            many = 1 if n == 2 else 20000
+            many = 1 if n == 2 else 10000
             rows = [x.expand(many, *x.shape[1:]) for x in (state, log_mu, avail)]
             data = th.full((many, n), own)
             found = others.others_kl(i, *rows, data, log_pi.expand(many, n, 3))
             assert (data == own).all()  # the caller's actions are left alone
-            tolerance = 1e-5 if n == 2 else 0.03
+            tolerance = 1e-5 if n == 2 else 0.04
             assert found.mean().item() == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize(("i", "n"), [(0, 2), (1, 2), (0, 4), (2, 4)])
+@pytest.mark.parametrize(("i", "n"), [(0, 1), (1, 2), (0, 4), (2, 4)])  # alone: no rows
 def test_the_conditional_policy_is_a_network_on_its_one_hot_inputs(i, n):
     th.manual_seed(0)
     a, width = 3, 5
@@ -181,12 +168,6 @@ def test_the_conditional_policy_is_a_network_on_its_one_hot_inputs(i, n):
             possible = avail[m, j] > 0
             assert th.allclose(found[m, place][possible], expected[possible], atol=1e-5)
             assert (found[m, place][~possible] < -1e9).all()
-
-
-def test_the_conditional_policy_of_a_lone_agent_has_no_rows():
-    net = ConditionalPolicy(0, 5, 1, 3, 8)
-    avail = th.ones(6, 1, 3, dtype=th.int)
-    assert net(th.randn(6, 5), avail, th.zeros(6, 1, dtype=th.long)).shape == (6, 0, 3)
 
 
 # Agents (see test_controllers.py as well)

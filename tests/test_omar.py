@@ -69,9 +69,7 @@ def policy_loss_loop(agent, critic, batch, args, cells):
     return gradient / count, omar / count
 
 
-@pytest.mark.parametrize(
-    ("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.6, 1000, 1), (0.6, 5, 2)]
-)
+@pytest.mark.parametrize(("td_lambda", "minibatch", "epochs"), [(0.0, 1000, 1), (0.6, 5, 2)])
 def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
     learner, logger, args = cases.build(
         "omar", td_lambda=td_lambda, critic_minibatch=minibatch, critic_epochs=epochs, omar_coef=0.3
@@ -109,24 +107,12 @@ def test_losses_and_steps_are_those_of_the_loops(td_lambda, minibatch, epochs):
     cases.assert_close_weights(learner.mac.agent, agent, 1e-6)
 
 
-def test_the_second_critic_has_heads_of_its_own():
-    learner, _, args = cases.build("omar")
-    first, second = learner.critics
-    shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
-    assert not shared
-    before = copy.deepcopy(second)
-    learner.train(cases.random_batch(cases.LENGTHS, args), 0, 8)
-    for p, old in zip(second.parameters(), before.parameters()):
-        assert not th.equal(p, old)
-
-
 # What independent learners see: the mean payoff of each action of one's own over the data.
 @pytest.mark.parametrize(
     ("map_name", "quality", "cql_alpha", "action", "value"),
     [
         ("xor", "b", 1.0, 1, -2.0),  # A 1/2, B 1: both play B
         ("xor", "b", 5.0, 0, 0.0),  # A is twice as frequent, which counts for more from 4/3 on
-        ("xor", "c", 1.0, 0, 0.0),  # A 1/2, B -1/2
         ("m_ne", "balanced", 1.0, 2, 20.0),  # -11.7, -10, -6.7
         ("m_ne", "imbalanced", 1.0, 0, 5.0),  # 0, -17, -16
     ],

@@ -14,8 +14,9 @@ import pytest
 
 from inspo import reproduce
 from inspo.experiments.campaign import CampaignReport
-from inspo.experiments.comparison import main_table, recorded_runs, to_markdown, write
+from inspo.experiments.comparison import recorded_runs, to_markdown, write
 from inspo.experiments.gridfile import offline_algorithms
+from inspo.offline import download
 from inspo.tabular.matrix_games import payoff_tensor
 from inspo.utils.config import load_config
 from inspo.utils.errors import UserError
@@ -27,7 +28,6 @@ from paper.options import Options, changed
 from paper.reader import read_file, read_table
 from tests.records import made_run
 
-ON = pytest.mark.parametrize("on", ["sc2", "smax"])
 GAMES = ("table1", "table2", "table3", "figure3")
 QUALITIES = ("medium", "medium_replay", "expert", "mixed")
 
@@ -73,7 +73,7 @@ def printed(name, on=None):
     return {data.key: data.published for data in table.comparison.datasets}
 
 
-def test_table_4_has_the_mean_that_the_paper_prints():
+def test_the_papers_values_say_the_same_wherever_they_stand_twice():
     values, means = printed("table4"), read_file("table4")["paper_average"]
     assert len(values) == 16 and list(means) == ["bc", "omar", "cfcql", "omiga", "inspo"]
     for method, average in means.items():
@@ -84,15 +84,12 @@ def test_table_4_has_the_mean_that_the_paper_prints():
         0.06, 0.09, 0.01, 0.04, 0.05, 0.05, 0.01, 0.09,
         0.06, 0.07, 0.12, 0.06, 0.06, 0.02, 0.11, 0.12,
     ]  # fmt: skip
-
-
-def test_tables_5_and_6_repeat_table_4():
-    fourth, fifth, sixth = (printed(name, "sc2") for name in ("table4", "table5", "table6"))
+    fifth, sixth = (printed(name, "sc2") for name in ("table5", "table6"))
     assert list(fifth) == ["6h_vs_8z_expert", "6h_vs_8z_mixed"] and len(sixth) == 8
     for key, row in fifth.items():
-        assert row["inspo"][0] == fourth[key]["inspo"][0] and math.isnan(row["inspo"][1])
+        assert row["inspo"][0] == values[key]["inspo"][0] and math.isnan(row["inspo"][1])
     for key, row in sixth.items():
-        assert row["inspo"] == fourth[key]["inspo"]
+        assert row["inspo"] == values[key]["inspo"]
         fixed, greedy = row["inspo_order_fixed"], row["inspo_order_semi_greedy"]
         assert abs(fixed[0] - greedy[0]) <= 0.07  # "not significant"
 
@@ -117,28 +114,6 @@ def test_other_values_agree_with_each_other_and_with_the_games():
 # Which runs
 
 
-@pytest.mark.parametrize("name", GAMES)
-def test_every_cell_of_the_games_is_a_configuration(name):
-    table = read_table(name)
-    keys = [method.key for method in table.comparison.methods]
-    assert keys.index("bc") < keys.index("inspo") and len(table.comparison.seeds) == 5
-    for (data, method, seed), cell in table.cells.items():
-        values = cell.config().values
-        assert values["offline"] and values["seed"] == seed, (data, method)
-        assert f"{values['map_name']}_{values['quality']}" == data
-        assert values["name"] == method or values["name"] in ("inspo", "omiga")
-
-
-def test_algorithms_that_have_runs_stay_in_the_table(tmp_path):
-    table, options = read_table("table1"), Options("table1", results=tmp_path)
-    assert tables.with_further(table, options) is table
-    (tmp_path / "runs" / "paper" / "xor_b" / "icq").mkdir(parents=True)
-    more = tables.with_further(table, replace(options, algorithms=["macql"]))
-    keys = [method.key for method in more.comparison.methods]
-    assert keys[-4:] == ["inspo", "icq", "macql", "inspo_joint_kl"]
-    assert ("xor_c", "icq", 4) in more.cells and ("xor_c", "inspo_joint_kl", 4) not in more.cells
-
-
 def test_table_4_on_smax_is_the_grid_file():
     made = starcraft.starcraft_tables("smax", "smax", Options("smax"))
     assert [table.comparison.name for table in made] == ["2s3z", "6h_vs_8z", "3s_vs_5z"]
@@ -147,37 +122,38 @@ def test_table_4_on_smax_is_the_grid_file():
     offline = offline_algorithms()
     # Four qualities of each; mixed_90_10 of two; the control on two; CFCQL's published values on 4.
     assert len(table.cells) == 3 * (4 * len(offline) + 2 + 2 + 4)
+    assert [len(table.cells) for table in others] == 2 * [3 * (4 * len(offline) + 4)]
     keys = [method.key for method in table.comparison.methods]
     assert keys.index("bc") < keys.index("cfcql") < keys.index("inspo") < keys.index("icq")
     assert keys.index("control") == keys.index("inspo") + 1
-    for cell in table.cells.values():
-        values = cell.config().values
-        assert (values["test_nepisode"], values["final_test_nepisode"]) == (32, 320)
     control = table.cells["2s3z_medium", "control", 0]
     assert control.config().values["advantage_weighting"] is False
     assert control.id == "2s3z_medium/control/seed0"
-    # The other maps: the four qualities of each, and the values published for StarCraft II's.
-    assert [len(table.cells) for table in others] == 2 * [3 * (4 * len(offline) + 4)]
-    for (data, method, _), cell in (item for table in made for item in table.cells.items()):
-        if method == "cfcql_published":
-            values, place = cell.config().values, cell.overrides
-            words = [f"{key}={place[key]}" for key in ("map_name", "quality")]
-            theirs = load_config(["--config=cfcql", "--env-config=sc2_offline", "with", *words])
-            for key in ("global_cql_alpha", "softmax_temp"):
-                assert values[key] == theirs.values[key], (data, key)
-    # An algorithm's own configuration is the same for all maps and qualities.
-    place = ("quality", "map_name", "env_args", "seed")
-    for algorithm in offline:
-        configs = [
-            {k: v for k, v in cell.config().values.items() if k not in place}
-            for table in made
-            for key, cell in table.cells.items()
-            if key[1] == algorithm
-        ]
-        assert len(configs) >= 36 and all(values == configs[0] for values in configs)
+    place, own = ("quality", "map_name", "env_args", "seed"), {}
+    for table in made:
+        for (data, method, seed), cell in table.cells.items():
+            if seed:
+                continue
+            values = cell.config().values
+            assert (values["test_nepisode"], values["final_test_nepisode"]) == (32, 320)
+            # An algorithm's own configuration is the same for all maps and qualities.
+            mine = {key: value for key, value in values.items() if key not in place}
+            assert method not in offline or own.setdefault(method, mine) == mine
+            if method == "cfcql_published":
+                words = [f"{key}={cell.overrides[key]}" for key in ("map_name", "quality")]
+                theirs = load_config(["--config=cfcql", "--env-config=sc2_offline", "with", *words])
+                for key in ("global_cql_alpha", "softmax_temp"):
+                    assert values[key] == theirs.values[key], (data, key)
+    # What --algs names: an algorithm with the variants that have its name, or one of them.
+    comparison = made[0].comparison
+    for name, expected in (("inspo", ["inspo"]), ("control", ["control"]),
+                           ("cfcql", ["cfcql", "cfcql_published"]),
+                           ("cfcql_published", ["cfcql_published"])):  # fmt: skip
+        options = reproduce.parse(["smax", "--algs", name])
+        assert [k for k in keys if tables.is_requested(k, options, comparison)] == expected
 
 
-def test_table_4_on_starcraft():
+def test_table_4_on_starcraft(tmp_path, capsys, monkeypatch):
     (table,) = starcraft.starcraft_tables("table4", "sc2", Options("table4", maps=["2s3z"]))
     assert len(table.cells) == 16 * len(offline_algorithms()) * 5
     assert (table.comparison.name, table.runs, table.files) == ("table4", "sc2", "sc2")
@@ -186,36 +162,22 @@ def test_table_4_on_starcraft():
     inspo = table.cells["5m_vs_6m_medium", "inspo", 0].config()
     assert inspo.values["batch_size"] == 128 and inspo.values["tune_alpha"] is True
     assert any("auto-alpha" in note for note in inspo.notes)
-    (fewer,) = starcraft.starcraft_tables("table4", "sc2", Options("table4", seeds=2))
-    assert fewer.comparison.seeds == [0, 1]
-
-
-@pytest.mark.parametrize(("on", "usual"), [("sc2", "auto"), ("smax", "0.1")])
-def test_table_5_shares_the_runs_of_table_4(on, usual):
-    (table,) = starcraft.starcraft_tables("table5", on, Options("table5", seeds=1))
-    fourth, *_ = starcraft.starcraft_tables("table4", on, Options("table4", seeds=1))
-    alphas = {}
-    for method in table.comparison.methods:
-        values = table.cells[table.comparison.datasets[0].key, method.key, 0].config().values
-        alphas["auto" if values["tune_alpha"] else f"{values['alpha']:g}"] = method.key
-    assert list(alphas) == ["0.1", "5", "10", "50", "auto"]
-    assert alphas.pop(usual) == "inspo"
-    assert len(set(alphas.values())) == 4 and "inspo" not in alphas.values()
-    for key, cell in table.cells.items():
-        if key[1] == "inspo":
-            other = fourth.cells[key]
-            assert other.id == cell.id and other.config().values == cell.config().values
-
-
-@ON
-def test_table_6(on):
-    (table,) = starcraft.starcraft_tables("table6", on, Options("table6"))
-    orders = {key[1]: cell.config().values["agent_order"] for key, cell in table.cells.items()}
-    assert list(orders) == ["inspo", "inspo_order_fixed", "inspo_order_semi_greedy"]
-    assert list(orders.values()) == ["random", "fixed", "semi_greedy"]
-    assert len(table.cells) == {"sc2": 2 * 4 * 3 * 5, "smax": 4 * 3 * 3}[on]
-    text = main_table(table.comparison, [], "test_battle_won_mean")
-    assert ("0.84 ± 0.05" in text) == (on == "sc2")
+    # Data that are not here are fetched, once for each map; without the game nothing runs.
+    cells = [table.cells[f"{m}_{q}", "bc", 0] for m in ("2s3z", "5m_vs_6m") for q in QUALITIES]
+    cells = changed(dict(enumerate(cells)), {"datasets_dir": str(tmp_path)})
+    for quality in QUALITIES:
+        path = tmp_path / "sc2" / f"2s3z_{quality}.h5"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    fetched = []
+    monkeypatch.setattr(download, "download", lambda name, folder: fetched.append(name))
+    starcraft.download_data(cells.values())
+    assert fetched == ["cfcql/5m_vs_6m"]
+    monkeypatch.setitem(sys.modules, "smac", None)
+    assert reproduce.main(["table4", "--seeds", "1", "--results", str(tmp_path / "r")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "SMAC cannot be imported" in err and "docker" in err
+    assert not (tmp_path / "r").exists()
 
 
 # What is written
@@ -253,47 +215,15 @@ def test_smax_is_never_labelled_as_starcraft(tmp_path, capsys, monkeypatch, engi
     text = (tmp_path / "smax" / "table5.md").read_text()
     assert "SMAX" in text.splitlines()[0] and "SMAX, not StarCraft II" in text
     assert "0.74" not in text and ", paper" not in text
-
-    assert reproduce.main(["table5", *words]) == 2
-    assert "cannot stand in a table of StarCraft II" in capsys.readouterr().err
+    for simulator in ("jaxmarl SMAX", "a stand-in for StarCraft II build 75689, SMAC", None):
+        engine.changes = {"simulator": simulator}
+        assert reproduce.main(["table5", *words]) == 2
+        assert "cannot stand in a table of StarCraft II" in capsys.readouterr().err
     assert "No run is finished yet" in (tmp_path / "sc2" / "table5.md").read_text()
-
-
-def test_what_was_not_made_in_the_game_is_refused():
     starcraft.check_tested_in_the_game([played(0, 0.5)])
-    for changes in (
-        {"config": {"env": "smax"}, "simulator": "jaxmarl 0.2.0 SMAX"},
-        {"simulator": "a stand-in for StarCraft II build 75689, SMAC"},
-        {"simulator": None},
-    ):
-        with pytest.raises(UserError, match=r"cannot stand in a table of StarCraft II"):
-            starcraft.check_tested_in_the_game([played(0, 0.5), played(0, 0.5, **changes)])
 
 
-def test_without_the_game_nothing_runs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "smac", None)
-    assert reproduce.main(["table4", "--seeds", "1", "--results", str(tmp_path)]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "SMAC cannot be imported" in err and "docker" in err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_data_are_fetched_once_for_each_map(tmp_path, monkeypatch):
-    from inspo.offline import download
-
-    (table,) = starcraft.starcraft_tables("table6", "sc2", Options("table6", seeds=1))
-    cells = changed(table.cells, {"datasets_dir": str(tmp_path)})
-    for quality in QUALITIES:
-        path = tmp_path / "sc2" / f"6h_vs_8z_{quality}.h5"
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    fetched = []
-    monkeypatch.setattr(download, "download", lambda name, folder: fetched.append(name))
-    starcraft.download_data(cells.values())
-    assert fetched == ["cfcql/5m_vs_6m"]
-
-
-@ON
+@pytest.mark.parametrize("on", ["sc2", "smax"])
 def test_table_7(on, tmp_path):
     cells = timing.timed_cells(on, 2, ["2s3z"])
     assert len(cells) == 4
@@ -323,21 +253,6 @@ def test_table_7(on, tmp_path):
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match="expected updates_per_second"):
         timing.write_times(on, runs, ["2s3z"], tmp_path)
-
-
-def test_the_closing_table_of_the_main_job():
-    def run(returns, won):
-        return played(0, 0.0, raw={"returns": returns, "battle_won": won})
-
-    runs = {"inspo": run([20.0, 10.0], [1, 0]), "bc": run([5.0, 5.0], [0, 0])}
-    facts = {"n_episodes": 100, "win_rate": 0.4, "return_mean": 14.0, "return_std": 5.0}
-    header, rows = main_job.closing_table(runs, "medium", facts)
-    assert [row[0] for row in rows] == ["InSPO", "BC", "data (medium)"]
-    assert rows[0][1:4] == ["0.500", "[0.095, 0.905]", "15.00"]
-    assert rows[2][4] == "[13.02, 14.98]"
-    assert all(len(row) == len(header) for row in rows)
-    unknown = main_job.closing_table(runs, "x", facts | {"win_rate": None, "return_std": None})
-    assert unknown[1][-1][1:3] == ["", ""]
 
 
 # The games in closed form, and pictures
@@ -373,18 +288,13 @@ def matrix_run(game, quality):
     return played(0, 0.0, config=config, tests=tests, final=tests[-1])
 
 
-def test_paths_begin_where_the_policies_do_and_the_potential_rises():
-    run = matrix_run("m_ne", "imbalanced")
+def test_pictures_are_written(tmp_path):
+    run = matrix_run("xor", "b")
     way = paths.path_of_network(run)
-    assert way.share[0] == 0 and way.share[-1] == 1
-    assert way.joints[0].sum() == pytest.approx(1)
+    assert (way.share[0], way.share[-1]) == (0, 1) and way.joints[0].sum() == pytest.approx(1)
     for game, quality in (("m_ne", "imbalanced"), ("xor", "c")):
         exact = paths.path_of_closed_form(game, quality, run.config)
         assert np.diff(paths.rise(game, quality, exact, 0.1)).min() > -1e-9  # Prop. 4
-
-
-def test_pictures_are_written(tmp_path):
-    run = matrix_run("xor", "b")
     paths.draw_paths(tmp_path / "paths.png", {("xor", "b"): run})
     parts = figure5.ablations(2)
     endings = {part.key: part.endings(run.config) for part in parts}
@@ -397,8 +307,12 @@ def test_pictures_are_written(tmp_path):
     write(comparison, {("xor_b", "inspo", 0): run}, tmp_path)
     test = played(0, 0.5).final | {"test_episodes": 320.0}
     won = played(0, 0.5, config={"test_nepisode": 320}, tests=[test | {"t_env": 0}, test])
-    facts = {"win_rate": 0.4, "return_mean": 0.5}
+    facts = {"n_episodes": 100, "win_rate": 0.4, "return_mean": 14.0, "return_std": 5.0}
     main_job.draw_curve(tmp_path / "curve.png", {"inspo": won}, "medium", facts)
+    header, rows = main_job.closing_table({"inspo": played(0, 0.0)}, "medium", facts)
+    assert [row[0] for row in rows] == ["InSPO", "data (medium)"]
+    assert rows[0][1:4] == ["0.500", "[0.095, 0.905]", "1.75"] and rows[1][4] == "[13.02, 14.98]"
+    assert all(len(row) == len(header) for row in rows)
     for name in ("paths", "figure5", "figure3", "curve"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
@@ -443,6 +357,9 @@ def test_runs_that_a_table_holds_stay_until_they_are_run_anew(tmp_path, capsys, 
     assert "**4.00**" in text and " 3.00 " in text
     assert "OMAR on balanced, imbalanced (all seeds)" in text
     assert "Not finished" in capsys.readouterr().out
+    engine.value = None  # the table's number is not in the result
+    assert reproduce.main([*words, "omiga"]) == 2
+    assert "test_expected_return" in capsys.readouterr().err
     engine.value = 2.0  # what the file lacks alone
     assert reproduce.main([*words, "bc", "omar", "--fill"]) == 0
     assert [cell.algorithm for cell in engine.cells] == ["omar", "omar"]
@@ -453,13 +370,6 @@ def test_runs_that_a_table_holds_stay_until_they_are_run_anew(tmp_path, capsys, 
     assert reproduce.main([*words, "bc", "--with", "t_max=2560"]) == 2
     assert "of another configuration (t_max was 512000 and is 2560)" in capsys.readouterr().err
     assert not engine.cells and (tmp_path / "paper" / "table2.json").read_bytes() == content
-
-
-def test_a_result_without_the_number_of_the_table_is_refused(tmp_path, capsys, engine):
-    engine.value = None
-    assert reproduce.main(["table2", "--algs", "bc", "--results", str(tmp_path)]) == 2
-    assert "test_expected_return" in capsys.readouterr().err
-    assert "missing" in (tmp_path / "paper" / "table2.md").read_text()
 
 
 @pytest.mark.parametrize("name", [*GAMES, "table5", "table6", "smax"])
@@ -481,29 +391,17 @@ def test_the_committed_tables_can_be_gone_on_with(name):
     [
         (["smax", "--qualities", "medum"], "Did you mean 'medium'"),
         (["table1", "--algs", "insp"], "Did you mean 'inspo'"),
-        (["table1", "--algs", "qmix"], "qmix learns online"),
-        (["table1", "--qualities", "a"], "--qualities belongs to main_job"),
         (["figure5", "--algs", "bc"], "its own algorithms"),
         (["table1", "--with", "lr"], "key=value"),
         (["table1", "--with", "no_such_key=1"], "no run of this command has the key"),
-        (["table1", "--with", "lr=abc"], "lr: expected float"),
         (["table2", "--with", "seed=7"], "said by --seeds"),
-        (["table2", "--with", "quality=balanced"], "said by --qualities"),
-        (["table2", "--with", "resume=x"], "'resume' does not belong there"),
         (["table4", "--maps", "2s3zz"], "Table 4 on sc2 has no map '2s3zz'. Did you mean '2s3z'?"),
-        (["table5", "--maps", "2s3z"], "Table 5 on sc2 has no map '2s3z'. Known: 6h_vs_8z"),
-        (["smax", "--maps", "8m"], "Table 4 on smax has no map '8m'"),
         (["table4", "--on", "smaxx"], "unknown simulator 'smaxx'. Did you mean 'smax'?"),
-        (["table7", "--on", "smaxx"], "unknown simulator 'smaxx'. Did you mean 'smax'?"),
-        (["table7", "--maps", "8m"], "Table 7 on sc2 has no map '8m'"),
-        (["table6", "--on", "smax", "--qualities", "medim"], "Did you mean 'medium'"),
         (["table1", "--maps", "2s3z"], "--maps belongs to"),
-        (["smax", "--on", "sc2"], "--on belongs to"),
         (["smax", "--algs", "controll"], "Did you mean 'control'"),
         (["bridge", "--qualities", "medium"], "Bridge has optimal, mixed; found 'medium'"),
         (["figure5", "--fill"], "--fill belongs to"),
         (["table4", "--address", "auto"], "--address belongs to --backend ray"),
-        (["table4", "--backend", "rey"], "--backend: expected local or ray, found 'rey'"),
     ],
 )
 def test_errors_of_the_command_line(words, message, tmp_path, capsys):
@@ -513,15 +411,13 @@ def test_errors_of_the_command_line(words, message, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["table9"], ["table1", "--seeds", "0"], [], ["--help"]])
-def test_usage(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        reproduce.main(words)
-    out, err = capsys.readouterr()
-    if words == ["--help"]:
-        assert stop.value.code == 0 and all(f"\n  {name} " in out for name in COMMANDS)
-    else:
-        assert stop.value.code == 2 and "usage" in err
+def test_usage(capsys):
+    for words, status in ((["table9"], 2), (["table1", "--seeds", "0"], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as stop:
+            reproduce.main(words)
+        assert stop.value.code == status
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
 
 
 def test_all_goes_on_after_a_failure(tmp_path, monkeypatch):
@@ -535,17 +431,3 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch):
         monkeypatch.setattr(f"paper.{module}.reproduce", command)
     assert reproduce.main(["all", "--results", str(tmp_path)]) == 1
     assert tuple(made) == ALL
-
-
-def test_what_algs_names():
-    (table,) = starcraft.starcraft_tables("smax", "smax", Options("smax", 1, maps=["2s3z"]))
-
-    def requested(*names):
-        options = reproduce.parse(["smax", "--algs", *names])
-        keys = [method.key for method in table.comparison.methods]
-        return [key for key in keys if tables.is_requested(key, options, table.comparison)]
-
-    assert requested("inspo") == ["inspo"]
-    assert requested("control") == ["control"]
-    assert requested("cfcql") == ["cfcql", "cfcql_published"]
-    assert requested("cfcql_published") == ["cfcql_published"]

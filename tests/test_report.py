@@ -45,7 +45,6 @@ def said(found, *words):
     return note
 
 
-# --------------------------------------------------------------------------------------------------
 # What counts
 
 
@@ -85,8 +84,6 @@ def test_unfinished_and_missing_seeds_are_named_and_not_compared(tmp_path):
     assert cell_text(cell, 2) == "0.75 ± 0.12 (3 of 4 seeds)"
     assert sorted(set(found.runs.reason)) == ["", "not finished"]
     enough = selected(tmp_path, min_seeds=3)
-    note = said(enough, "InSPO on 2s3z_medium", "3 of 4 seeds")
-    assert "missing: 3; enough (--min-seeds 3)" in note
     assert cell_text(enough.entries["InSPO", TASK], 2) == "**0.75 ± 0.12** (3 of 4 seeds)"
 
 
@@ -96,7 +93,6 @@ def test_a_seed_that_no_method_finished_is_expected_all_the_same(tmp_path):
         write_record(tmp_path, name, seed=2, status="RUNNING")
     found = selected(tmp_path)
     assert all(cell.missing == [2] and not cell.complete for cell in found.entries.values())
-    assert "2 of 3 seeds" in said(found, "BC on 2s3z_medium", "not compared")
 
 
 @pytest.mark.parametrize("status", ["INTERRUPTED", "COMPLETED"])
@@ -120,13 +116,24 @@ def test_runs_of_different_configurations_are_not_averaged(tmp_path):
     found = selected(tmp_path)
     cell = found.entries["BC", TASK]
     assert not cell.averaged and math.isnan(cell.mean)
-    note = said(found, "not averaged")
-    assert "lr is 0.1 and 0.5" in note and "--group-by name label lr" in note
-    assert "torch_threads" not in note
-    assert cell_text(cell, 2) == "unequal runs"
+    note = said(found, "not averaged", "lr is 0.1 and 0.5", "--group-by name label lr")
+    assert "torch_threads" not in note and cell_text(cell, 2) == "unequal runs"
     apart = selected(tmp_path, group_by=["name", "lr"])
     assert names(apart.methods) == ["BC (lr=0.1)", "BC (lr=0.5)"] and not apart.notes
     assert [apart.entries[m, TASK].mean for m in names(apart.methods)] == [2 / 8, 6 / 8]
+
+
+def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path):
+    game = "StarCraft II {}, SMAC".format
+    write_seeds(tmp_path, "bc", [0, 1, 2], facts={"simulator": game("4.10.0")})
+    other = {"facts": {"simulator": game("4.6.2")}, "test_greedy": False, "t_max": 300}
+    write_seeds(tmp_path, "inspo", [5, 6, 7], **other)
+    found = selected(tmp_path)
+    note = said(found, "methods not compared")
+    assert f"({game('4.10.0')} and {game('4.6.2')})" in note and "test_greedy" in note
+    assert "BC 100, InSPO 300" in said(found, "different budgets")
+    assert not any(cell.best for cell in found.entries.values())
+    assert found.entries["InSPO", TASK].averaged
 
 
 PAYOFF = {"map_name": "2s3z", "payoff": [[5, 0], [0, 5]]}
@@ -136,8 +143,6 @@ PAYOFF = {"map_name": "2s3z", "payoff": [[5, 0], [0, 5]]}
     ("before", "changes", "words"),
     [
         ({}, {"t_max": 200}, "t_max"),
-        ({}, {"final_test_nepisode": 32}, "final_test_nepisode"),
-        ({}, {"env_args": {"map_name": "other"}}, "env_args.map_name"),
         ({}, {"env_args": {"map_name": "2s3z", "walls": 3}}, None),  # unknown to the other version
         ({}, {"local_results_path": "/elsewhere", "torch_threads": 4}, None),
         ({}, {"facts": {"dataset": {"hash": "xyz"}}}, "the dataset's hash is abc and xyz"),
@@ -151,42 +156,14 @@ def test_what_makes_runs_of_a_cell_unequal(tmp_path, before, changes, words):
     write_record(tmp_path, seed=0, **before)
     write_record(tmp_path, seed=1, **changes)
     found = selected(tmp_path)
-    if words is None:
-        assert not found.notes
-    else:
-        assert words in said(found, "not averaged")
-
-
-@pytest.mark.parametrize(
-    ("bc", "inspo", "words"),
-    [
-        ({}, {"test_greedy": False, "t_max": 300}, "test_greedy"),
-        (
-            {"facts": {"simulator": "StarCraft II 4.10.0, SMAC"}},
-            {"facts": {"simulator": "StarCraft II 4.6.2, SMAC"}},
-            "(StarCraft II 4.10.0, SMAC and StarCraft II 4.6.2, SMAC)",
-        ),
-    ],
-)
-def test_methods_tested_otherwise_are_shown_but_not_compared(tmp_path, bc, inspo, words):
-    write_seeds(tmp_path, "bc", [0, 1, 2], **bc)
-    write_seeds(tmp_path, "inspo", [5, 6, 7], **inspo)
-    found = selected(tmp_path)
-    assert words in said(found, "methods not compared")
-    if "t_max" in inspo:
-        assert "BC 100, InSPO 300" in said(found, "different budgets")
-    assert not any(cell.best for cell in found.entries.values())
-    assert found.entries["InSPO", TASK].averaged
-
-
-def on_other_data(folder):
-    edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
+    assert words in said(found, "not averaged") if words else not found.notes
 
 
 def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_path):
     write_grid(tmp_path)
     for seed in range(4):
-        on_other_data(tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1")
+        folder = tmp_path / f"sacred/inspo/2s3z_medium_{seed}/1"
+        edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
     found = selected(tmp_path)
     assert list(found.incomparable) == [TASK]
     result = aggregate(found, "auto", 20)
@@ -194,9 +171,6 @@ def test_tasks_on_which_methods_are_not_compared_are_not_aggregated_either(tmp_p
     (note,) = result.notes
     assert "2s3z_medium, the dataset's hash (abc and xxxxxxxxxxxx)" in note
     assert list(marl_eval(found, result)["smax"]) == ["2s3z_mixed"]
-    for seed in range(4):
-        on_other_data(tmp_path / f"sacred/inspo/2s3z_mixed_{seed}/1")
-    assert not aggregate(selected(tmp_path), "auto", 20).scores
 
 
 def test_an_unequal_cell_hides_no_difference_between_the_others_and_makes_none(tmp_path):
@@ -207,15 +181,13 @@ def test_an_unequal_cell_hides_no_difference_between_the_others_and_makes_none(t
     alike = selected(tmp_path)
     assert not alike.incomparable and alike.entries["InSPO", TASK].best
     for folder in folders:
-        on_other_data(folder)
+        edit(folder, lambda run: run["result"]["dataset"].update(hash="x" * 64))
     differing = selected(tmp_path)
     said(differing, "2s3z_medium: methods not compared", "the dataset's hash")
     assert not any(cell.best for cell in differing.entries.values())
 
 
-@pytest.mark.parametrize(
-    ("value", "word"), [(math.nan, "nan"), (math.inf, "inf"), (None, "null"), ("high", "high")]
-)
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "nan"), (None, "null"), ("high", "high")])
 def test_a_final_test_without_a_number_counts_as_missing_and_is_named(tmp_path, value, word):
     write_grid(tmp_path, without=[("inspo", "medium", 0)])
     write_record(tmp_path, "inspo", final={WIN_RATE: value})
@@ -234,39 +206,25 @@ def test_a_final_test_without_a_number_counts_as_missing_and_is_named(tmp_path, 
     assert said(again, f"seed 0: {WIN_RATE} is {word} ") and len(again.notes) == 1
 
 
-def test_a_task_without_any_number_has_no_result(tmp_path):
-    write_record(tmp_path, final={WIN_RATE: None})
-    assert "no result" in (written(tmp_path, tmp_path / "out") / "report.md").read_text()
-
-
-def test_earlier_tests_without_a_number_are_left_out_of_the_curve_and_named(tmp_path):
-    _, folder = write_seeds(tmp_path, "bc", [4, 4])
-    edit(folder, lambda run: run["result"]["tests"][1].update({WIN_RATE: None}))
-    found = selected(tmp_path)
-    assert "in 1 of its tests" in said(found, "seed 1")
-    band = curves_of(found, 20)[TASK]["BC"]
-    assert band.updates == pytest.approx([0, 10]) and np.isfinite(band.mean).all()
-
-
 def test_one_seed_is_neither_tested_nor_beaten(tmp_path):
     write_seeds(tmp_path, "bc", [2, 3, 4])
     write_record(tmp_path, "inspo", won=8)
-    found = selected(tmp_path, min_seeds=1)
-    assert not any(cell.best for cell in found.entries.values())
-    cell = found.entries["InSPO", TASK]
-    assert cell_text(cell, 2) == "1.00 (1 of 3 seeds; not tested: one seed)"
-    note = said(found, "InSPO on 2s3z_medium", "missing: 1, 2")
-    assert "enough (--min-seeds 1); not tested: one seed" in note
     write_seeds(tmp_path, "omiga", [4, 5, 6])
     found = selected(tmp_path, min_seeds=1)  # the others are tested among themselves
     assert [c.best for c in found.column(found.tasks[0])] == [False, True, False]
-    assert math.isnan(found.entries["InSPO", TASK].p)
+    cell = found.entries["InSPO", TASK]
+    assert math.isnan(cell.p)
+    assert cell_text(cell, 2) == "1.00 (1 of 3 seeds; not tested: one seed)"
+    note = said(found, "InSPO on 2s3z_medium", "missing: 1, 2")
+    assert "enough (--min-seeds 1); not tested: one seed" in note
 
 
-def test_one_seed_has_no_interval(tmp_path):
-    write_record(tmp_path, "bc", won=2)
-    write_record(tmp_path, "inspo", won=8)
-    out = written(tmp_path, tmp_path / "out")
+def test_one_seed_has_no_interval_and_two_simulators_are_two_tasks(tmp_path):
+    write_record(tmp_path / "a", "bc", won=2)
+    write_record(tmp_path / "a", "inspo", won=8, label=r"$\bad$")
+    write_record(tmp_path / "b", env="sc2")
+    assert names(selected(tmp_path).tasks) == ["sc2 2s3z_medium", "smax 2s3z_medium"]
+    out = written(tmp_path / "a", tmp_path / "out", "--title", r"$\bad$")
     page = (out / "report.md").read_text()
     assert page.count("(not tested: one seed)") == 2 and "**" not in page
     for name in ("cells", "curves"):
@@ -274,14 +232,15 @@ def test_one_seed_has_no_interval(tmp_path):
         assert rows and all(r["mean"] and r["low"] == r["high"] == "" for r in rows)
 
 
-def test_metrics_by_short_names_and_unknown_ones(tmp_path):
+# What cannot be read
+
+
+def test_metrics_and_groups_by_name(tmp_path):
     raw = {"returns": [0.0, 1.0], "lengths": [1, 1]}
-    write_seeds(tmp_path, "bc", [4, 4], facts=raw, final={"test_ep_length_mean": 1.0})
-    for word in ("battle_won", "battle_won_mean", WIN_RATE):
-        found = selected(tmp_path, metric=word)
-        assert found.metric == WIN_RATE and found.share
-    for word in ("return", "ep_length"):  # no shares, though all are 0 or 1
-        assert not selected(tmp_path, metric=word).share
+    write_seeds(tmp_path, "bc", [4, 4], facts=raw)
+    for word in ("battle_won", WIN_RATE):
+        assert selected(tmp_path, metric=word).metric == WIN_RATE
+    assert not selected(tmp_path, metric="return").share  # though all are 0 or 1
     with pytest.raises(ConfigError, match=r"--metric.*'wins'.*Known: test_battle_won_mean, "):
         selected(tmp_path, metric="wins")
     with pytest.raises(ConfigError, match=r"--group-by.*'seeed'.*Did you mean 'seed'"):
@@ -290,14 +249,14 @@ def test_metrics_by_short_names_and_unknown_ones(tmp_path):
         selected(tmp_path, group_by=["label"])
 
 
-def test_two_simulators_with_one_map_are_two_tasks(tmp_path):
-    write_record(tmp_path / "a")
-    write_record(tmp_path / "b", env="sc2")
-    assert names(selected(tmp_path).tasks) == ["sc2 2s3z_medium", "smax 2s3z_medium"]
-
-
-# --------------------------------------------------------------------------------------------------
-# What cannot be read
+def test_links_are_followed_once(tmp_path):
+    write_record(tmp_path / "real" / "a")
+    (tmp_path / "real" / "a" / "up").symlink_to(tmp_path / "real")
+    (tmp_path / "shown").symlink_to(tmp_path / "real")
+    for roots in ([tmp_path / "shown"], [tmp_path / "shown", tmp_path / "real"]):
+        records = read_records(roots)
+        assert records.table.seed.tolist() == [0] and not records.unreadable
+        assert not [run for run in records.table.run if ".." in records.place(run)]
 
 
 def test_folders_without_records(tmp_path):
@@ -314,7 +273,6 @@ def test_folders_without_records(tmp_path):
     ("file", "content"),
     [
         ("run", {"t_env": 1}),
-        ("run", "text"),
         ("run", {"t_env": 1, "updates": 2, "final": {}, "tests": [7, 8]}),
         ("config", {"name": "x", "seed": 1}),
     ],
@@ -344,21 +302,14 @@ def test_records_cut_by_a_kill_and_evaluations_are_set_aside(tmp_path):
     ("file", "change", "words"),
     [
         ("info", "[]", "info.json is list"),
-        ("info", "null", "info.json is null"),
-        ("config", "null", "config.json is null"),
-        ("run", "[]", "run.json is list"),
         ("run", "[" * 100_000, "RecursionError"),
         ("run", "\udcff", "UnicodeDecodeError"),
         ("config", {"dataset": None}, "config.json: dataset is null, expected dict"),
         ("config", {"dataset": {"path": 5}}, "dataset.path is int, expected str or null"),
-        ("config", {"collect": None}, "collect is null"),
         ("config", {"seed": "0"}, "seed is str, expected int"),
-        ("config", {"t_max": "a"}, "t_max is str"),
-        ("config", {"name": []}, "name is list"),
-        ("run", {"start_time": 3}, "run.json: start_time is int"),
         ("run", {"status": []}, "status is list"),
-        ("result", {"dataset": None}, "result.dataset is null"),
         ("result", {"tests": 5}, "result.tests is int"),
+        ("result", {"returns": None, "battle_won": ["a"]}, None),  # as good as none
     ],
 )
 def test_odd_records_are_named_and_the_others_read(tmp_path, capsys, file, change, words):
@@ -370,60 +321,30 @@ def test_odd_records_are_named_and_the_others_read(tmp_path, capsys, file, chang
     else:
         edit(folder, lambda content: content.update(change), file)
     written(tmp_path, tmp_path / "out")
-    note = said(selected(tmp_path), "unreadable", "2s3z_medium_2/1")
-    assert words in note and note in capsys.readouterr().out
-
-
-def test_odd_lists_of_episodes_are_as_good_as_none(tmp_path):
-    for seed, odd in enumerate((None, 5, ["a"], [[1]])):
-        write_record(tmp_path, seed=seed, facts={"returns": odd, "battle_won": odd})
-    written(tmp_path, tmp_path / "out")
-
-
-def test_links_are_followed_once(tmp_path):
-    write_record(tmp_path / "real" / "a")
-    write_record(tmp_path / "real" / "b", seed=1)
-    shown = tmp_path / "shown"
-    shown.mkdir()
-    for name, target in (("a", "real/a"), ("b", "real/b"), ("again", "shown")):
-        (shown / name).symlink_to(tmp_path / target)
-    (tmp_path / "real" / "a" / "up").symlink_to(tmp_path / "real")
-    for roots in ([shown], [shown, tmp_path / "real"]):
-        records = read_records(roots)
-        assert records.table.seed.tolist() == [0, 1] and not records.unreadable
-        assert not [run for run in records.table.run if ".." in records.place(run)]
+    if words:
+        note = said(selected(tmp_path), "unreadable", "2s3z_medium_2/1")
+        assert words in note and note in capsys.readouterr().out
 
 
 def test_what_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    write_record(tmp_path)
-    write_record(tmp_path, seed=1)
+    _, folder = (write_record(tmp_path, seed=seed) for seed in (0, 1))
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     listed = os.scandir
 
     def scandir(path):
-        if str(path).endswith("2s3z_medium_1"):
+        if str(path) == str(folder.parent):
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     records = read_records([tmp_path])
+    denied = "sacred/bc/2s3z_medium_1 (PermissionError)"
     assert len(records.table) == 1
-    assert records.unreadable == [
-        "gone (a link to nothing)",
-        "sacred/bc/2s3z_medium_1 (PermissionError)",
-    ]
+    assert records.unreadable == ["gone (a link to nothing)", denied]
     with pytest.raises(UserError, match=r"unreadable: \. \(PermissionError\)"):
-        read_records([tmp_path / "sacred/bc/2s3z_medium_1"])
+        read_records([folder.parent])
 
 
-def test_the_last_test_may_be_sacreds_reference(tmp_path):
-    folder = write_record(tmp_path)
-    edit(folder, lambda run: run["result"]["tests"].__setitem__(-1, {"py/id": 16}))
-    (run,) = read_records([tmp_path]).table.run
-    assert run.tests[-1] == run.final and len(run.tests) == 3
-
-
-# --------------------------------------------------------------------------------------------------
 # The numbers
 
 
@@ -446,36 +367,25 @@ def bootstrap_by_hand(matrix, statistic, reps, seed=1):
 
 def test_interquartile_means_and_their_intervals(tmp_path):
     write_grid(tmp_path)
-    result = aggregate(selected(tmp_path), "auto", 500)
+    found, before = selected(tmp_path), np.random.get_state()[1].tolist()
+    result = aggregate(found, "auto", 300)
     assert list(result.scores) == ["BC", "OMIGA", "InSPO"] and not result.notes
+    assert aggregate(found, "auto", 300).table == result.table  # the same runs, the same intervals
+    assert np.random.get_state()[1].tolist() == before
     for method, key in (("BC", "bc"), ("InSPO", "inspo")):
         columns = [[v / 8 for v in WON[key][task]] for task in ("medium", "mixed")]
         flat = list(itertools.chain(*columns))
         point, low, high = result.table[method]["IQM"]
         assert point == pytest.approx(iqm_by_hand(flat)) and low < point < high
         rows = list(zip(*columns))
-        ends = bootstrap_by_hand(rows, lambda c: iqm_by_hand(itertools.chain(*c)), 2000)
-        assert (low, high) == pytest.approx(ends, abs=0.04)
+        ends = bootstrap_by_hand(rows, lambda c: iqm_by_hand(itertools.chain(*c)), 1000)
+        assert (low, high) == pytest.approx(ends, abs=0.05)
         assert result.table[method]["mean"][0] == pytest.approx(sum(flat) / len(flat))
         assert result.table[method]["optimality gap"][0] == pytest.approx(1 - sum(flat) / len(flat))
         profile, _ = result.profiles[method]
         for place in (0, 40, 100):
             above = sum(v > result.thresholds[place] for v in flat) / len(flat)
             assert profile[place] == pytest.approx(above)
-
-
-def test_the_same_runs_give_the_same_intervals_and_leave_numpys_stream_alone(tmp_path):
-    write_grid(tmp_path)
-    found = selected(tmp_path)
-    results = []
-    for seed in (1, 2):  # whatever the global stream is at
-        np.random.seed(seed)
-        results.append(aggregate(found, "auto", 20))
-        drawn = np.random.random()
-        np.random.seed(seed)
-        assert drawn == np.random.random()
-    first, second = results
-    assert first.table == second.table and first.improvement == second.improvement
 
 
 def test_probability_of_improvement_counts_pairs(tmp_path):
@@ -510,13 +420,21 @@ def test_returns_are_scaled_by_task_and_what_is_incomplete_is_left_out(tmp_path)
 
 def test_learning_curves_are_over_updates_with_intervals(tmp_path):
     write_record(tmp_path, seed=0, won=2, steps=(0, 40, 80))
-    write_record(tmp_path, seed=1, won=6, steps=(0, 80))
+    folder = write_record(tmp_path, seed=1, won=6, steps=(0, 80))
     found = selected(tmp_path)
     band = curves_of(found, 500)["2s3z_medium"]["BC"]
     assert band.updates == pytest.approx([0, 8, 10])  # 10 updates in 100 steps
     shares = np.array([2 / 8, 6 / 8])
     assert band.mean == pytest.approx([0, (shares * 0.4).mean(), shares.mean()])
     assert band.low[-1] == pytest.approx(2 / 8) and band.high[-1] == pytest.approx(6 / 8)
+    # A test without a number is left out and named; the last may be Sacred's reference to `final`.
+    last = {"py/id": 16}
+    edit(folder, lambda run: run["result"]["tests"][1].update({WIN_RATE: None}))
+    edit(folder, lambda run: run["result"]["tests"].__setitem__(-1, last))
+    found = selected(tmp_path)
+    assert "in 1 of its tests" in said(found, "seed 1")
+    band = curves_of(found, 20)[TASK]["BC"]
+    assert band.updates[-1] == 10 and np.isfinite(band.mean).all()
 
 
 @pytest.mark.parametrize("metric", ["battle_won", "return"])
@@ -531,7 +449,6 @@ def test_the_interval_of_one_seed_is_that_of_its_tests_episodes(tmp_path, metric
     assert half[1:] / 1.96 == pytest.approx(expected[metric], rel=0.03, nan_ok=True)
 
 
-# --------------------------------------------------------------------------------------------------
 # The files
 
 
@@ -593,17 +510,9 @@ def test_a_report_leaves_no_files_of_an_earlier_one(tmp_path):
     ]  # fmt: skip
 
 
-def test_titles_and_methods_may_hold_dollars(tmp_path):
-    write_seeds(tmp_path, "bc", [4, 4])
-    write_seeds(tmp_path, "bc", [4, 4], number=2, label=r"$\bad$")
-    out = written(tmp_path, tmp_path / "out", "--title", r"$\bad$")
-    assert r"BC (label=$\bad$)" in (out / "report.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["~nosuchuser/x"], "'~nosuchuser/x' is not known"),
         (["{root}", "--out", "~nosuchuser/x"], "'~nosuchuser/x' is not known"),
         (["{root}/none", "--out", "{root}/out"], "expected a folder with results, found none"),
         (["{root}", "--out", "{root}/out"], "aggregates.csv, which is not of this report's runs"),
@@ -615,9 +524,3 @@ def test_errors_are_one_line_and_status_2(tmp_path, capsys, words, message):
     assert report.main([word.format(root=tmp_path) for word in words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
-
-
-def test_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        report.parse(["--help"])
-    assert stop.value.code == 0 and "--min-seeds" in capsys.readouterr().out

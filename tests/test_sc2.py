@@ -8,16 +8,15 @@ import inspect
 import random
 import sys
 import types
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_offline_buffer import make_dataset
+from test_dataset import make_dataset
 
 from inspo import main as program
 from inspo.envs.sc2 import MAPS, SHAPING, SC2Env, env_info, fitting
-from inspo.offline import OfflineDataset, write_dataset
+from inspo.offline import write_dataset
 from inspo.utils.config import load_config
 from inspo.utils.errors import ConfigError, EnvironmentFailure
 
@@ -247,26 +246,22 @@ def error_of(**kwargs) -> str:
     return str(caught.value)
 
 
-# Errors
-
-
 @pytest.mark.parametrize("missing", ["folder", "program", "map", "smac"])
 def test_what_is_missing_is_named_with_the_ways_on(game, monkeypatch, missing):
-    named = {
-        "folder": [str(game / "nowhere"), "SC2PATH"],
-        "program": [str(game), "Versions/Base*/SC2_x64"],
-        "map": [str(game / "Maps/SMAC_Maps/5m_vs_6m.SC2Map")],
-        "smac": ["smac.env", "requirements-sc2.txt", "PyPI"],
-    }[missing]
+    place = game / "Maps/SMAC_Maps/5m_vs_6m.SC2Map"
     if missing == "folder":
         monkeypatch.setenv("SC2PATH", str(game / "nowhere"))
+        named = [str(game / "nowhere"), "SC2PATH"]
     elif missing == "program":
         for path in game.glob("Versions/*/SC2_x64"):
             path.unlink()
+        named = [str(game), "Versions/Base*/SC2_x64"]
     elif missing == "map":
-        (game / "Maps/SMAC_Maps/5m_vs_6m.SC2Map").unlink()
+        place.unlink()
+        named = [str(place)]
     else:
         monkeypatch.setitem(sys.modules, "smac.env", None)
+        named = ["smac.env", "requirements-sc2.txt", "PyPI"]
     message = error_of()
     assert all(w in message for w in [*named, "docker/run.sh", "test_nepisode=0", "smax_offline"])
 
@@ -283,71 +278,49 @@ def test_an_argument_that_does_not_fit_is_one_clear_error(game, monkeypatch):
     assert "no argument unheard_of" in error_of(unheard_of=1)
 
 
-def offline(tmp_path, *words) -> int:
-    argv = ["--config=bc", "--env-config=sc2_offline", "with", "use_cuda=False", "seed=1"]
-    argv += ["hidden_dim=8", "batch_size=4", "use_presets=False", "use_progress_bar=False"]
-    argv += [f"local_results_path={tmp_path / 'r'}", f"datasets_dir={tmp_path}"]
-    return program.main([*argv, *words])
-
-
 def write_data(path, map_name, info):
     """Random episodes of one step with the numbers `info`."""
-    source, _ = make_dataset()
-    n, rows, agents = 12, 24, info["n_agents"]
-    rng = np.random.default_rng(0)
-    arrays = {
-        "state": rng.normal(size=(rows, info["state_shape"])).astype(np.float32),
-        "obs": rng.normal(size=(rows, agents, info["obs_shape"])).astype(np.float32),
-        "actions": rng.integers(info["n_actions"], size=(rows, agents, 1)),
-        "avail_actions": np.ones((rows, agents, info["n_actions"]), dtype=np.int32),
-        "reward": np.ones((rows, 1), dtype=np.float32),
-        "terminated": np.tile([[1], [0]], (n, 1)).astype(np.uint8),
-    }
-    metadata = replace(source.metadata, env="sc2", map_name=map_name, quality="medium", **info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lengths = np.ones(n, dtype=np.int64)
-    write_dataset(path, OfflineDataset.build(arrays, lengths, metadata, None))
+    write_dataset(path, make_dataset([1] * 12, env="sc2", map_name=map_name, env_args=None, **info))
 
 
-def test_training_at_the_default_place_without_the_game(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def offline(tmp_path):
+    """offline(*words): the exit status of BC on data of 5m_vs_6m, `datasets_dir` is tmp_path."""
+    argv = ["--config=bc", "--env-config=sc2_offline", "with", "use_cuda=False", "seed=1"]
+    argv += ["hidden_dim=8", "batch_size=4", "use_presets=False", "use_progress_bar=False"]
+    argv += ["map_name=5m_vs_6m", "t_max=40", f"datasets_dir={tmp_path}"]
+    return lambda *words: program.main([*argv, f"local_results_path={tmp_path / 'r'}", *words])
+
+
+def test_training_at_the_default_place_without_the_game(offline, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
     path = tmp_path / "sc2/5m_vs_6m_medium.h5"
-    assert offline(tmp_path, "map_name=5m_vs_6m", "test_nepisode=0", "t_max=40") == 2
+    assert offline("test_nepisode=0") == 2
     error = capsys.readouterr().err
-    assert str(path) in error
-    assert "python src/dataset.py download cfcql/5m_vs_6m" in error
+    assert str(path) in error and "python src/dataset.py download cfcql/5m_vs_6m" in error
     write_data(path, "5m_vs_6m", FITS)
-    assert offline(tmp_path, "map_name=5m_vs_6m", "test_nepisode=0", "t_max=40") == 0
+    assert offline("test_nepisode=0") == 0
     capsys.readouterr()
-    assert offline(tmp_path, "map_name=5m_vs_6m", "batch_size_run=1", "t_max=40") == 2
+    assert offline("batch_size_run=1") == 2
     assert "test_nepisode=0" in capsys.readouterr().err
 
 
-def info_of(*words):
-    return env_info(**env_args(*words))
-
-
-VARIANTS = {  # map and numbers of the data, and what the error names
-    "other settings": (
-        "5m_vs_6m", info_of("map_name=5m_vs_6m", "env_args.state_last_action=False"),
-        ["state_shape is 38 in the data and 98", "with env_args.state_last_action=False"],
-    ),
-    "other map": (
-        "2s3z", info_of("map_name=2s3z"),
-        ["'2s3z'", "n_actions is 11 in the data and 12", "with map_name=2s3z"],
-    ),
-    "other SMAC": (
-        "5m_vs_6m", FITS | {"obs_shape": 124}, ["obs_shape is 124 in the data and 55", "OMIGA"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_data_of_another_variant_are_refused_without_the_game(tmp_path, capsys, variant):
-    map_name, info, named = VARIANTS[variant]
-    write_data(tmp_path / "d.h5", map_name, info)
-    data = f"dataset.path={tmp_path / 'd.h5'}"
-    assert offline(tmp_path, "map_name=5m_vs_6m", data, "test_nepisode=0", "t_max=40") == 2
+@pytest.mark.parametrize(
+    ("words", "changes", "named"),  # of the data, and what the error names
+    [
+        (["map_name=5m_vs_6m", "env_args.state_last_action=False"], {},
+         ["state_shape is 38 in the data and 98", "with env_args.state_last_action=False"]),
+        (["map_name=2s3z"], {},
+         ["'2s3z'", "n_actions is 11 in the data and 12", "with map_name=2s3z"]),
+        (["map_name=5m_vs_6m"], {"obs_shape": 124},
+         ["obs_shape is 124 in the data and 55", "OMIGA"]),
+    ],
+    ids=["settings", "map", "SMAC"],
+)  # fmt: skip
+def test_data_of_another_variant_are_refused(offline, tmp_path, capsys, words, changes, named):
+    path, map_name = tmp_path / "d.h5", words[0].partition("=")[2]
+    write_data(path, map_name, env_info(**env_args(*words)) | changes)
+    assert offline(f"dataset.path={path}", "test_nepisode=0") == 2
     error = capsys.readouterr().err
-    for word in [*named, str(tmp_path / "d.h5")]:
-        assert word in error
+    assert all(word in error for word in [*named, str(path)])

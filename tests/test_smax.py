@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from inspo.envs.drawing import draw_smax
 from inspo.envs.smax import SMAXVectorEnv, _build_program
 
-N = 8  # one N for all that is stepped, so that it compiles once
+N = 8  # one N and one limit for all that is stepped, so that it compiles once
 STOP = 4
 SRC = Path(__file__).resolve().parents[1] / "package"
 SHAPES = {  # map: allies, enemies, actions, obs, state
@@ -31,19 +33,23 @@ def random_actions(avail: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (rng.random(avail.shape) * avail).argmax(-1)
 
 
-def play(env: SMAXVectorEnv, choose) -> dict[str, np.ndarray]:
+def play(env: SMAXVectorEnv, choose, late: int = 0) -> dict[str, np.ndarray]:
     """One episode in each environment; every array that came out, stacked over time `[T, N, ...]`.
 
-    `ended` counts how often each environment said that it ended, `length` its steps.
+    `ended` counts how often each environment said that it ended, `length` its steps. late: so many
+    steps of the limit are over when it begins (another limit would compile another program).
     """
     env.reset()
+    state = env._battles["state"]
+    env._battles["state"] = state.replace(state=state.state.replace(step=state.state.step + late))
     active, frames = np.ones(env.n_envs, dtype=bool), []
     length, ended = np.zeros(env.n_envs, dtype=int), np.zeros(env.n_envs, dtype=int)
     while active.any():
         seen = env.observe()
-        out = env.step(choose(seen))
+        actions = choose(seen)
+        out = env.step(actions)
         seen |= {"reward": out.reward, "terminated": out.terminated, "truncated": out.truncated}
-        frames.append({**seen, **out.info, "active": active.copy()})
+        frames.append({**seen, **out.info, "active": active.copy(), "actions": actions})
         length += active
         ended += out.terminated.astype(int) + out.truncated
         active &= ~(out.terminated | out.truncated)
@@ -137,9 +143,9 @@ def test_the_dead_may_only_stop_and_see_nothing(played):
 
 
 def test_the_limit_truncates_at_exactly_episode_limit():
-    env = make(max_steps=7)
-    assert env.episode_limit == 8
-    record = play(env, lambda seen: np.full((N, env.n_agents), STOP))
+    env = make()
+    assert env.episode_limit == make(max_steps=100).episode_limit == 101
+    record = play(env, lambda seen: np.full((N, env.n_agents), STOP), late=93)
     np.testing.assert_array_equal(record["length"], 8)
     assert record["truncated"][-1].all() and not record["truncated"][:-1].any()
     assert not record["terminated"].any() and not record["battle_won"].any()
@@ -150,14 +156,23 @@ def test_the_limit_truncates_at_exactly_episode_limit():
 
 
 def test_a_terminal_at_the_limit_is_no_truncation(played):
-    """The same battles again, with the limit in the very step in which the first win fell."""
-    _, record = played
+    """The same battles again, so late that the first win falls into the very last step."""
+    env, record = make(), played[1]
     winner = int(np.where(record["battle_won"].any(0), record["length"], 10**6).argmin())
-    env = make(max_steps=int(record["length"][winner]) - 1)
-    cut = play(env, focus_fire)
-    assert cut["length"][winner] == env.episode_limit == cut["length"].max()
+    cut = play(env, focus_fire, late=env.episode_limit - int(record["length"][winner]))
+    assert cut["length"][winner] == record["length"][winner] == cut["length"].max()
     assert cut["terminated"][-1, winner] and cut["battle_won"][-1, winner]
     assert not cut["truncated"][-1, winner] and cut["truncated"][-1].any()
+
+
+def test_a_battle_can_be_drawn(played):
+    env, record = played
+    episode = {key: record[key][:, 0] for key in ("state", "obs", "avail_actions")}
+    episode["actions"] = record["actions"][:, 0, :, None]
+    ax = Figure().subplots()
+    draw_smax(ax, env, episode, 0)
+    assert ax.get_xlabel().startswith("5 allies (blue), 5 enemies (red)")
+    draw_smax(ax, env, episode, len(episode["state"]) - 1)
 
 
 def test_same_seed_same_episodes_and_the_stream_can_be_carried_over():
@@ -181,10 +196,10 @@ def test_same_seed_same_episodes_and_the_stream_can_be_carried_over():
 
 def test_step_compiles_once():
     """Twice would mean that the first step's carry differs in (weak) type from the later ones."""
-    env = make(max_steps=7)
+    env = make()
     for _ in range(2):
         play_random(env)
-    program = _build_program("2s3z", 7, 10.0, True, True, "closest")
+    program = _build_program("2s3z", 100, 10.0, True, True, "closest")
     assert program is env.program, "environments of one configuration share what is compiled"
     assert program.step._cache_size() == 1 and program.reset._cache_size() == 1
 

@@ -61,7 +61,7 @@ def problems(draw, min_agents=2, zeros=True):
     return problem, mu, alpha, beta, rng.permutation(len(n_actions))
 
 
-def by_property(examples=40):
+def by_property(examples=20):
     return settings(max_examples=examples, deadline=None, derandomize=True)
 
 
@@ -128,18 +128,19 @@ def test_evaluation_and_update_equal_brute_force(problem):
     g, mu, alpha, beta, order = problem
     if g.gamma > 0.5:
         g = Game(g.transition, g.reward, 0.5, g.ending)
-    q, v = brute_evaluate(g, mu, mu, alpha, beta, rounds=45)
-    values = evaluate(g, mu, mu, alpha, beta)
+    pi = [0.5 * m + 0.5 * (m > 0) / (m > 0).sum(-1, keepdims=True) for m in mu]
+    q, v = brute_evaluate(g, pi, mu, alpha, beta, rounds=45)
+    values = evaluate(g, pi, mu, alpha, beta)
     np.testing.assert_allclose(values.v, v, atol=1e-9)
     for (s, a), x in q.items():
         assert values.q[(s, *a)] == pytest.approx(x, abs=1e-9)
     i = int(order[0])
-    new = inspo.sweep(g, mu, mu, alpha, beta, order)[i]
+    new = inspo.sweep(g, pi, mu, alpha, beta, order)[i]
     for s in range(g.n_states):
         local = np.zeros(g.n_actions[i])
         for (t, a), x in q.items():
             if t == s:
-                others = [mu[j][s, a[j]] for j in range(g.n_agents) if j != i]
+                others = [pi[j][s, a[j]] for j in range(g.n_agents) if j != i]
                 local[a[i]] += np.prod(others) * x
         of_eq_18 = (local, mu[i][s], alpha, beta)
         numeric = numeric_argmax(*of_eq_18)
@@ -154,7 +155,7 @@ def test_linear_solve_equals_iteration(problem):
     g, mu, alpha, beta, _ = problem
     pi = [0.5 * m + 0.5 * (m > 0) / (m > 0).sum(-1, keepdims=True) for m in mu]
     q = np.zeros(g.reward.shape)
-    for _ in range(300):
+    for _ in range(250):
         expected = (joint_policy(pi) * q).reshape(g.n_states, -1).sum(1)
         v = expected - inspo.regulariser(pi, mu, alpha, beta)
         q = g.backup(v)
@@ -165,15 +166,13 @@ def test_linear_solve_equals_iteration(problem):
 
 @by_property()
 @given(problems())
-def test_eq_12_as_printed_equals_the_tempered_form(problem):
-    g, mu, alpha, beta, _ = problem
-    local = expect_others(g.reward, mu, 0)
-    response = quantal_response(local, mu[0], alpha, beta)
-    log_mu, inside = np.log(np.maximum(mu[0], 1e-300)), mu[0] > 0
-    printed = mu[0] * np.exp((local - beta * log_mu) / (alpha + beta))
-    tempered = np.exp((alpha * log_mu + local) / (alpha + beta))  # mu^(alpha / (alpha + beta)) ...
-    for weights in (np.where(inside, printed, 0), np.where(inside, tempered, 0)):
-        np.testing.assert_allclose(response, weights / weights.sum(-1, keepdims=True), atol=1e-12)
+def test_reevaluation_makes_every_agent_monotone(problem):
+    g, mu, alpha, beta, order = problem
+    policies = list(mu)
+    for i in [*order, *order]:
+        q, v = evaluate(g, policies, mu, alpha, beta)
+        policies[i] = quantal_response(expect_others(q, policies, i), mu[i], alpha, beta)
+        assert (evaluate(g, policies, mu, alpha, beta).v >= v - 1e-9).all()
 
 
 @by_property()
@@ -182,7 +181,7 @@ def test_value_rises_in_every_state_by_exactly_the_divergence(problem):
     """Prop. 4, and how much: V_new - V_old = (I - gamma P_new)^-1 (alpha+beta) sum KL(old||new)."""
     g, mu, alpha, beta, order = problem
     policies = mu
-    for _ in range(6):
+    for _ in range(3):
         old = evaluate(g, policies, mu, alpha, beta)
         partial, gains = list(policies), np.zeros(g.n_states)
         for i in order:
@@ -201,18 +200,7 @@ def test_value_rises_in_every_state_by_exactly_the_divergence(problem):
             np.testing.assert_array_equal(whole, stepwise)
 
 
-@by_property()
-@given(problems())
-def test_reevaluation_makes_every_agent_monotone(problem):
-    g, mu, alpha, beta, order = problem
-    policies = list(mu)
-    for i in [*order, *order]:
-        q, v = evaluate(g, policies, mu, alpha, beta)
-        policies[i] = quantal_response(expect_others(q, policies, i), mu[i], alpha, beta)
-        assert (evaluate(g, policies, mu, alpha, beta).v >= v - 1e-9).all()
-
-
-@by_property(25)
+@by_property(12)
 @given(problems(), st.integers(0, 99))
 def test_residual_goes_to_zero(problem, seed):
     """Theorem 5, and that a zero residual is a QRE: no agent gains, and V is stationary."""
@@ -234,42 +222,12 @@ def test_residual_goes_to_zero(problem, seed):
 
 
 @by_property()
-@given(problems())
-def test_support_stays_inside_mu(problem):
-    g, mu, alpha, beta, _ = problem
-    for way in ({}, {"reevaluate": True}, {"blocks": 1}):
-        trace = inspo.iterate(g, mu, alpha, beta, sweeps=4, **way)
-        for policies in trace.history:
-            for policy, behaviour in zip(policies, mu):
-                assert (policy[behaviour == 0] == 0).all()
-                np.testing.assert_allclose(policy.sum(-1), 1)
-
-
-@by_property()
-@given(problems())
-def test_limits_of_the_temperatures(problem):
-    g, mu, _, _, order = problem
-    still = inspo.sweep(g, mu, mu, 1e7, 0.0, order)
-    flat = inspo.sweep(g, mu, mu, 0.1, 1e7, order)
-    for policy, level, behaviour in zip(still, flat, mu):
-        np.testing.assert_allclose(policy, behaviour, atol=1e-4)
-        uniform = (behaviour > 0) / (behaviour > 0).sum(-1, keepdims=True)
-        # beta -> inf pays gamma/(1-gamma) beta H of the next state too: only with gamma = 0 flat.
-        if g.gamma == 0:
-            np.testing.assert_allclose(level, uniform, atol=1e-4)
-    cold = inspo.sweep(g, mu, mu, 1e-6, 0.0, order)
-    q = expect_others(evaluate(g, mu, mu, 1e-6, 0.0).q, mu, int(order[0]))
-    best = np.where(mu[order[0]] > 0, q, -np.inf).argmax(-1)
-    assert (cold[order[0]].argmax(-1) == best).all()
-
-
-@by_property()
 @given(problems(min_agents=1))
 def test_return_of_a_policy_is_exact(problem):
     g, mu, _, _, _ = problem
     start = np.full(g.n_states, 1 / g.n_states)
     total, reached = 0.0, start
-    for t in range(400):
+    for t in range(300):
         reward = (joint_policy(mu) * g.reward).reshape(g.n_states, -1).sum(1)
         total += g.gamma**t * reached @ reward
         going_on = joint_policy(mu) * (1 - g.ending)
@@ -399,25 +357,6 @@ def test_in_sample_equals_brute_force_on_sparse_data(seed, n_agents):
         )
 
 
-def test_minimiser_of_eq_20_is_the_closed_form():
-    """Numerically minimise the printed loss of Eq. 20, with its baseline, over softmax logits."""
-    data, alpha, beta = dataset("xor", "b"), 0.4, 0.3
-    mu = data.behaviour()
-    pi = [np.array([[0.3, 0.7]]), np.array([[0.6, 0.4]])]
-    q = in_sample.local_q(data, pi, mu, 0, alpha, beta)[0]
-    advantage = q - pi[0][0] @ q
-    rho = np.exp(in_sample.log_ratio(data, pi, 0))
-    a = data.action[:, 0]
-    weight = (
-        data.weight * rho * np.exp((advantage[a] - beta * np.log(mu[0][0, a])) / (alpha + beta))
-    )
-    best = minimize(lambda x: -(weight @ (x[a] - logsumexp(x))), np.zeros(2), tol=1e-12)
-    expected = np.exp(best.x - logsumexp(best.x))
-    np.testing.assert_allclose(
-        in_sample.update(data, pi, mu, 0, alpha, beta)[0], expected, atol=1e-5
-    )
-
-
 def test_a_policy_that_vanished_leaves_finite_numbers():
     data = dataset("xor", "a")
     corner = [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])]
@@ -449,46 +388,40 @@ def test_behaviour_cloning_is_worth(name, quality, expected):
     assert expected_return(game(name), mu) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("order", [[0, 1], [1, 0], "random"])
-@pytest.mark.parametrize("form", ["game", "in_sample"])
-@pytest.mark.parametrize(("beta", "expected"), [(0, 5), (5, 5), (10, 20)])
-def test_entropy_escapes_on_m_ne_imbalanced(beta, expected, form, order):
-    got = ends_at("m_ne", "imbalanced", 0.1, decayed(beta, 0.99), form=form, order=order)
-    assert got == pytest.approx(expected, abs=0.01)
+@pytest.mark.parametrize(
+    ("alpha", "beta", "form", "order", "expected"),
+    [
+        (0.1, 0, "game", [0, 1], 5),
+        (0.1, 0, "in_sample", "random", 5),
+        (0.1, 5, "game", "random", 5),
+        (0.1, 5, "in_sample", [1, 0], 5),
+        (0.1, 10, "game", [1, 0], 20),
+        (0.1, 10, "in_sample", "random", 20),
+        (2.0, 10, "game", [0, 1], 20),  # up to alpha = 2
+        (2.0, 0, "game", "random", 5),
+    ],
+)
+def test_entropy_escapes_on_m_ne_imbalanced(alpha, beta, form, order, expected):
+    got = ends_at("m_ne", "imbalanced", alpha, decayed(beta, 0.99), form=form, order=order)
+    assert got == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0, 2.0])
-def test_beta_10_escapes_up_to_alpha_2(alpha):
-    for order in ([0, 1], [1, 0]):
-        beta = decayed(10, 0.99)
-        got = ends_at("m_ne", "imbalanced", alpha, beta, form="game", order=order)
-        assert got == pytest.approx(20, abs=0.01)
-    assert ends_at("m_ne", "imbalanced", alpha, form="game") == pytest.approx(5, abs=0.05)
+def test_thresholds_of_beta():
+    """Constant beta has its price. Under decay fixed orders escape from beta_0 = 8.30 (decay .99)
+    and 9.35 (.9) on; of five random streams the worst needs 8.40 and 9.97."""
 
+    def run(beta, order, sweeps=600, seed=0):
+        return ends_at("m_ne", "imbalanced", 0.1, beta, sweeps, "game", order=order, seed=seed)
 
-def test_constant_beta_threshold_and_price():
-    returns = {
-        beta: ends_at("m_ne", "imbalanced", 0.1, beta, form="game", order=[0, 1], sweeps=1500)
-        for beta in (7.9, 7.95, 10, 15, 20)
-    }
-    assert returns[7.9] < 0 and returns[7.95] > 18.5  # the branch of A ends at 7.93
-    assert returns[10] == pytest.approx(16.35, abs=0.01)
-    assert returns[15] == pytest.approx(2.07, abs=0.01)
-    assert returns[20] == pytest.approx(-7.40, abs=0.01)
-
-
-def test_thresholds_under_decay_are_higher_for_random_orders():
-    """Fixed orders escape from beta_0 = 8.30 (decay .99) and 9.35 (.9) on; of five random streams
-    the worst needs 8.40 and 9.97."""
+    found = [run(beta, [0, 1], 1500) for beta in (7.9, 7.95, 10, 15, 20)]
+    assert found[0] < 0 and found[1] > 18.5  # the branch of A ends at 7.93
+    assert found[2:] == pytest.approx([16.35, 2.07, -7.40], abs=0.01)
     for decay, below, above, worst in ((0.99, 8.28, 8.32, 8.40), (0.9, 9.32, 9.36, 9.97)):
-
-        def run(beta, order, decay=decay, seed=0):
-            schedule = decayed(beta, decay)
-            return ends_at("m_ne", "imbalanced", 0.1, schedule, 600, "game", order=order, seed=seed)
-
         for order in ([0, 1], [1, 0]):
-            assert run(below, order) < 6 and run(above, order) == pytest.approx(20, abs=0.1)
-        assert all(run(worst + 0.7, "random", seed=k) > 19.9 for k in range(3))
+            assert run(decayed(below, decay), order) < 6
+            assert run(decayed(above, decay), order) == pytest.approx(20, abs=0.1)
+        beta = decayed(worst + 0.7, decay)
+        assert all(run(beta, "random", seed=k) > 19.9 for k in range(3))
 
 
 def test_ablation_without_entropy_depends_on_the_start():
@@ -507,18 +440,15 @@ def test_m_ne_balanced_needs_no_entropy():
 
 
 @pytest.mark.parametrize(
-    ("quality", "alpha", "expected"),
-    [("b", 0.1, 1.00), ("c", 0.1, 1.00), ("b", 0.3, 0.78), ("c", 0.3, 0.97),
-     ("b", 0.5, 0.09), ("c", 0.5, 0.86)],
+    ("form", "quality", "alpha", "expected"),
+    [("in_sample", "b", 0.1, 1.00), ("in_sample", "c", 0.1, 1.00), ("in_sample", "b", 0.3, 0.78),
+     ("in_sample", "c", 0.3, 0.97), ("in_sample", "b", 0.5, 0.09), ("in_sample", "c", 0.5, 0.86),
+     # Data that lack (B, B) cannot tell its payoff: away from alpha -> 0 the forms differ.
+     ("game", "b", 0.3, 0.933), ("game", "b", 0.5, 0.762)],
 )  # fmt: skip
-def test_xor_from_data(quality, alpha, expected):
-    assert ends_at("xor", quality, alpha, sweeps=100) == pytest.approx(expected, abs=0.006)
-
-
-def test_xor_b_differs_between_the_two_forms():
-    """Data that lack (B, B) cannot tell its payoff: away from alpha -> 0 the forms differ."""
-    assert ends_at("xor", "b", 0.3, sweeps=100, form="game") == pytest.approx(0.933, abs=0.001)
-    assert ends_at("xor", "b", 0.5, sweeps=100, form="game") == pytest.approx(0.762, abs=0.001)
+def test_xor_from_data(form, quality, alpha, expected):
+    got = ends_at("xor", quality, alpha, sweeps=100, form=form)
+    assert got == pytest.approx(expected, abs=0.006)
 
 
 # ---- statements that do not hold as printed (docs/theory.md) -------------------------------------
@@ -538,8 +468,8 @@ def test_paper_eq_25_has_the_wrong_sign():
         assert numeric == pytest.approx(-p * (1 - p) / alpha**3, rel=1e-4)
 
     def simulate(alpha, sign):
-        for _ in range(20_000):
-            alpha = min(max(alpha - 1e-2 * sign * (kl(alpha) - target), 1e-3), 50.0)
+        for _ in range(3000):
+            alpha = min(max(alpha - 0.1 * sign * (kl(alpha) - target), 1e-3), 50.0)
         return alpha
 
     balance = simulate(1.0, sign=-1)
@@ -780,11 +710,11 @@ def test_paper_fig_5b_is_a_cycle_or_the_same_limit_as_sequential():
 # ---- bad input -----------------------------------------------------------------------------------
 
 
-def one_state(reward, gamma=0.0):
-    return Game(np.ones((*np.shape(reward), 1)), reward, gamma)
-
-
 UNIFORM = [np.full((1, 2), 0.5)] * 2
+
+
+def plays(*policy):
+    return [UNIFORM[0], np.array([policy])]
 
 
 @pytest.mark.parametrize(
@@ -792,54 +722,33 @@ UNIFORM = [np.full((1, 2), 0.5)] * 2
     [
         (lambda: Game.matrix([[1, np.nan], [0, 1]]), r"payoff\[0, 1\] is nan"),
         (lambda: Game.matrix([]), "empty"),
-        (lambda: Game.matrix([["a", "b"]]), "could not convert"),
-        (lambda: Game.matrix([[1, 2], [3]]), "inhomogeneous"),
         (lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2, 2)), 0.0), r"transition has shape"),
         (lambda: Game(np.ones((1, 1)), np.zeros(3), 0.0), r"reward has shape \(3,\)"),
         (lambda: Game(np.full((1, 2, 2, 1), 0.9), np.zeros((1, 2, 2)), 0.0), "sums to 0.9"),
-        (lambda: one_state(np.zeros((1, 2)), gamma=1.0), "gamma is 1.0"),
-        (lambda: one_state(np.zeros((1, 2)), gamma=-0.1), "gamma is -0.1"),
-        (lambda: one_state(np.zeros((1, 2)), gamma=float("nan")), "gamma is nan"),
+        (lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2)), float("nan")), "gamma is nan"),
         (
             lambda: Game(np.ones((1, 2, 1)), np.zeros((1, 2)), 0.0, np.full((1, 2), 2)),
-            "ending must hold probabilities",
+            "ending must",
         ),
         (lambda: expected_return(game("xor"), UNIFORM[:1]), "1 agents; the game has 2"),
         (lambda: expected_return(game("m_ne"), UNIFORM), r"expected \(1, 3\)"),
+        (lambda: expected_return(game("xor"), plays(0.5, 0.4)), r"policy\[1\]\[0\] sums to 0.9"),
+        (lambda: expected_return(game("xor"), plays(1.5, -0.5)), "negative probability"),
         (
-            lambda: expected_return(game("xor"), [UNIFORM[0], np.array([[0.5, 0.4]])]),
-            r"policy\[1\]\[0\] sums to 0.9",
-        ),
-        (
-            lambda: expected_return(game("xor"), [UNIFORM[0], np.array([[1.5, -0.5]])]),
-            "negative probability",
-        ),
-        (
-            lambda: inspo.iterate(
-                game("xor"), [np.array([[1.0, 0]])] * 2, 1.0, initial=UNIFORM
-            ),
-            "behaviour probability is zero",
+            lambda: inspo.iterate(game("xor"), plays(1, 0), 1.0, initial=UNIFORM),
+            "probability is zero",
         ),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 0.0, 0.0), "must be positive"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, -1.0, 2.0), "at least 0"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 0.0, lambda k: 1.0 - k), "beta is 0.0"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order=[0, 0]), "no permutation"),
-        (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, order="best"), "order is 'best'"),
         (lambda: inspo.iterate(game("xor"), UNIFORM, 1.0, blocks=3), "blocks is 3; 2 agents"),
-        (lambda: game("nor"), "no matrix game is called 'nor'.*Did you mean 'xor'"),
         (lambda: dataset("xor", "d"), "no data 'd' of matrix/xor"),
         (lambda: in_sample.iterate(dataset("xor", "a"), 1.0, gamma=1.0), "gamma is 1.0"),
-        (lambda: in_sample.iterate(dataset("xor", "a"), 0.0), "must be positive"),
-        (
-            lambda: in_sample.iterate(
-                Dataset.one_shot(np.array([[0.5, 0.5], [0, 0]]), XOR), 1.0, initial=UNIFORM
-            ),
-            "behaviour probability is zero",
-        ),
         (lambda: Dataset.one_shot(np.ones((2, 2)), XOR), "sums to 4.0"),
         (lambda: Dataset.one_shot(np.ones((2, 2)) / 4, M_NE), "differ"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_says_what_is_wrong(build, says):
     with pytest.raises(UserError, match=says):
         build()
@@ -851,7 +760,6 @@ def test_bad_input_says_what_is_wrong(build, says):
         ({"state": [0, 0]}, "no row starts in state 1"),
         ({"state": [0, 2]}, r"state ranges over 0\.\.2; expected 0\.\.1"),
         ({"state": [0.0, 1.0]}, "must hold integers"),
-        ({"action": [[0, 0], [0, 2]]}, "action of agent 1 ranges over"),
         ({"action": [[0], [0]]}, r"action has shape \(2, 1\)"),
         ({"next_state": [5, 0]}, "next_state ranges over 5"),
         ({"reward": [0.0, np.inf]}, r"reward\[1\] is inf"),

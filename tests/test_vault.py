@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_dataset import LIMIT, A, N, S, make_dataset, same
+from test_formats import error_of
 
 from inspo.offline import OfflineDataset, load_dataset
 from inspo.offline.formats import recognise, vault
@@ -65,12 +66,6 @@ def expected(data: OfflineDataset) -> dict[str, np.ndarray]:
         for key in ("actions", "reward", "terminated"):
             arrays[key][last] = 0
     return arrays
-
-
-def error_of(path, **options) -> str:
-    with pytest.raises(DatasetError) as caught:
-        load_dataset(path, **options)
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------ flashbax
@@ -134,17 +129,9 @@ def test_round_trip_keeps_all_that_a_vault_stores(tmp_path, data, in_memory):
     np.testing.assert_array_equal(read.battle_won, data.battle_won)
     vault.write(tmp_path / "again.vlt", read)
     assert same(load_dataset(tmp_path / "again.vlt"), read)
-
-
-def test_long_episodes_are_cut(tmp_path, data):
-    vault.write(tmp_path / "x.vlt", data)
-    read = load_dataset(tmp_path / "x.vlt", episode_limit=4)
-    np.testing.assert_array_equal(read.lengths, [3, 4, 1, 4])
-    np.testing.assert_array_equal(read.arrays["terminated"][read.offsets[1:] - 2, 0], [1, 0, 1, 0])
-    first, rows = read.offsets[3], data.arrays["obs"][data.offsets[3] :]
-    np.testing.assert_array_equal(read.arrays["obs"][first : first + 4], rows[:4])
-    assert read.metadata.episode_limit == 4
-    np.testing.assert_array_equal(read.battle_won, data.battle_won * [1, 0, 1, 0])
+    cut = load_dataset(tmp_path / "x.vlt", episode_limit=4, in_memory=in_memory)
+    np.testing.assert_array_equal(cut.lengths, [3, 4, 1, 4])
+    np.testing.assert_array_equal(cut.battle_won, data.battle_won * [1, 0, 1, 0])
 
 
 def test_what_a_vault_lacks_is_filled_and_noted(tmp_path, data):
@@ -184,30 +171,20 @@ def _set(name, place, value):
     return change
 
 
-def _replace(name, make):
-    def change(leaves):
-        leaves[name] = make(leaves[name])
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda leaves: leaves.pop("rewards"), "[missing_key] key 'rewards'"),
         (_set("observations", (0, 4, 1, 0), np.nan), "[finite_obs]"),
-        (_set("infos.state", (0, 4, 0), np.inf), "[finite_state]"),
-        (_set("rewards", (0, 4), np.nan), "[finite_reward]"),
         (_set("actions", (0, 4, 1), A), "[action_range]"),
-        (_set("actions", (0, 4, 1), -1), "[action_range]"),
         (_set("infos.legals", (0, 2, 1), False), "[no_action]"),
         (_set("rewards", (0, 4, 1), 77), "one reward shared by all agents"),
-        (_replace("actions", lambda a: a.astype(np.float32)), "continuous actions are not"),
-        (_replace("actions", lambda a: a[:, :, :2]), "3 agents as 'observations' has"),
-        (_replace("observations", lambda a: a[:, :, 0]), "[wrong_shape]"),
-        (_replace("terminals", lambda a: np.repeat(a, 2, axis=0)), "[wrong_shape]"),
+        (lambda x: x.update(actions=x["actions"].astype("f4")), "continuous actions are not"),
+        (lambda x: x.update(actions=x["actions"][:, :, :2]), "3 agents as 'observations' has"),
+        (lambda x: x.update(observations=x["observations"][:, :, 0]), "[wrong_shape]"),
+        (lambda x: x.update(terminals=np.repeat(x["terminals"], 2, axis=0)), "[wrong_shape]"),
     ],
-)  # fmt: skip
+)
 def test_wrong_contents(tmp_path, data, change, message):
     leaves = experience(data)
     change(leaves)
@@ -262,7 +239,7 @@ def test_flipped_bytes_give_clear_errors_or_valid_data(tmp_path, data):
     vault.write(tmp_path / "x.vlt", data)
     files = sorted(f for f in (tmp_path / "x.vlt").rglob("*") if f.is_file())
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(20):
         file = files[rng.integers(len(files))]
         whole = file.read_bytes()
         damaged = bytearray(whole)
