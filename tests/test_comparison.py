@@ -90,7 +90,7 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tables.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match=r"a\.md: No space left"):
         tables.write_text(path, "three")
     assert path.read_text() == "two"

@@ -515,7 +515,7 @@ def test_a_report_leaves_no_files_of_an_earlier_one(tmp_path):
     [
         (["{root}", "--out", "~nosuchuser/x"], "'~nosuchuser/x' is not known"),
         (["{root}/none", "--out", "{root}/out"], "expected a folder with results, found none"),
-        (["{root}", "--out", "{root}/out"], "aggregates.csv, which is not of this report's runs"),
+        (["{root}", "--out", "{root}/out"], "aggregates.csv: Is a directory"),
     ],
 )
 def test_errors_are_one_line_and_status_2(tmp_path, capsys, words, message):

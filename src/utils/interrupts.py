@@ -22,6 +22,7 @@ MOVED = {"components.episode_buffer": "inspo.components.episode_batch"}
 # What a disk or its owner refuses; other errors of the system are likely to be our fault.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
+REFUSED |= {errno.EISDIR, errno.ENOTDIR}
 
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 
