@@ -418,9 +418,7 @@ def test_the_command_of_a_cell(data, tmp_path, monkeypatch, in_checkout):
     assert words[1].endswith("src/main.py") if in_checkout else words[1:3] == ["-m", "inspo.main"]
     assert f"datasets_dir={tmp_path / 'here'}" in words  # absolute, for any node
     assert words[-2:] == [f"local_results_path={tmp_path / 'bc/seed0'}", "resume=/model"]
-    begun = cell(
-        data, checkpoint_path="/weights"
-    )  # and resumed later: from its own, not from these
+    begun = cell(data, checkpoint_path="/weights")  # once resumed, its own
     for model in (None, Path("/model")):
         words = command_of(begun, tmp_path, model)
         assert ("checkpoint_path=/weights" in words) is (model is None)
