@@ -68,7 +68,7 @@ def test_the_example_of_the_help(tmp_path):
 
 
 def test_defaults_of_a_file(tmp_path):
-    content = small(maps=None, qualities=None, seeds=[4, 2], algorithms="offline")
+    content = small(maps=None, qualities=None, seeds=[4, 2], algorithms="offline", budget="own")
     grid = read_grid(grid_file(tmp_path, content, "mine.yaml"))
     assert grid.folder == "mine"
     # The environment's own map and quality, and the order of the seeds by number.
