@@ -311,9 +311,8 @@ def play_matrix(map_name, quality) -> tuple[th.Tensor, float]:
     """Policies `[2, A]` and expected return after a short run on about 180 episodes of a game."""
     copies = 15 if map_name == "xor" else 2
     policies, expected, _ = cases.train_on_game(
-        "alberdice", map_name, quality, 400, copies, agent="mlp_ns", lr=0.002, data_lr=0.002,
-        nu_lr=0.002,
-        alpha_end=0.02,
+        "alberdice", map_name, quality, 400, copies, agent="mlp_ns", lr=0.002, nu_lr=0.002,
+        data_lr=0.002, alpha_end=0.02,
     )  # fmt: skip
     return policies, expected
 

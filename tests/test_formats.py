@@ -216,15 +216,9 @@ def test_our_own_files_are_cut_too(data, file):
         (lambda f: (f / "meta.json").write_text('{"a": 1}'), "episodes_in_buffer"),
         (lambda f: (f / "meta.json").write_text('{"episodes_in_buffer": 0}'), "zero_episodes"),
         (lambda f: (f / "obs.npy").unlink(), "missing_key"),
-        (
-            lambda f: (f / "obs.npy").write_bytes((f / "obs.npy").read_bytes()[:-9]),
-            "obs.npy: expected",
-        ),
-        (lambda f: (f / "obs.npy").write_bytes(b""), "obs.npy: exp"),
-        (
-            lambda f: (f / "obs.npy").write_bytes((f / "obs.npy").read_bytes() + b"x"),
-            "bytes, expected",
-        ),
+        (lambda f: os.truncate(f / "obs.npy", 999), "obs.npy: expected"),
+        (lambda f: os.truncate(f / "obs.npy", 0), "obs.npy: exp"),
+        (lambda f: os.truncate(f / "obs.npy", 99_999), "bytes, expected"),
         (lambda f: np.save(f / "obs.npy", np.array([{}], dtype=object)), "expected a .npy array"),
         (lambda f: np.save(f / "obs.npy", np.float32(1)), "wrong_ndim"),
     ],
@@ -308,9 +302,9 @@ def test_a_changed_value_is_found_by_the_hash(file):
         ("battle_won", np.array([0xF0], np.uint8), "win_rate"),
         ("source", None, "attribute 'source': expected str, found None"),
         ("format", None, "attribute 'format': expected str, found None"),  # still ours: its hash
-        ("return_mean", 1.5, "attribute 'return_mean': says 1.5"),
-        ("win_rate", 1.0, "attribute 'win_rate': says 1.0"),
-        ("n_cut", 2, "attribute 'n_cut': says 2"),
+        ("return_mean", 1.5, "which the data hold, found 1.5"),
+        ("win_rate", 1.0, "which the data hold, found 1.0"),
+        ("n_cut", 2, "which the data hold, found 2"),
     ],
 )
 def test_wrong_attributes(file, attribute, value, expected):
@@ -336,6 +330,10 @@ def test_keys_that_are_no_datasets(tmp_path, data, file):
         with h5py.File(file, "r+") as out:
             make(out)
         assert "key 'obs': expected an array stored in the file" in error_of(file)
+    with h5py.File(other, "r+") as stored:
+        del stored[FILLED]
+        stored[FILLED] = 1
+    assert f"[wrong_ndim] key '{FILLED}'" in error_of(other)
 
 
 def test_a_file_that_claims_too_much(tmp_path, data):
@@ -439,12 +437,10 @@ def test_writer_refuses_nonsense(tmp_path, data):
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [
-        (errno.ENOSPC, "cannot be written: No space left on device. The 0 episodes so far need"),
-        (errno.EACCES, "cannot be written: Permission denied"),
-    ],
-)
-def test_opening_fails(tmp_path, data, monkeypatch, number, expected):
+    [(errno.ENOSPC, "cannot be written: No space left on device. The 0 episodes so far need"),
+     (errno.EACCES, "cannot be written: Permission denied")],
+)  # fmt: skip
+def test_opening_fails(tmp_path, data, file, monkeypatch, number, expected):
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
@@ -478,13 +474,10 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     """A file-size limit stands in for the disk. HDF5 alone would crash: a process of its own."""
     words = [SRC, Path(__file__).parent, tmp_path / "x.h5"]
     command = [sys.executable, "-c", FULL_DISK, *map(str, words)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2, result.stderr
-    assert (
-        "cannot be written: File too large" in result.stdout
-        and "x.h5" in result.stdout
-        and result.stderr == ""
-    )
+    assert "cannot be written: File too large" in result.stdout and result.stderr == ""
+    assert "x.h5" in result.stdout
     assert os.listdir(tmp_path) == []
 
 
@@ -556,36 +549,6 @@ def test_values_that_a_cast_would_change_are_refused(tmp_path, data, key, value,
 
 
 # ------------------------------------------------------------------- what a file says of itself
-
-
-@pytest.mark.parametrize(
-    ("attribute", "value"),
-    [("return_mean", 1.5), ("return_std", 0.0), ("win_rate", 1.0), ("n_cut", 2)],
-)
-def test_statistics_in_a_file_are_those_of_its_data(file, attribute, value):
-    with h5py.File(file, "r+") as stored:
-        stored.attrs[attribute] = value
-    message = error_of(file)
-    assert f"attribute '{attribute}': expected" in message and f"found {value}" in message
-
-
-def test_victories_in_a_file_have_its_win_rate(file):
-    with h5py.File(file, "r+") as stored:
-        stored.attrs["battle_won"] = ~stored.attrs["battle_won"] & 0x80
-    assert "win_rate" in error_of(file)
-
-
-def test_a_file_of_ours_without_its_format_is_still_held_to_its_hash(file):
-    with h5py.File(file, "r+") as stored:
-        del stored.attrs["format"]
-    assert "attribute 'format': expected str, found None" in error_of(file)
-
-
-def test_a_scalar_in_the_place_of_filled(file):
-    with h5py.File(file, "r+") as stored:
-        del stored[FILLED]
-        stored[FILLED] = 1
-    assert f"[wrong_ndim] key '{FILLED}'" in error_of(file)
 
 
 @pytest.mark.parametrize("name", ["filled.npy", "meta.json"])

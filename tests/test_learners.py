@@ -173,7 +173,8 @@ def test_state_is_saved_whole(algorithm, tmp_path):
 def test_training_stops_at_the_update_that_is_not_finite(algorithm, cause, tmp_path):
     if (algorithm, cause) == ("bc", "lr"):
         return  # its weights become large, and stay finite
-    rates = keys_of(algorithm, lr=1e30, critic_lr=1e30) if cause == "lr" else {}
+    rates = dict.fromkeys(("lr", "critic_lr", "data_lr"), 1e30)
+    rates = keys_of(algorithm, **rates) if cause == "lr" else {}
     learner, _, args = cases.build(algorithm, **rates)
     batch = cases.random_batch(cases.LENGTHS, args)
     if cause == "rewards":
@@ -210,9 +211,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(TrainingFailure, match=r"update 0: networks\.agent\.\S+ is not finite"):
         learner.save_models(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-# What is logged
 
 
 # What must not matter

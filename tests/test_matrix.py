@@ -156,7 +156,7 @@ def test_large_games_are_told_by_agent_and_small_ones_by_joint_action_too():
         ([[[0], [1]], [[1], [2, 3]]], "equally long"),
         *[(x, "list of numbers") for x in ([[0, "x"], [1, 2]], "ab", [[0, [1]], [1, 2]])],
         (3.0, "one level of nesting per agent"),
-        *[(x, "none is empty") for x in ([], [[], []])],
+        ([[], []], "none is empty"),
         ([[0, float("nan")], [1, 2]], r"finite numbers; .* \[0, 1\] is nan"),
         ([[0, 1], [float("inf"), 2]], r"\[1, 0\] is inf"),
         ([[0, None], [1, 2]], "finite numbers|nested list of numbers"),

@@ -99,12 +99,6 @@ def test_console_commands(site, run):
     assert run("inspo", "--no-such-option").returncode == 2
 
 
-def test_what_the_wheel_lacks_is_one_clear_error(run):
-    done = run("inspo-sweep", "sweeps/smax.yaml", "--plan")
-    assert done.returncode == 2 and done.stderr.startswith("error: sweeps/smax.yaml: ")
-    assert done.stderr.count("\n") == 1
-
-
 NOTE_MODULES = """
 import atexit, json, os, sys
 

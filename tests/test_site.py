@@ -78,7 +78,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 # Commands and keys
 
-PLACEHOLDER = re.compile(r"\bALG\b|\bENV\b|\bARGS\b|\bCOMMAND\b|…|\.\.\.")
+PLACEHOLDER = re.compile(r"\bALG\b|\bGRID\b|\bENV\b|\bARGS\b|\bCOMMAND\b|…|\.\.\.")
 PROGRAMS = ("python", "./run.sh", "./test.sh", "docker/run.sh", "docker/build.sh", "inspo", "pip")
 
 
