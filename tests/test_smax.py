@@ -40,8 +40,8 @@ def play(env: SMAXVectorEnv, choose, late: int = 0) -> dict[str, np.ndarray]:
     steps of the limit are over when it begins (another limit would compile another program).
     """
     env.reset()
-    state = env._battles["state"]
-    env._battles["state"] = state.replace(state=state.state.replace(step=state.state.step + late))
+    state = env._episodes["state"]
+    env._episodes["state"] = state.replace(state=state.state.replace(step=state.state.step + late))
     active, frames = np.ones(env.n_envs, dtype=bool), []
     length, ended = np.zeros(env.n_envs, dtype=int), np.zeros(env.n_envs, dtype=int)
     while active.any():
