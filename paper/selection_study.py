@@ -49,6 +49,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "bridge": ("bridge", {"quality": "mixed", **FIFTHS}, 320),
     "2s3z": ("smax", {"quality": "medium", **BATTLES}, 320),
 }  # fmt: skip
+STEPS = 15_000  # logged ones that the estimators read
 SHORTLIST = 5  # policies that are played when estimates have been looked at first
 BUDGETS = (0, 10, 32, 100, 320, 1000, 3200)  # episodes played in all
 DRAWS = 2000  # of what would have been played
@@ -109,7 +110,8 @@ def one_task(task: str, options: Options, folder: Path) -> bool:
     steps = find_policies([Path(f) for f in folders if f], every_step=True)
     policies = load_policies(steps, dataset.metadata)
     estimators = [name for name in ESTIMATORS if env != "smax" or name != "model"]
-    evaluator = Evaluator(dataset, estimators, cache=Path(args.datasets_dir) / "cache", phase=phase)
+    cache = Path(args.datasets_dir) / "cache"
+    evaluator = Evaluator(dataset, estimators, max_steps=STEPS, cache=cache, phase=phase)
     results = []
     with phase("estimating", len(policies), unit="policy") as bar:
         for policy in policies:
@@ -241,7 +243,8 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
             markdown_table(header, rows),
             f"{sum(map(is_unknown, policies))} policies mostly play joint actions that the data do "
             f"not know. One drawn at random: regret {fixed(drawn)}. {seconds:.1f} s a policy for "
-            f"all estimators, {study['episodes_played']} episodes played with each.",
+            f"all estimators on {STEPS:,} logged steps, {study['episodes_played']} episodes played "
+            "with each.",
         ]
     return "\n\n".join(text) + "\n"
 
