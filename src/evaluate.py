@@ -38,8 +38,8 @@ estimators (--estimators; the default is the first two):
                 JSON file has the curve of wis over the power of the ratio.
   model         on finite games alone: transitions are counted, the policy is solved exactly.
   ratios        AlberDICE's own ratios of occupancies, of its runs alone.
-is, wis, dr, ratios fit the data's policy first (minutes, kept in --cache), and with it tell the share of
-steps in which the data support what a policy does.
+is, wis, dr, ratios fit the data's policy first (minutes, kept in --cache), and with it tell the
+share of steps in which the data support what a policy does.
 
 An estimate is of the played return: the undiscounted sum of rewards until the end or the limit of
 an episode. Its interval (95 %) comes from resampling episodes, copies of an episode together, and,
