@@ -132,8 +132,13 @@ def write(
 
 
 def list_warnings(estimates: Sequence[PolicyEstimate]) -> list[str]:
-    """Every warning once, and why estimators have no number."""
+    """Every warning once, why estimators have no number, and what was not looked at."""
     missing = [f"{name}: {why}" for e in estimates for name, why in e.missing.items()]
+    if all(e.support is None for e in estimates):
+        missing.append(
+            "whether the data know what the policies do together was not looked at: "
+            "--estimators fqe_joint wis fits the data's policy and does"
+        )
     return list(dict.fromkeys([*(line for e in estimates for line in e.warnings), *missing]))
 
 
