@@ -12,6 +12,7 @@ from inspo.learners import alberdice_learner
 from inspo.learners.alberdice_learner import between, gradient_penalty, others_ratio, resample
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.modules.mlp import MLP
+from inspo.utils.errors import ConfigError
 
 LENGTHS = [4, 1, 6, 3, 9]  # 1 and 3 are those of the episodes that end
 
@@ -293,6 +294,12 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent, settings):
         assert (states[:-1, -1] == 0).all()
         ends = sorted([batch["state"][1, 1].tolist(), batch["state"][3, 3].tolist()])
         assert sorted(states[len(order) : -1, :-1].tolist()) == ends
+
+
+def test_there_is_nothing_fitted_to_begin_with_unless_the_key_says_so():
+    with pytest.raises(ConfigError, match="data_policies=fitted"):
+        cases.build("alberdice", init_from_behaviour=True)
+    assert cases.build("alberdice", init_from_behaviour=True, data_policies="fitted")
 
 
 def test_policies_start_near_uniform_and_so_do_those_of_the_data():

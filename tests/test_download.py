@@ -256,7 +256,7 @@ def test_damaged_archives_leave_nothing(tmp_path):
         zip_of(twice, ("a", b"1"), ("a", b"2"))
     tarred = tar_of(tmp_path / "x.tar.gz", ("a", BLOB), mode="w:gz").read_bytes()
     nested = zip_of(tmp_path / "nested.zip", ("a", b"1"), ("a/b", b"2"))
-    for content in (flipped, tarred[:-5000], nested.read_bytes()):
+    for content in (flipped, twice.read_bytes(), tarred[:-5000], nested.read_bytes()):
         path = tmp_path / "damaged"
         path.write_bytes(content)
         with pytest.raises(DatasetError, match=r"damaged or truncated|cannot be unpacked"):

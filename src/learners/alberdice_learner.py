@@ -19,6 +19,7 @@ from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy, Condit
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
 from inspo.modules.module_list import ListOf
+from inspo.utils.errors import ConfigError
 from inspo.utils.rl_utils import (
     entropy,
     gather_actions,
@@ -169,6 +170,11 @@ class AlberDICELearner(Learner):
         self, mac: SequentialMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
+        if args.init_from_behaviour and not self.needs_behaviour:
+            raise ConfigError(
+                "init_from_behaviour: expected False with data_policies=online, since there is "
+                "nothing fitted to begin with. Take data_policies=fitted"
+            )
         width, hidden = scheme["state"]["vshape"], args.critic_hidden_dim
         self.values: ListOf[MLP] = ListOf(MLP(width + 1, hidden, 1) for _ in range(args.n_agents))
         for network in self.values:  # L(nu) does not depend on a constant

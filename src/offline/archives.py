@@ -12,7 +12,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from inspo.offline.formats import canonical
 from inspo.offline.formats.common import describe_content
@@ -75,6 +75,7 @@ def _unpack(archive: Archive, path: Path, folder: Path, wanted: Callable[[str], 
     allowed = size * MAX_RATIO + SLACK
     free = shutil.disk_usage(folder).free - RESERVE
     names: list[str] = []
+    found: set[PurePosixPath] = set()
     total = 0
     for entry, member in _entries(archive):
         if problem := _problem(entry, folder):
@@ -82,6 +83,9 @@ def _unpack(archive: Archive, path: Path, folder: Path, wanted: Callable[[str], 
                 f"{path}: refused, nothing was unpacked: its entry {entry.name[:100]!a} {problem}. "
                 "A dataset needs nothing of the kind: do not trust this file."
             )
+        if PurePosixPath(entry.name) in found:
+            raise ValueError(f"it has two entries {entry.name[:100]!r}")
+        found.add(PurePosixPath(entry.name))
         names.append(entry.name)
         # Entries that are not wanted count as well: a tar archive is read through to skip them.
         total += entry.size
