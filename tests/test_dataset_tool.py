@@ -109,6 +109,7 @@ def test_the_limit_of_a_vault(capsys, tmp_path, data, file):
     [
         ("x/meta.json", {"battle_won": "zz"}, "one bit for each"),
         ("x/meta.json", {"battle_won": "00"}, "one bit for each"),
+        ("x/meta.json", None, "names, notes and limit"),
         ("x/meta.json", {"notes": "a"}, "names, notes and limit"),
         ("x/meta.json", {"episode_limit": "9"}, "names, notes and limit"),
         ("x/meta.json", {"content_hash": "0" * 64}, "which the data hold"),
@@ -120,7 +121,7 @@ def test_stated_metadata_that_are_damaged(capsys, tmp_path, file, name, change, 
     path = tmp_path / name
     assert run("convert", file, path.parent) == 0 and run("validate", path.parent) == 0
     content = json.loads(path.read_text())
-    content[folders.KEY] |= change
+    content[folders.KEY] = change and content[folders.KEY] | change
     path.write_text(json.dumps(content))
     error = refused(capsys, "validate", path.parent)
     assert message in error and str(path.parent) in error

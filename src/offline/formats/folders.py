@@ -56,9 +56,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def stated_metadata(content: dict[str, Any], file: Path) -> dict[str, Any]:
     """What `describe` wrote there; empty for a foreign folder. Raises DatasetError if damaged."""
-    stated = content.get(KEY)
-    if stated is None:
+    if KEY not in content:
         return {}
+    stated = content[KEY]
     kinds = dict.fromkeys(TEXTS, str) | {"episode_limit": int, "notes": list}
     if (
         not isinstance(stated, dict)
