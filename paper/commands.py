@@ -53,6 +53,7 @@ OWN_OPTIONS = {
         "table6",
         "smax",
         "figure3",
+        "figure5",
         "beyond_two",
         "beyond_two_games",
         "beyond_two_bridge",

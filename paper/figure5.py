@@ -18,6 +18,7 @@ from inspo.experiments.comparison import (
     compare,
     finished_runs,
     origin,
+    recorded_runs,
     to_record,
     to_rows,
 )
@@ -97,8 +98,10 @@ def reproduce(options: Options) -> bool:
         part.key: part.endings(cells[part.key, "inspo", 0].config().values) for part in parts
     }
     finished_runs(cells, folder)  # a run of another configuration is an error before any starts
-    report = run_missing(list(cells.values()), options, folder, "figure5")
-    paths = write_files(stem, parts, endings, finished_runs(cells, folder))
+    recorded = recorded_runs(parts[0].comparison, cells, stem.parent, folder)
+    missing = [cell for key, cell in cells.items() if not (options.fill and key in recorded)]
+    report = run_missing(missing, options, folder, "figure5")
+    paths = write_files(stem, parts, endings, recorded | finished_runs(cells, folder))
     print(paths[0].read_text())
     print("written:", *paths, sep="\n  ")
     return not failures(report)

@@ -101,9 +101,12 @@ def _read_runs(path: Path) -> dict[Key, Run]:
     """The runs of a table's file; none if there is no file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        parts = [content] if "entries" in content else content.values()  # of a figure: several
         return {
             (entry["dataset"], entry["method"], run["seed"]): from_provenance(run, path)
-            for entry in content["entries"]
+            for part in parts
+            if not isinstance(part, str)
+            for entry in part["entries"]
             for run in entry["runs"]
         }
     except FileNotFoundError:
