@@ -234,7 +234,7 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
         rows = []
         for name in ESTIMATORS:
             if name not in NOT_VALUES and (found := quality_of(name, policies)):
-                rows.append([name, *(fixed(value) for value in vars(found).values())])
+                rows.append([name, *map(short, vars(found).values())])
         drawn = max(played) - sum(played) / len(played)
         seconds = sum(p["seconds"] for p in policies) / len(policies)
         text += [
@@ -247,6 +247,11 @@ def page(studies: Mapping[str, Mapping[str, Any]]) -> str:
             "with each.",
         ]
     return "\n\n".join(text) + "\n"
+
+
+def short(value: float) -> str:
+    """Two digits; the power of ten of what is absurdly large, as importance sampling may be."""
+    return fixed(value) if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def draw(path: Path, studies: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -277,5 +282,7 @@ def draw(path: Path, studies: Mapping[str, Mapping[str, Any]]) -> Path:
         axes[0, 0].set_ylabel("estimated return")
         axes[1, 0].set_ylabel(f"regret; the best {SHORTLIST} by the estimate are played\n"
                               "(dotted: all are, without estimates)")  # fmt: skip
-        axes[0, 0].legend(fontsize=7, loc="upper left")
+        handles = {label: handle for ax in axes[0]
+                   for handle, label in zip(*ax.get_legend_handles_labels())}  # fmt: skip
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=7)
         return save(figure, path)
