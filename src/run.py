@@ -96,7 +96,7 @@ def run_offline(args: Settings, logger: Logger, stop: GracefulExit) -> dict[str,
                 test(logger, runner, progress, args.test_nepisode)
             batch = buffer.sample(args.batch_size)
             learner.train(batch, progress.t_env, progress.episode)
-            steps = int(batch["filled"].sum())
+            steps = batch.n_filled
             progress.t_env += steps
             progress.episode += args.batch_size
             training.update(steps, learner.stage)

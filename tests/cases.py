@@ -173,14 +173,19 @@ def padded(batch: EpisodeBatch, rows: int) -> EpisodeBatch:
 
 
 def transitions_of(batch: EpisodeBatch) -> list[tuple[int, int]]:
-    """(episode, step) of every transition by the definition, over time first as learners do."""
+    """(episode, step) of every transition by the definition, over time first as learners do, and
+    the longest episode first."""
     filled = batch["filled"]
     return [
         (e, t)
         for t in range(batch.max_seq_length - 1)
-        for e in range(batch.batch_size)
+        for e in longest_first(batch)
         if filled[e, t, 0] and filled[e, t + 1, 0]
     ]
+
+
+def longest_first(batch: EpisodeBatch) -> list[int]:
+    return sorted(range(batch.batch_size), key=lambda e: -int(batch["filled"][e].sum()))
 
 
 def available(batch: EpisodeBatch, e: int, t: int, i: int) -> list[int]:

@@ -45,7 +45,7 @@ def test_ratio_by_hand():
 
 def test_resampling_counts_in_proportion_to_the_ratio():
     th.manual_seed(0)
-    ratio, n_still = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001]), th.tensor(6.0)
+    ratio, n_still = th.tensor([0.1, 2.0, 0.4, 1.5, 0.0001]), 6
     total, parts = th.zeros(5), set()
     for _ in range(4000):
         rows, weight, still = resample(ratio, n_still)
@@ -62,7 +62,7 @@ def test_resampling_counts_in_proportion_to_the_ratio():
 def test_points_between_pairs_lie_on_their_lines():
     th.manual_seed(0)
     states = th.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # the last one is absorbing
-    points = th.cat([between(states, th.tensor(6.0)) for _ in range(4000)])
+    points = th.cat([between(states, 6) for _ in range(4000)])
     assert points.shape == (4000, 2)
     assert (points >= 0).all() and (points.sum(-1) <= 1 + 1e-6).all()
     # six of eight rows are absorbing: the mean of both coordinates, and how often both ends are
@@ -284,11 +284,11 @@ def test_losses_and_steps_are_those_of_the_loops(monkeypatch, agent, settings):
 
     # What the chances were made from. After the ends of 1, 3 and 9 transitions: 8, 6 and no steps.
     for ((ratio, n_still), _), expected in zip(seen["resample"], literal.ratios, strict=True):
-        assert n_still.item() == len(literal.still_rows()) == 8 + 6
+        assert n_still == len(literal.still_rows()) == 8 + 6
         assert ratio.tolist() == pytest.approx([expected[at] for at in order], rel=1e-4)
     assert logger.stats["still_share"] == [pytest.approx(14 / (len(order) + 14))]
     for (states, n_absorbing), _ in seen["between"]:
-        assert n_absorbing.item() == 7 + 5
+        assert n_absorbing == 7 + 5
         assert states.shape == (len(order) + 2 + 1, args.state_shape + 1)
         assert states[-1].tolist() == [0.0] * args.state_shape + [1.0]
         assert (states[:-1, -1] == 0).all()

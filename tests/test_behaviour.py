@@ -11,7 +11,7 @@ from cases import log_softmax_loop, play_agent
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.learners.inspo_learner import others_log_ratio
+from inspo.learners.ratios import others_log_ratio
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline import OfflineDataset, behaviour
 from inspo.offline.buffer import OfflineBuffer

@@ -3,11 +3,11 @@
 import math
 
 import cases
+import numpy as np
 import pytest
 import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
-from inspo.components.packed import PackedEpisodes
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.components.schedules import hold_decay, linear
 from inspo.components.transitions import Transitions
@@ -18,28 +18,29 @@ from inspo.utils import rl_utils
 
 def test_rows_are_the_filled_cells():
     batch = cases.random_batch(cases.LENGTHS, pad=3)
-    packed = PackedEpisodes(batch["filled"])
+    packed = batch.packed
     cells = [divmod(c, batch.max_seq_length) for c in packed.index.tolist()]
-    # time first, episodes second
-    expected = [(e, t) for t in range(7) for e in range(4) if t <= cases.LENGTHS[e]]
+    # time first, episodes second, the longest first: 6, 4, 3 and 1 transitions
+    expected = [(e, t) for t in range(7) for e in (2, 0, 3, 1) if t <= cases.LENGTHS[e]]
     assert cells == expected
     assert packed.time.tolist() == [t for _, t in expected]
     rows = packed.pack(batch["obs"])
     assert all(th.equal(row, batch["obs"][e, t]) for row, (e, t) in zip(rows, expected))
-    assert th.equal(PackedEpisodes(batch["filled"].squeeze(-1)).index, packed.index)
+    assert th.equal(batch.rows("obs"), rows)
+    assert packed.sizes == [4, 4, 3, 3, 2, 1, 1] and batch.n_filled == len(rows) == 18
+    told = EpisodeBatch(batch.data, np.array(cases.LENGTHS), np.array([False, True] * 2))
+    assert th.equal(told.packed.index, packed.index)
+    assert batch.ended.tolist() == told.ended.tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize("pad", [0, 3])
 def test_round_trips(pad):
     batch = cases.random_batch(cases.LENGTHS, pad=pad)
-    packed = PackedEpisodes(batch["filled"])
+    packed = batch.packed
     filled = batch["filled"][..., None]
     rows = packed.pack(batch["obs"])
     assert th.equal(packed.unpack(rows), batch["obs"] * filled)
     assert th.equal(packed.pack(packed.unpack(rows)), rows)
-    time_major = packed.to_time_major(rows)
-    assert th.equal(time_major, (batch["obs"] * filled).transpose(0, 1))
-    assert th.equal(packed.from_time_major(time_major), rows)
 
     now = packed.transitions
     some = packed.unpack(rows[now], now)
@@ -60,8 +61,9 @@ def made():
 
 
 def filled_cells(batch):
-    """(episode, step) of every filled step, over time first."""
-    return [tuple(cell[::-1]) for cell in batch["filled"][..., 0].T.nonzero().tolist()]
+    """(episode, step) of every filled step, over time first, the longest episode first."""
+    steps, order = range(batch.max_seq_length), cases.longest_first(batch)
+    return [(e, t) for t in steps for e in order if batch["filled"][e, t, 0]]
 
 
 def test_rows_hold_what_the_episodes_hold(made):
@@ -192,7 +194,7 @@ def test_td_lambda_is_the_backward_recursion(td_lambda, pad):
         assert found[e, t].item() == pytest.approx(float(value), abs=1e-5)
     assert found[mask == 0].abs().sum() == 0
 
-    packed = PackedEpisodes(batch["filled"])
+    packed = batch.packed
     now = packed.transitions
     several = th.stack([next_values, next_values + 1, 2 * next_values])  # of an agent each
     values = th.nn.functional.pad(several, (0, 1)).flatten(1)[:, packed.index[now]]
@@ -250,7 +252,7 @@ def test_gather_actions_soft_update_and_explained_variance():
     target, online = th.nn.Linear(3, 2), th.nn.Linear(3, 2)
     before = [p.clone() for p in target.parameters()]
     source = [p.clone() for p in online.parameters()]
-    rl_utils.soft_update(target, online, 0.25)
+    rl_utils.soft_update([target], [online], 0.25)
     for p, old, new in zip(target.parameters(), before, source):
         assert th.allclose(p, 0.75 * old + 0.25 * new, atol=1e-7)
     assert all(th.equal(p, s) for p, s in zip(online.parameters(), source))

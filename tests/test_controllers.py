@@ -16,7 +16,6 @@ from cases import (
 )
 
 from inspo.components.action_selectors import REGISTRY as selectors
-from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY as agents
 from inspo.utils.errors import ConfigError
 
@@ -26,8 +25,7 @@ from inspo.utils.errors import ConfigError
 def test_inputs_are_obs_last_action_and_identity(last_action, agent_id):
     args = make_args("bc", obs_last_action=last_action, obs_agent_id=agent_id)
     mac, batch = make_mac(args), random_batch(LENGTHS, pad=2)
-    packed = PackedEpisodes(batch["filled"])
-    inputs = mac.inputs(batch, packed)
+    packed, inputs = batch.packed, mac.inputs(batch)
     assert inputs.shape[-1] == mac.input_shape == 4 + 4 * last_action + 3 * agent_id
     for row, cell in zip(inputs, packed.index.tolist()):
         e, t = divmod(cell, batch.max_seq_length)
@@ -40,8 +38,7 @@ def test_acting_sees_what_learning_sees(agent):
     """`forward` step by step and `unroll` of the finished episodes give the same policies."""
     args = make_args("bc", agent=agent)
     mac, batch = make_mac(args), random_batch(LENGTHS)
-    packed = PackedEpisodes(batch["filled"])
-    unrolled = packed.unpack(mac.unroll(batch, packed))
+    unrolled = batch.packed.unpack(mac.unroll(batch))
     mac.init_hidden(batch.batch_size)
     for t in range(batch.max_seq_length):
         probs = mac.forward(batch, t)
@@ -120,8 +117,7 @@ def test_greedy_is_the_best_available_of_the_episodes_asked_for():
 def test_copies_and_files(tmp_path):
     args = make_args("bc")
     mac, batch = make_mac(args), random_batch(LENGTHS)
-    packed = PackedEpisodes(batch["filled"])
-    before = mac.unroll(batch, packed)
+    before = mac.unroll(batch)
     twin, other, third = copy.deepcopy(mac), make_mac(args), make_mac(args)
     mac.save_models(tmp_path)
     other.load_models(tmp_path)
@@ -129,9 +125,9 @@ def test_copies_and_files(tmp_path):
     with th.no_grad():
         for p in mac.parameters():
             p.add_(1.0)
-    assert not th.allclose(mac.unroll(batch, packed), before)
+    assert not th.allclose(mac.unroll(batch), before)
     for copied in (twin, other, third):
-        assert th.equal(copied.unroll(batch, packed), before)
+        assert th.equal(copied.unroll(batch), before)
 
 
 # The sequential controller
@@ -188,8 +184,7 @@ def test_semi_greedy_gives_every_second_place_to_the_largest_advantage(monkeypat
 def test_policies_of_the_agents_do_not_share_gradients(agent):
     args = make_args("inspo", agent=agent)
     mac, batch = make_mac(args), random_batch(LENGTHS)
-    packed = PackedEpisodes(batch["filled"])
-    inputs, avail = mac.inputs(batch, packed), packed.pack(batch["avail_actions"])
+    packed, inputs, avail = batch.packed, mac.inputs(batch), batch.rows("avail_actions")
     for i in range(3):
         log_policy = mac.log_policy(i, inputs, avail, packed)
         outputs = play_agent(mac.agent.agents[i], batch, args, i)

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 
 from inspo.learners import inspo_learner
-from inspo.learners.inspo_learner import (
+from inspo.learners.ratios import (
     advantage_weights,
     effective_share,
     others_log_ratio,
@@ -372,10 +372,12 @@ def test_minibatches_use_every_transition_once(monkeypatch):
     sizes = []
     real = inspo_learner.masked_logsumexp
     monkeypatch.setattr(
-        inspo_learner, "masked_logsumexp", lambda q, avail: sizes.append(len(q)) or real(q, avail)
+        inspo_learner,
+        "masked_logsumexp",
+        lambda q, avail: sizes.append(q.shape[:2]) or real(q, avail),
     )
     learner.train(batch, 50, 8)
-    assert sizes == [5, 5, 4] * 3
+    assert sizes == [(3, 5), (3, 5), (3, 4)]  # of all agents at once
 
 
 def test_drawing_reweights_both_losses_alike(monkeypatch):

@@ -78,9 +78,12 @@ def test_rates_fall_to_zero_or_stay(algorithm, decay):
 @pytest.mark.parametrize(("clip", "step"), [(1.0, [0.6, 0.8]), (9.0, [3.0, 4.0])])
 def test_a_step_is_clipped_to_the_largest_norm(clip, step):
     point = th.nn.Parameter(th.zeros(2))
-    norm = optimise((point * th.tensor([-3.0, -4.0])).sum(), th.optim.SGD([point], 1.0), clip)
-    assert norm.item() == 5.0
+    other = th.nn.Parameter(th.zeros(1))
+    losses = th.stack([(point * th.tensor([-3.0, -4.0])).sum(), 0.5 * other.sum()])
+    norms = optimise(losses, [th.optim.SGD([p], 1.0) for p in (point, other)], clip)
+    assert norms.tolist() == [5.0, 0.5]
     assert point.tolist() == pytest.approx(step, rel=1e-5)
+    assert other.tolist() == [-0.5]  # each by its own norm
 
 
 @pytest.mark.parametrize("algorithm", sorted(set(LEARNERS) - {"alberdice"}))

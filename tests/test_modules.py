@@ -9,7 +9,6 @@ import torch as th
 from cases import LENGTHS, SHAPES, log_softmax_loop, random_batch
 from torch import nn
 
-from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY
 from inspo.modules.autoregressive import AutoregressivePolicy, ConditionalPolicy
 from inspo.modules.critics import BLOCK, DuelingCritic
@@ -180,7 +179,7 @@ ARGS = SimpleNamespace(**SHAPES, hidden_dim=8)
 def test_a_shared_agent_treats_all_agents_alike(name):
     batch = random_batch(LENGTHS, ARGS)
     agent = REGISTRY[name](4, ARGS)
-    packed = PackedEpisodes(batch["filled"])
+    packed = batch.packed
     rows = packed.pack(batch["obs"])
     turned = agent.unroll(rows[:, [2, 0, 1]], packed)
     assert th.allclose(turned, agent.unroll(rows, packed)[:, [2, 0, 1]], atol=1e-6)
@@ -190,7 +189,7 @@ def test_a_shared_agent_treats_all_agents_alike(name):
 def test_a_recurrent_agent_remembers_its_own_past_alone(name):
     batch = random_batch([6, 6], ARGS)
     agent = REGISTRY[name](4, ARGS)
-    packed = PackedEpisodes(batch["filled"])
+    packed = batch.packed
 
     def play(obs):
         return packed.unpack(agent.unroll(packed.pack(obs), packed))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch as th
-import torch.nn.functional as F
 
 from inspo.components.schedules import linear
-from inspo.utils.rl_utils import UNAVAILABLE
+from inspo.utils.rl_utils import UNAVAILABLE, one_hot
 from inspo.utils.settings import Settings
 
 
@@ -40,7 +39,7 @@ class Selector:
 
     def probabilities(self, values: th.Tensor, avail: th.Tensor) -> th.Tensor:
         """What a test draws actions from (without `test_epsilon`), `[N, n, A]`."""
-        return F.one_hot(self.best(values, avail), values.shape[-1]).to(values.dtype)
+        return one_hot(self.best(values, avail), values.shape[-1]).to(values.dtype)
 
 
 class GreedySelector(Selector):

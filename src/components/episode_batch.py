@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, TypeAlias, overload
 
+import numpy as np
 import torch as th
 
+from inspo.components.packed import PackedEpisodes
 from inspo.utils.memory import check_memory
 
 Scheme: TypeAlias = dict[str, dict[str, Any]]  # key -> vshape, dtype, group
@@ -35,11 +38,24 @@ class EpisodeBatch:
 
     `filled` is 1 for steps 0..L of an episode of L transitions, the terminal observation included;
     `terminated` is 1 at step L - 1 if the episode truly ended there.
+
+    What decides about shapes is kept on the host: whoever makes a batch for another device says it,
+    or the first who asks waits for that device.
     """
 
-    def __init__(self, data: dict[str, th.Tensor]):
+    def __init__(
+        self,
+        data: dict[str, th.Tensor],
+        lengths: np.ndarray | None = None,
+        ended: np.ndarray | None = None,
+    ):
+        """lengths, ended: as the properties of these names, where they are known."""
         self.data = data
         self.batch_size, self.max_seq_length = data["filled"].shape[:2]
+        if lengths is not None:
+            self.lengths = lengths
+        if ended is not None:
+            self.ended = ended
 
     @classmethod
     def empty(
@@ -82,14 +98,45 @@ class EpisodeBatch:
         """`batch["obs"]` is a tensor; `batch[bs]` and `batch[bs, ts]` are batches."""
         if isinstance(item, str):
             return self.data[item]
-        return EpisodeBatch({key: value[item] for key, value in self.data.items()})
+        return EpisodeBatch({key: self[key][item] for key in self.keys()})
 
     def __contains__(self, key: str) -> bool:
-        return key in self.data
+        return key in self.keys()
+
+    def keys(self) -> Iterable[str]:
+        return self.data.keys()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """The number of transitions of each episode, int `[B]`, on the host."""
+        filled: np.ndarray = self.data["filled"].flatten(1).sum(1).cpu().numpy()
+        return filled - 1
+
+    @cached_property
+    def ended(self) -> np.ndarray:
+        """Whether each episode truly ended, bool `[B]`, on the host."""
+        terminated = self["terminated"].squeeze(-1).cpu().numpy()
+        ended: np.ndarray = terminated[np.arange(self.batch_size), self.lengths - 1] > 0
+        return ended
+
+    @cached_property
+    def packed(self) -> PackedEpisodes:
+        """Where the filled steps lie."""
+        return PackedEpisodes(self.lengths, self.max_seq_length, self.device)
+
+    @property
+    def n_filled(self) -> int:
+        """The number of filled steps."""
+        return int(self.lengths.sum()) + self.batch_size
+
+    def rows(self, key: str) -> th.Tensor:
+        """The filled steps of `key`, `[R, ...]`, in the order of `packed`."""
+        return self.packed.pack(self.data[key])
 
     def max_t_filled(self) -> int:
         """The number of steps of the longest episode, its terminal observation included."""
-        return int(self.data["filled"].sum(1).max())
+        return int(self.lengths.max()) + 1
 
     def to(self, device: str | th.device) -> EpisodeBatch:
-        return EpisodeBatch({key: value.to(device) for key, value in self.data.items()})
+        data = {key: self[key].to(device) for key in self.keys()}
+        return EpisodeBatch(data, self.lengths, self.ended)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch as th
 
 from inspo.utils.rl_utils import td_lambda_targets
 
 
+def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
+    """A copy on `device` that does not wait for what the device was given to do before."""
+    tensor = th.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class PackedEpisodes:
     """Index of the `R` filled steps of a batch, so that no work is done on padding.
 
-    Rows run over time first and over episodes second. Everything but the recurrence treats them as
-    a flat batch `[R, ...]`; `to_time_major` and `from_time_major` lead into a recurrence and back.
+    Rows run over time first and over episodes second, the longest episode first, as in torch's
+    `PackedSequence`: the rows of a step are followed by those of the next one, of as many episodes
+    or fewer. All of it is worked out on the host and copied to the device at once, so that an update
+    need not wait for the device to learn how much there is to do.
 
     Attributes:
+        sizes: the number of episodes that have a step t, for every t, `[longest + 1]`.
         index: long `[R]`, the row's place in the flattened batch `[B * T]`.
         time: long `[R]`, the row's step.
         transitions: long `[M]`, the rows that begin a transition (all but each episode's last,
@@ -21,17 +33,22 @@ class PackedEpisodes:
         successors: long `[M]`, the row that each of them leads to.
     """
 
-    def __init__(self, filled: th.Tensor):
-        """filled: `[B, T, 1]` or `[B, T]`, a prefix of ones in each episode."""
-        filled = filled.reshape(filled.shape[0], filled.shape[1]).T > 0  # [T, B]
-        self.max_seq_length, self.batch_size = filled.shape
-        self._cells = filled.flatten().nonzero().squeeze(1)  # places in [T * B]
-        self.time = self._cells // self.batch_size
-        self.index = (self._cells % self.batch_size) * self.max_seq_length + self.time
-        row_of = filled.flatten().cumsum(0) - 1
-        begins = (filled[:-1] & filled[1:]).flatten().nonzero().squeeze(1)
-        self.transitions = row_of[begins]
-        self.successors = row_of[begins + self.batch_size]
+    def __init__(self, lengths: np.ndarray, max_seq_length: int, device: str | th.device = "cpu"):
+        """lengths: transitions of each episode, `[B]`; max_seq_length: T, more than any of them."""
+        self.batch_size, self.max_seq_length = len(lengths), max_seq_length
+        order = np.argsort(-lengths, kind="stable")
+        filled = np.arange(max_seq_length)[:, None] <= lengths[order]  # [T, B]
+        self.time_of_rows, place = filled.nonzero()
+        self.episode_of_rows = order[place]
+        self.sizes: list[int] = [int(n) for n in filled.sum(1) if n]
+        begins = self.time_of_rows < lengths[self.episode_of_rows]
+        (transitions,) = begins.nonzero()
+        starts = np.cumsum([0, *self.sizes])
+        successors = starts[self.time_of_rows[transitions] + 1] + place[transitions]
+        index = self.episode_of_rows * max_seq_length + self.time_of_rows
+        parts = index, self.time_of_rows, transitions, successors
+        copied = to_device(np.concatenate(parts), th.device(device)).split([*map(len, parts)])
+        self.index, self.time, self.transitions, self.successors = copied
 
     def pack(self, x: th.Tensor) -> th.Tensor:
         """`[B, T, ...]` -> `[R, ...]`."""
@@ -43,15 +60,6 @@ class PackedEpisodes:
         flat = rows.new_zeros(self.batch_size * self.max_seq_length, *rows.shape[1:])
         return flat.index_copy(0, index, rows).view(self.batch_size, -1, *rows.shape[1:])
 
-    def to_time_major(self, rows: th.Tensor) -> th.Tensor:
-        """`[R, ...]` -> `[T, B, ...]`, zeros in the padding."""
-        flat = rows.new_zeros(self.max_seq_length * self.batch_size, *rows.shape[1:])
-        return flat.index_copy(0, self._cells, rows).view(-1, self.batch_size, *rows.shape[1:])
-
-    def from_time_major(self, x: th.Tensor) -> th.Tensor:
-        """`[T, B, ...]` -> `[R, ...]`."""
-        return x.flatten(0, 1).index_select(0, self._cells)
-
     def td_lambda(
         self,
         reward: th.Tensor,
@@ -62,14 +70,17 @@ class PackedEpisodes:
     ) -> th.Tensor:
         """TD(lambda) returns of the transitions (`rl_utils.td_lambda_targets`).
 
-        reward, terminated: `[M]`. next_values: V of the step that each transition leads to, `[M]`,
-        or `[..., M]` for several V at once. Returns the shape of `next_values`.
+        terminated: `[M]`. next_values: V of the step that each transition leads to, `[M]`, or
+        `[K, M]` for several V at once; reward: `[M]`, or one for each V. Returns the shape of
+        `next_values`.
         """
         if td_lambda == 0:
             return reward + gamma * (1 - terminated) * next_values
-        several = next_values.reshape(-1, len(reward))
-        rows = th.stack([reward, terminated, th.ones_like(reward), *several], dim=-1)
-        cells = self.unpack(rows, self.transitions).movedim(-1, 0)  # [3 + K, B, T]
-        reward, terminated, mask = cells[:3]
-        targets = td_lambda_targets(reward, terminated, mask, cells[3:], gamma, td_lambda)
+        several = next_values.reshape(-1, len(terminated))
+        rewards = reward.reshape(-1, len(terminated))
+        rows = th.cat([terminated[None], th.ones_like(terminated)[None], rewards, several]).T
+        cells = self.unpack(rows, self.transitions).movedim(-1, 0)  # [2 + K + K, B, T]
+        ended, mask = cells[:2]
+        rewards, several = cells[2 : 2 + len(rewards)], cells[2 + len(rewards) :]
+        targets = td_lambda_targets(rewards, ended, mask, several, gamma, td_lambda)
         return targets.flatten(1)[:, self.index[self.transitions]].reshape(next_values.shape)

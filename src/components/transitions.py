@@ -8,14 +8,13 @@ from typing import Protocol
 import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
-from inspo.components.packed import PackedEpisodes
 from inspo.utils.rl_utils import gather_actions
 
 
 class Observer(Protocol):
     """A controller, as far as it says what its agents see."""
 
-    def inputs(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor: ...
+    def inputs(self, batch: EpisodeBatch) -> th.Tensor: ...
     def observed(self, obs: th.Tensor) -> th.Tensor: ...
 
 
@@ -28,7 +27,8 @@ class Transitions:
         batch: the episodes themselves.
         inputs: `[R, n, I]`, what the controller's agents see.
         state: `[R, S]`.
-        avail: `[R, n, A]`.
+        avail: `[R, n, A]`, bool.
+        all_actions: `[R, n]`, long; an episode's last row may hold anything.
         actions: `[M, n]`, long.
         reward, terminated: `[M]`.
     """
@@ -36,14 +36,15 @@ class Transitions:
     def __init__(self, batch: EpisodeBatch, mac: Observer):
         """batch: `[B, T, ...]` under EPyMARL's keys. mac: says what its agents see."""
         self.batch, self._observed = batch, mac.observed
-        self.packed = packed = PackedEpisodes(batch["filled"])
+        self.packed = packed = batch.packed
         self.now, self.then = packed.transitions, packed.successors
-        self.inputs = mac.inputs(batch, packed)
-        self.state = packed.pack(batch["state"])
-        self.avail = packed.pack(batch["avail_actions"])
-        self.actions = packed.pack(batch["actions"]).squeeze(-1)[self.now]
-        self.reward = packed.pack(batch["reward"]).squeeze(-1)[self.now]
-        self.terminated = packed.pack(batch["terminated"]).squeeze(-1)[self.now].float()
+        self.inputs = mac.inputs(batch)
+        self.state = batch.rows("state")
+        self.avail = batch.rows("avail_actions") > 0
+        self.all_actions = batch.rows("actions").squeeze(-1)
+        self.actions = self.all_actions[self.now]
+        self.reward = batch.rows("reward").squeeze(-1)[self.now]
+        self.terminated = batch.rows("terminated").squeeze(-1)[self.now].float()
 
     def __len__(self) -> int:
         """M."""
@@ -56,7 +57,7 @@ class Transitions:
     @cached_property
     def obs(self) -> th.Tensor:
         """`[R, n, O]`."""
-        return self._observed(self.packed.pack(self.batch["obs"]))
+        return self._observed(self.batch.rows("obs"))
 
     def td_lambda(
         self,
@@ -65,7 +66,7 @@ class Transitions:
         td_lambda: float,
         reward: th.Tensor | None = None,
     ) -> th.Tensor:
-        """`PackedEpisodes.td_lambda` of the data, or of another `reward` `[M]`."""
+        """`PackedEpisodes.td_lambda` of the data, or of another `reward` `[M]` or `[K, M]`."""
         reward = self.reward if reward is None else reward
         return self.packed.td_lambda(reward, self.terminated, next_values, gamma, td_lambda)
 
@@ -80,22 +81,17 @@ class AnnotatedTransitions(Transitions):
 
     def __init__(self, batch: EpisodeBatch, mac: Observer, with_others: bool = True) -> None:
         super().__init__(batch, mac)
-        self.log_mu = self.packed.pack(batch["behaviour_log_probs"])
+        self.log_mu = batch.rows("behaviour_log_probs")
         self.log_mu_others: th.Tensor | None = None
         if with_others:
-            self.log_mu_others = self.packed.pack(batch["behaviour_log_prob_others"])[self.now]
+            self.log_mu_others = batch.rows("behaviour_log_prob_others")[self.now]
 
-    def critic_inputs(self, i: int) -> th.Tensor:
-        """State and what agent i sees, `[R, S + I]`."""
-        return th.cat([self.state, self.inputs[:, i]], dim=-1)
+    @property
+    def critic_inputs(self) -> th.Tensor:
+        """State and what each agent sees, `[n, R, S + I]`."""
+        own = self.inputs.transpose(0, 1)
+        return th.cat([self.state.expand(len(own), -1, -1), own], dim=-1)
 
     def taken_by(self, i: int, values: th.Tensor) -> th.Tensor:
         """values of all filled steps `[R, A]` at agent i's actions in the data, `[M]`."""
         return gather_actions(values[self.now], self.actions[:, i])
-
-    def advantage(self, i: int, q: th.Tensor, log_pi: th.Tensor) -> th.Tensor:
-        """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20). `[M]`.
-
-        q and log_pi: `[R, A]`, of all filled steps.
-        """
-        return self.taken_by(i, q) - (log_pi[self.now].exp() * q[self.now]).sum(-1)

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-import torch.nn.functional as F
 
 from inspo.components.action_selectors import REGISTRY as action_REGISTRY
 from inspo.components.episode_batch import EpisodeBatch, Scheme
-from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents import REGISTRY as agent_REGISTRY
 from inspo.modules.agents.agent import Agent
 from inspo.utils.errors import TrainingFailure, named
-from inspo.utils.rl_utils import masked_log_softmax
+from inspo.utils.rl_utils import masked_log_softmax, one_hot
 from inspo.utils.settings import Settings
 
 
@@ -85,18 +83,18 @@ class BasicMAC:
 
     # Learning
 
-    def unroll(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor:
+    def unroll(self, batch: EpisodeBatch) -> th.Tensor:
         """Raw outputs of the agents over whole episodes, `[R, n, A]`."""
-        return self.agent.unroll(self.inputs(batch, packed), packed)
+        return self.agent.unroll(self.inputs(batch), batch.packed)
 
-    def inputs(self, batch: EpisodeBatch, packed: PackedEpisodes) -> th.Tensor:
+    def inputs(self, batch: EpisodeBatch) -> th.Tensor:
         """What the agents see in every filled step, `[R, n, I]`."""
-        actions = packed.pack(batch["actions"])
+        actions, packed = batch.rows("actions"), batch.packed
         last = None
         if self.args.obs_last_action:
             last = actions.new_full(actions.shape, -1)  # -1: no action before the first step
             last[packed.successors] = actions[packed.transitions]
-        return self._assemble(self.observed(packed.pack(batch["obs"])), last)
+        return self._assemble(self.observed(batch.rows("obs")), last)
 
     def observed(self, obs: th.Tensor) -> th.Tensor:
         """Observations `[..., O]` as the networks take them: standardised, if the key says so."""
@@ -117,8 +115,7 @@ class BasicMAC:
             if last_actions is None:
                 parts.append(obs.new_zeros(*obs.shape[:-1], self.args.n_actions))
             else:
-                onehot = F.one_hot(last_actions.squeeze(-1) + 1, self.args.n_actions + 1)
-                parts.append(onehot[..., 1:].to(obs.dtype))
+                parts.append(one_hot(last_actions.squeeze(-1), self.args.n_actions).to(obs.dtype))
         if self.args.obs_agent_id:
             identity = th.eye(self.n_agents, device=obs.device, dtype=obs.dtype)
             parts.append(identity.expand(len(obs), -1, -1))

@@ -99,7 +99,7 @@ class OfflineRunner(EpisodeRunner):
             self.buffer = self._begin(self.dataset)
         batch = self.buffer.sample(self.args.batch_size)
         self.minibatch = batch, self.t_env
-        self.t_env += int(batch["filled"].sum())
+        self.t_env += batch.n_filled
         return self.blank
 
     def _begin(self, dataset: OfflineDataset) -> OfflineBuffer:

@@ -11,7 +11,6 @@ import numpy as np
 import torch as th
 
 from inspo.components.episode_batch import build_scheme
-from inspo.components.packed import PackedEpisodes
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.estimation.logged import Logged
@@ -172,11 +171,10 @@ def probabilities(policy: Policy, data: Logged) -> th.Tensor:
     mac, values, total = policy.mac, [], len(data)
     for first in range(0, total, BLOCK):
         batch = data.buffer.batch(np.arange(first, min(first + BLOCK, total)))
-        packed = PackedEpisodes(batch["filled"])
-        outputs, avail = mac.unroll(batch, packed), packed.pack(batch["avail_actions"])
+        outputs, avail = mac.unroll(batch), batch.rows("avail_actions")
         if policy.settings.agent_output_type == "pi_logits":
             outputs = masked_log_softmax(outputs, avail).exp()
-        padded = packed.unpack(mac.action_selector.probabilities(outputs, avail))
+        padded = batch.packed.unpack(mac.action_selector.probabilities(outputs, avail))
         values.append(padded[batch["filled"].squeeze(-1) > 0])
     return soften(th.cat(values), data.avail, policy.epsilon)
 

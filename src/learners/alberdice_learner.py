@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.packed import to_device
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.controllers.sequential_controller import SequentialMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy, ConditionalPolicy
 from inspo.modules.critics import StateActionCritic
 from inspo.modules.mlp import MLP
@@ -42,22 +43,23 @@ def others_ratio(log_pi: th.Tensor, log_mu: th.Tensor, largest: float) -> th.Ten
     return log_ratio.clamp(math.log(SMALLEST_RATIO), math.log(largest)).exp()
 
 
-def resample(ratio: th.Tensor, n_still: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+def resample(ratio: th.Tensor, n_still: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """M transitions drawn from the batch with replacement, in proportion to rho.
 
     ratio `[M]`; rho is 1 in n_still further rows, which take their share without being drawn.
-    Returns: which transitions were drawn, long `[D]`, each once and in order; their weights `[D]`,
-    in proportion to how often; the weight of each of the further rows, 0-d. All sum to 1.
+    Returns: which transitions were drawn, long `[D]`; their weights `[D]`; the weight of each of
+    the further rows, 0-d. All sum to 1.
     """
     # The step that follows says what is wrong; multinomial would end the program (on a GPU).
     drawn = th.multinomial(ratio.nan_to_num(nan=1.0), len(ratio), replacement=True)
-    # What was not drawn is not computed: worth a third of an update, and D a look at the device.
-    rows, counts = drawn.unique(return_counts=True)
+    rows, counts = drawn, th.ones_like(ratio)
+    if ratio.device.type == "cpu":  # each once: a third less to compute; a GPU would be waited for
+        rows, counts = drawn.unique(return_counts=True)
     total = ratio.sum() + n_still
     return rows, counts / len(ratio) * (ratio.sum() / total), 1 / total
 
 
-def between(states: th.Tensor, n_absorbing: th.Tensor) -> th.Tensor:
+def between(states: th.Tensor, n_absorbing: int) -> th.Tensor:
     """Points on the lines between random pairs of rows, for the gradient penalty.
 
     states `[N + 1, S]`, of which the last is the absorbing one and counts n_absorbing times.
@@ -96,8 +98,8 @@ class AbsorbingTransitions(Transitions):
         now_state: `[M, S]`; now_avail: `[M, n, A]`.
         points: `[R + 1, S + 1]`, states with the flag of the absorbing one, which is the last.
         ends: long `[N]`, the rows of terminal observations from which an episode goes on.
-        n_absorbing: 0-d, rows in which an episode is in the absorbing state.
-        n_still: 0-d, rows in which nothing can be chosen: N + n_absorbing.
+        n_absorbing: rows in which an episode is in the absorbing state.
+        n_still: rows in which nothing can be chosen: N + n_absorbing.
     """
 
     def __init__(self, batch: EpisodeBatch, mac: BasicMAC, limit: int) -> None:
@@ -105,9 +107,12 @@ class AbsorbingTransitions(Transitions):
         self.now_state, self.now_avail = self.state[self.now], self.avail[self.now]
         self.points = F.pad(self.state, (0, 1, 0, 1))
         self.points[-1, -1] = 1
-        left = limit - self.packed.time[self.then]  # transitions after the last one
-        self.ends = self.then[(self.terminated > 0) & (left > 0)]
-        self.n_absorbing = (self.terminated * (left - 1).clamp(min=0)).sum()
+        left = (limit - batch.lengths).clip(0) * batch.ended  # transitions after the last one
+        packed, goes_on = self.packed, left > 0
+        last = packed.time_of_rows == batch.lengths[packed.episode_of_rows]
+        (ends,) = (last & goes_on[packed.episode_of_rows]).nonzero()
+        self.ends = to_device(ends, self.state.device)
+        self.n_absorbing = int((left - goes_on).sum())
         self.n_still = len(self.ends) + self.n_absorbing
 
 
@@ -195,13 +200,13 @@ class AlberDICELearner(Learner):
         if not self.needs_behaviour:
             self.networks |= {"data_policies": self.data_policies, "others": self.others}
             data_policies = self.data_policies.parameters()
-            self.optimisers["data"] = th.optim.Adam(data_policies, lr=args.data_lr)
+            self.optimisers["data"] = adam(data_policies, args.data_lr)
         for i in range(args.n_agents):
             critics = [*self.values[i].parameters(), *self.advantages[i].parameters()]
             groups = [(critics, args.nu_lr), (mac.agent_parameters(i), args.lr)]
             if not self.needs_behaviour:
                 groups.append((list(self.others[i].parameters()), args.data_lr))
-            self.optimisers[f"agent_{i}"] = th.optim.Adam(
+            self.optimisers[f"agent_{i}"] = adam(
                 [{"params": parameters, "lr": rate} for parameters, rate in groups]
             )
 
@@ -251,7 +256,7 @@ class AlberDICELearner(Learner):
     def _clone(self, data: AbsorbingTransitions) -> tuple[th.Tensor, th.Tensor]:
         """A step of the data policies. Returns log mu `[M, n, A]` before it, and the loss."""
         if self.needs_behaviour:
-            log_mu = data.packed.pack(data.batch["behaviour_log_probs"])[data.now]
+            log_mu = data.batch.rows("behaviour_log_probs")[data.now]
             return log_mu, -gather_actions(log_mu, data.actions).mean()
         logits = self.data_policies.unroll(data.inputs, data.packed)[data.now]
         log_mu = masked_log_softmax(logits, data.now_avail)

@@ -9,7 +9,7 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.utils.rl_utils import cosine_rate, masked_log_softmax
 from inspo.utils.settings import Settings
 
@@ -27,7 +27,7 @@ class BCLearner(Learner):
         self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
     ) -> None:
         super().__init__(mac, scheme, logger, args)
-        self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
+        self.optimisers["policy"] = adam(mac.parameters(), args.lr)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         data = Transitions(batch, self.mac)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch as th
-import torch.nn.functional as F
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.learners.mixing import MixingLearner
-from inspo.utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp
+from inspo.utils.rl_utils import kl_divergence, masked_log_softmax, masked_logsumexp, one_hot
 from inspo.utils.settings import Settings
 
 ARGMAX = 100.0  # the published `softmax_temp` that means: the agent of the largest divergence alone
@@ -33,7 +32,7 @@ def agent_weights(divergence: th.Tensor, inverse_temperature: float) -> th.Tenso
     ones). `[M, n]` -> `[M, n]`.
     """
     if inverse_temperature == ARGMAX:
-        return F.one_hot(divergence.argmax(-1), divergence.shape[-1]).to(divergence.dtype)
+        return one_hot(divergence.argmax(-1), divergence.shape[-1]).to(divergence.dtype)
     return (inverse_temperature * divergence).softmax(-1)
 
 
@@ -73,7 +72,7 @@ class CFCQLLearner(MixingLearner):
         a = self.args
         data = Transitions(batch, self.mac)
         avail = data.avail[data.now]
-        log_mu = data.packed.pack(batch["behaviour_log_probs"])[data.now]
+        log_mu = batch.rows("behaviour_log_probs")[data.now]
         q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
         weights = self.mixer.weights(data.state[data.now])
         q_tot = weights.mix(data.taken(q))  # [M]

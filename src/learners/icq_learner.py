@@ -161,7 +161,7 @@ class ICQLearner(Learner):
         packed, then = data.packed, data.then
         state = data.state[then]
         q = self.target_critic.evaluate(state, data.obs[then])
-        taken = gather_actions(q, packed.pack(data.batch["actions"]).squeeze(-1)[then])
+        taken = gather_actions(q, data.all_actions[then])
         expected = (log_pi[then].exp() * q).sum(-1)
         last = th.ones_like(packed.time, dtype=th.bool).index_fill(0, data.now, False)[then]
         q_tot = self.target_mixer(th.where(last.unsqueeze(-1), expected, taken), state)
@@ -231,7 +231,7 @@ class ICQLearner(Learner):
         """E_pi Q_i of every transition and agent, `[M, n]`. q and log_pi `[M, n, A]`."""
         if not self.args.support:
             return (log_pi.exp() * q).sum(-1)
-        log_mu = data.packed.pack(data.batch["behaviour_log_probs"])[data.now]
+        log_mu = data.batch.rows("behaviour_log_probs")[data.now]
         return supported_mean(q, log_pi, log_mu, self.args.support)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch as th
@@ -13,10 +15,18 @@ from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.schedules import hold_decay
 from inspo.components.transitions import AnnotatedTransitions
 from inspo.controllers.sequential_controller import SequentialMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
+from inspo.learners.ratios import (
+    Resampled,
+    advantage_weights,
+    effective_share,
+    others_log_ratio,
+    ratio_exponent,
+    resample,
+)
 from inspo.learners.targets import TargetSchedule
-from inspo.modules.autoregressive import LOG_FLOOR, AutoregressivePolicy
-from inspo.modules.mlp import MLP
+from inspo.modules.autoregressive import AutoregressivePolicy
+from inspo.modules.mlp import MLP, each
 from inspo.modules.module_list import ListOf
 from inspo.utils.errors import ConfigError
 from inspo.utils.rl_utils import (
@@ -29,85 +39,48 @@ from inspo.utils.rl_utils import (
 )
 from inspo.utils.settings import Settings
 
-LOG_MU_FLOOR = -10.0  # of log mu in the exponent of Eq. 20
-Resampled = tuple[th.Tensor, th.Tensor]  # index, long `[M]`, and weight `[M]`, of D_rho
-BISECTIONS = 24  # of [0, 1]: to the last digit of a float
 
+@dataclass
+class Sweep:
+    """One call of `train`: what is computed for all agents at once, and what changes turn by turn.
 
-def others_log_ratio(log_pi: th.Tensor, log_mu_others: th.Tensor, i: int) -> th.Tensor:
-    """log pi^{-i}(a^{-i} | s) / mu^{-i}(a^{-i} | s, a^i), the ratio of Eq. 14. `[M]`.
-
-    log_pi `[M, n]`: log pi_j(a_j) of the actions in the data under the present policies, new ones
-    of the agents already updated, old ones of the others. log_mu_others `[M]`: log mu^{-i} of
-    Eq. 22. Every logarithm is held at LOG_FLOOR an agent.
+    Attributes:
+        beta: temperature of the entropy.
+        improving: whether the policies are trained; logging: whether statistics are asked for.
+        log_policies: log pi_i of the old policies with their graphs, `[R, A]` each.
+        log_pi, log_mu: the same without, and of the data's policies, `[n, R, A]`.
+        inputs: of the critics, `[n, R, S + I]`.
+        q_bar: the target critics, `[n, R, A]`, one pass for y (24) and for A (20).
+        joint: what an agent takes the others to play, `[n, R, A]`: new policies enter as they are
+            updated; taken: at the actions in the data, `[M, n]`.
+        weights: of Eq. 20, `[n, M]`.
+        stats: key -> values of agents, `[k]` each.
+        drawn, others_kl, log_ratio, power: of each agent that had its turn: D_rho, K_i `[M]` where
+            rewards pay for it, the log-ratio of Eq. 14 `[M]`, and the power that it was given.
     """
-    log_pi = log_pi.clamp(min=LOG_FLOOR)
-    return log_pi.sum(-1) - log_pi[:, i] - log_mu_others.clamp(min=LOG_FLOOR * log_pi.shape[1])
 
+    data: AnnotatedTransitions
+    beta: float
+    improving: bool
+    logging: bool
+    log_policies: list[th.Tensor]
+    log_pi: th.Tensor
+    log_mu: th.Tensor
+    inputs: th.Tensor
+    q_bar: th.Tensor
+    joint: th.Tensor
+    taken: th.Tensor
+    weights: th.Tensor
+    stats: dict[str, list[th.Tensor]] = field(default_factory=lambda: defaultdict(list))
+    drawn: dict[int, Resampled] = field(default_factory=dict)
+    others_kl: dict[int, th.Tensor] = field(default_factory=dict)
+    log_ratio: dict[int, th.Tensor] = field(default_factory=dict)
+    power: dict[int, th.Tensor] = field(default_factory=dict)
 
-def effective_share(log_ratio: th.Tensor) -> th.Tensor:
-    """The effective sample (sum rho)^2 / sum rho^2 as a share of the M transitions, `[]`."""
-    first, second = log_ratio.logsumexp(0), (2 * log_ratio).logsumexp(0)
-    return (2 * first - second).exp() / len(log_ratio)
-
-
-def ratio_exponent(log_ratio: th.Tensor, ratio: str, n_agents: int, share: float) -> th.Tensor:
-    """The power to which the ratio of Eq. 14 is raised, `[]`.
-
-    ratio:
-        geometric: 1 / (n - 1), Eq. 23.
-        full: 1, Eq. 14.
-        adaptive: the largest up to 1 with which the effective sample is `share` of the data. It
-            falls with the exponent, so bisection finds it.
-        none: 0, all transitions count alike.
-    """
-    fixed = {"geometric": 1 / max(n_agents - 1, 1), "full": 1.0, "none": 0.0}
-    if ratio in fixed:
-        return log_ratio.new_tensor(fixed[ratio])
-    low, high = log_ratio.new_zeros(()), log_ratio.new_ones(())
-    enough = effective_share(log_ratio) >= share
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        above = effective_share(middle * log_ratio) >= share
-        low, high = th.where(above, middle, low), th.where(above, high, middle)
-    return th.where(enough, 1.0, low)
-
-
-def resample(log_rho: th.Tensor, how: str) -> Resampled:
-    """A dataset D_rho drawn from the data, Eq. 15: which transitions, and their weights.
-
-    log_rho: `[M]`.
-    how:
-        draw: M transitions with replacement, with probability proportional to rho, weight 1.
-        weight: every transition once, in random order, with weight M rho / sum(rho): the same
-            expectation without the variance of drawing.
-    """
-    ratio = (log_rho - log_rho.max()).exp()  # only proportions count
-    if how == "draw":
-        # The step that follows says what is wrong; multinomial would end the program (on a GPU).
-        index = th.multinomial(ratio.nan_to_num(nan=1.0), len(ratio), replacement=True)
-        return index, th.ones_like(ratio)
-    index = th.randperm(len(ratio), device=ratio.device)
-    return index, ratio[index] * (len(ratio) / ratio.sum())
-
-
-def regulariser(log_pi: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float) -> th.Tensor:
-    """alpha KL(pi || mu) - beta H(pi), what a state costs in the bracket of y in Eq. 24.
-
-    log_pi and log_mu `[..., A]`, over the available actions -> `[...]`.
-    """
-    return alpha * kl_divergence(log_pi, log_mu) - beta * entropy(log_pi)
-
-
-def advantage_weights(
-    advantage: th.Tensor, log_mu: th.Tensor, alpha: th.Tensor, beta: float, clip: float
-) -> tuple[th.Tensor, th.Tensor]:
-    """exp((A - beta log mu(a)) / (alpha + beta)), Eq. 20, with the exponent cut at `clip`.
-
-    advantage and log_mu `[M]`, of the actions in the data. Returns (weights, exponents), `[M]`.
-    """
-    exponent = (advantage - beta * log_mu.clamp(min=LOG_MU_FLOOR)) / (alpha + beta)
-    return exponent.clamp(max=clip).exp(), exponent
+    def note(self, **values: th.Tensor) -> None:
+        """Keep statistics of some agents, `[k]`, of one or several `[]`."""
+        for key, value in values.items():
+            self.stats[key].append(value.detach().reshape(-1))
 
 
 class InSPOLearner(Learner):
@@ -175,11 +148,9 @@ class InSPOLearner(Learner):
             "temperature": self.temperature,
         }
         for i in range(args.n_agents):
-            self.optimisers[f"critic_{i}"] = th.optim.Adam(
-                self.critics[i].parameters(), lr=args.critic_lr
-            )
-            self.optimisers[f"policy_{i}"] = th.optim.Adam(mac.agent_parameters(i), lr=args.lr)
-        self.optimisers["alpha"] = th.optim.Adam(self.temperature.parameters(), lr=args.alpha_lr)
+            self.optimisers[f"critic_{i}"] = adam(self.critics[i].parameters(), args.critic_lr)
+            self.optimisers[f"policy_{i}"] = adam(mac.agent_parameters(i), args.lr)
+        self.optimisers["alpha"] = adam(self.temperature.parameters(), args.alpha_lr)
         self.others: AutoregressivePolicy | None = None  # from `start_from`
         self.with_others = args.behaviour.others != "none"
         if not self.with_others and (args.ratio != "none" or args.joint_kl_coef):
@@ -214,168 +185,191 @@ class InSPOLearner(Learner):
         improving = share >= 0
         self.stage = "" if improving else f"critics alone until {a.critic_warmup:.0%}"
         beta = hold_decay(a.beta, a.beta_finish, a.beta_hold, a.beta_end, share)
-        logging = self.log_due(t_env)
         data = AnnotatedTransitions(batch, self.mac, self.with_others)
+        sweep = self._begin(data, beta, improving, self.log_due(t_env))
+        everybody = slice(0, self.n_agents)
+        # No turn waits for another agent's critic. So the critics are trained at once, at the end,
+        # unless each agent's policy is improved by its own critic as it then is.
+        in_turn = improving and a.advantage_critic == "current"
+        if improving and not in_turn:
+            self._weigh(everybody, sweep, sweep.q_bar)
+        blocks = self.mac.draw_order(self._expected_advantages(sweep))
+        for block in blocks:
+            for i in block:
+                self._draw(i, sweep)
+                if in_turn:
+                    own = slice(i, i + 1)
+                    self._improve_critics(own, sweep)
+                    with th.no_grad():
+                        self._weigh(own, sweep, each(self.critics[own], sweep.inputs[own]))
+                if improving:
+                    self._improve_policy(i, sweep)
+            if improving and block is not blocks[-1]:
+                for i in block:
+                    with th.no_grad():
+                        sweep.joint[i] = self._policy(i, data)
+                    sweep.taken[:, i] = data.taken_by(i, sweep.joint[i])
+        if not in_turn:
+            self._improve_critics(everybody, sweep)
 
+        if a.tune_alpha and improving:
+            self._adapt_temperature(self._mean_kl(sweep))
+        self.updates += 1
+        if sweep.logging:
+            self._diagnose(sweep)
+            further = {"alpha": self.alpha, "beta": beta, "kl": self._mean_kl(sweep)}
+            self._log(sweep.stats, further, t_env)
+
+    def _begin(
+        self, data: AnnotatedTransitions, beta: float, improving: bool, logging: bool
+    ) -> Sweep:
         # Each agent's graph depends on its own weights alone, so all are built before the first
         # update: the pass that gives log pi of the old policies is the one that is differentiated.
         with th.set_grad_enabled(improving):
             log_policies = [self._policy(i, data) for i in range(self.n_agents)]
-        old = [log_policy.detach() for log_policy in log_policies]
-        # What an agent takes the others to play: new policies enter as they are updated.
-        joint = list(old)
-        taken = th.stack([data.taken_by(j, old[j]) for j in range(self.n_agents)], dim=-1)
+        old = th.stack([log_policy.detach() for log_policy in log_policies])
+        inputs = data.critic_inputs
+        with th.no_grad():
+            q_bar = each(self.target_critics, inputs)
+        return Sweep(
+            data=data,
+            beta=beta,
+            improving=improving,
+            logging=logging,
+            log_policies=log_policies,
+            log_pi=old,
+            log_mu=data.log_mu.transpose(0, 1),
+            inputs=inputs,
+            q_bar=q_bar,
+            joint=old.clone(),
+            taken=data.taken(old.transpose(0, 1)),
+            weights=old.new_zeros(self.n_agents, len(data)),
+        )
 
-        stats: dict[int, dict[str, th.Tensor]] = {}
-        blocks = self.mac.draw_order(self._expected_advantages(data, log_policies))
-        for block in blocks:
-            for i in block:
-                log_ratio = self._log_ratio(i, data, taken)
-                power = ratio_exponent(log_ratio, a.ratio, self.n_agents, a.ratio_share)
-                drawn = resample(power * log_ratio, a.resample)
-                inputs = data.critic_inputs(i)
-                with th.no_grad():
-                    q_bar = self.target_critics[i](inputs)  # one pass for y (24) and for A (20)
-                y = self._targets(i, data, q_bar, old[i], joint, beta)
-                losses = self._improve_critic(i, data, inputs, y, drawn)
-                if improving:
-                    with th.no_grad():
-                        q = q_bar if a.advantage_critic == "target" else self.critics[i](inputs)
-                    losses |= self._improve_policy(i, data, q, log_policies[i], beta, drawn)
-                if logging:
-                    stats[i] = losses | self._diagnose(i, data, old[i], log_ratio, power)
-            if improving and block is not blocks[-1]:
-                for i in block:
-                    with th.no_grad():
-                        joint[i] = self._policy(i, data)
-                    taken[:, i] = data.taken_by(i, joint[i])
-
-        kl = self._mean_kl(data, log_policies)
-        if a.tune_alpha and improving:
-            self._adapt_temperature(kl)
-        self.updates += 1
-        if logging:
-            self._log(stats, {"alpha": self.alpha, "beta": beta, "kl": kl}, t_env)
-
-    def _log_ratio(self, i: int, data: AnnotatedTransitions, taken: th.Tensor) -> th.Tensor:
-        """The log-ratio of Eq. 14, `[M]`; 0 where mu^{-i} was not fitted. taken `[M, n]`."""
+    def _draw(self, i: int, sweep: Sweep) -> None:
+        """Agent i's turn begins: its ratio to what the others play now, and D_rho."""
+        a, data = self.args, sweep.data
         if data.log_mu_others is None:
-            return th.zeros_like(data.reward)
-        return others_log_ratio(taken, data.log_mu_others[:, i], i)
+            log_ratio = th.zeros_like(data.reward)
+        else:
+            log_ratio = others_log_ratio(sweep.taken, data.log_mu_others[:, i], i)
+        power = ratio_exponent(log_ratio, a.ratio, self.n_agents, a.ratio_share)
+        sweep.log_ratio[i], sweep.power[i] = log_ratio, power
+        sweep.drawn[i] = resample(power * log_ratio, a.resample)
+        if a.joint_kl_coef:
+            sweep.others_kl[i] = self._others_kl(i, sweep)
 
     def _policy(self, i: int, data: AnnotatedTransitions) -> th.Tensor:
         """log pi_i as it is now, `[R, A]`."""
         return self.mac.log_policy(i, data.inputs, data.avail, data.packed)
 
-    def _targets(
-        self,
-        i: int,
-        data: AnnotatedTransitions,
-        q_bar: th.Tensor,
-        log_pi: th.Tensor,
-        joint: list[th.Tensor],
-        beta: float,
-    ) -> th.Tensor:
-        """y of Eq. 24, `[M]`. q_bar and log_pi `[R, A]`; joint: log pi_j of every agent."""
-        a = self.args
-        expected_q = (log_pi.exp() * q_bar).sum(-1)[data.then]
-        cost = self.alpha * kl_divergence(log_pi, data.log_mu[:, i]) - beta * entropy(log_pi)
+    def _targets(self, agents: slice, sweep: Sweep) -> th.Tensor:
+        """y of Eq. 24 of the agents, `[k, M]`."""
+        a, data = self.args, sweep.data
+        log_pi, alpha = sweep.log_pi[agents], self.alpha
+        expected_q = (log_pi.exp() * sweep.q_bar[agents]).sum(-1)
+        cost = alpha * kl_divergence(log_pi, sweep.log_mu[agents]) - sweep.beta * entropy(log_pi)
         # Paid with the reward, not with V: so it counts alike for every lambda.
-        reward = data.reward - a.gamma * (1 - data.terminated) * cost[data.then]
+        reward = data.reward - a.gamma * (1 - data.terminated) * cost[:, data.then]
         if a.joint_kl_coef:
-            reward = reward - a.joint_kl_coef * self.alpha * self._others_kl(i, data, joint)
-        return data.td_lambda(expected_q, a.gamma, a.td_lambda, reward)
+            others_kl = th.stack([sweep.others_kl[i] for i in self._numbers(agents)])
+            reward = reward - a.joint_kl_coef * alpha * others_kl
+        return data.td_lambda(expected_q[:, data.then], a.gamma, a.td_lambda, reward)
+
+    def _numbers(self, agents: slice) -> range:
+        return range(self.n_agents)[agents]
 
     @th.no_grad()
-    def _others_kl(self, i: int, data: AnnotatedTransitions, joint: list[th.Tensor]) -> th.Tensor:
+    def _others_kl(self, i: int, sweep: Sweep) -> th.Tensor:
         """K_i(s, a_i) = E_{pi^-i} log pi^{-i}(a^{-i}) / mu^{-i}(a^{-i} | s, a_i), `[M]`.
 
         The share of the joint KL(pi || mu) that Eq. 24 leaves out.
         """
-        now = data.now
-        log_pi = th.stack([policy[now] for policy in joint], dim=1)  # [M, n, A]
+        data, now = sweep.data, sweep.data.now
+        log_pi = sweep.joint[:, now].transpose(0, 1)  # [M, n, A]
         assert self.others is not None
         return self.others.others_kl(
             i, data.state[now], data.log_mu[now], data.avail[now], data.actions, log_pi
         )
 
-    def _improve_critic(
-        self, i: int, data: AnnotatedTransitions, inputs: th.Tensor, y: th.Tensor, drawn: Resampled
-    ) -> dict[str, th.Tensor]:
-        """Eq. 24, `turn_steps` passes over D_rho in minibatches of `critic_minibatch` transitions.
-
-        inputs `[R, S + I]`; y `[M]`, the targets.
-        """
-        a = self.args
-        now, (index, weight) = data.now, drawn
-        critic, target = self.critics[i], self.target_critics[i]
-        inputs, avail, mu = inputs[now], data.avail[now, i], data.log_mu[now, i].exp()
-
-        size = a.critic_minibatch or len(index)
-        td, cql, norms = [], [], []
-        minibatches = list(zip(index.split(size), weight.split(size)))
-        for rows, w in minibatches * a.turn_steps:
-            q = critic(inputs[rows])
-            error = gather_actions(q, data.actions[rows, i]) - y[rows]
+    def _improve_critics(self, agents: slice, sweep: Sweep) -> None:
+        """Eq. 24 for the agents side by side, `turn_steps` passes over D_rho in minibatches of
+        `critic_minibatch` transitions."""
+        a, data, numbers = self.args, sweep.data, self._numbers(agents)
+        critics, targets = self.critics[agents], self.target_critics[agents]
+        names = [f"critic_{i}" for i in numbers]
+        y = self._targets(agents, sweep)
+        index, weight = (th.stack(x) for x in zip(*(sweep.drawn[i] for i in numbers)))  # [k, M]
+        first_row = th.arange(len(numbers), device=index.device).unsqueeze(1) * len(data.state)
+        inputs = sweep.inputs[agents].flatten(0, 1)  # [k R, S + I]
+        avail = data.avail.transpose(0, 1)[agents].flatten(0, 1)
+        mu = sweep.log_mu[agents].exp().flatten(0, 1)
+        drawn = (
+            data.now[index] + first_row,
+            data.actions.T[agents].gather(1, index),
+            y.gather(1, index),
+            weight,
+        )
+        size = a.critic_minibatch or index.shape[1]
+        minibatches = list(zip(*(x.split(size, dim=1) for x in drawn)))
+        for rows, actions, y_drawn, w in minibatches * a.turn_steps:
+            q = each(critics, inputs[rows])
+            error = gather_actions(q, actions) - y_drawn
             penalty = masked_logsumexp(q, avail[rows]) - (mu[rows] * q).sum(-1)
-            td.append((w * error.square()).mean())
-            cql.append((w * penalty).mean())
-            loss = td[-1] + a.cql_alpha * cql[-1]
-            norms.append(self.descend(f"critic_{i}", loss, a.grad_norm_clip))
-            soft_update(target, critic, a.target_tau)
-        return {
-            "critic_loss": th.stack(td).mean().detach(),
-            "cql_loss": th.stack(cql).mean().detach(),
-            "critic_grad_norm": th.stack(norms).mean(),
-            "target_mean": y.mean(),
-        }
+            td, cql = (w * error.square()).mean(1), (w * penalty).mean(1)
+            norms = self.descend_each(names, td + a.cql_alpha * cql, a.grad_norm_clip)
+            soft_update(targets, critics, a.target_tau)
+            if sweep.logging:
+                sweep.note(critic_loss=td, cql_loss=cql, critic_grad_norm=norms)
+        if sweep.logging:
+            sweep.note(target_mean=y.mean(1))
 
-    def _improve_policy(
-        self,
-        i: int,
-        data: AnnotatedTransitions,
-        q: th.Tensor,
-        log_policy: th.Tensor,
-        beta: float,
-        drawn: Resampled,
-    ) -> dict[str, th.Tensor]:
-        """Eq. 20, `turn_steps` steps towards its minimum: the weights are those of the old policy.
+    def _weigh(self, agents: slice, sweep: Sweep, q: th.Tensor) -> None:
+        """The weights of Eq. 20, those of the old policies, from q `[k, R, A]`."""
+        data, clip = sweep.data, self.args.weight_clip
+        advantage = self._advantages(agents, sweep, q)
+        weights, exponent = th.ones_like(advantage), th.zeros_like(advantage)
+        if self.args.advantage_weighting:
+            log_mu = gather_actions(sweep.log_mu[agents][:, data.now], data.actions.T[agents])
+            weights, exponent = advantage_weights(advantage, log_mu, self.alpha, sweep.beta, clip)
+        sweep.weights[agents] = weights
+        if sweep.logging:
+            clipped = (exponent > clip).float().mean(1)
+            sweep.note(advantage_std=advantage.std(1), weight_clipped_share=clipped)
+
+    def _advantages(self, agents: slice, sweep: Sweep, q: th.Tensor) -> th.Tensor:
+        """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20), `[k, M]`."""
+        data, q = sweep.data, q[:, sweep.data.now]
+        baseline = (sweep.log_pi[agents][:, data.now].exp() * q).sum(-1)
+        return gather_actions(q, data.actions.T[agents]) - baseline
+
+    def _improve_policy(self, i: int, sweep: Sweep) -> None:
+        """Eq. 20, `turn_steps` steps towards its minimum.
 
         The episodes are unrolled whole; D_rho is how often each transition counts.
-        q and log_policy: `[R, A]`.
         """
-        a = self.args
-        advantage = data.advantage(i, q, log_policy.detach())
-        if a.advantage_weighting:
-            log_mu = data.taken_by(i, data.log_mu[:, i])
-            w, exponent = advantage_weights(advantage, log_mu, self.alpha, beta, a.weight_clip)
-        else:
-            w, exponent = th.ones_like(advantage), th.zeros_like(advantage)
-        index, weight = drawn
-        total = w * th.zeros_like(weight).index_add(0, index, weight)
-        losses, norms = [], []
+        a, data, log_policy = self.args, sweep.data, sweep.log_policies[i]
+        index, weight = sweep.drawn[i]
+        total = sweep.weights[i] * th.zeros_like(weight).index_add(0, index, weight)
         for step in range(a.turn_steps):
             if step:
                 log_policy = self._policy(i, data)
-            losses.append(-(total * data.taken_by(i, log_policy)).mean())
-            norms.append(self.descend(f"policy_{i}", losses[-1], a.grad_norm_clip))
-        return {
-            "policy_loss": th.stack(losses).mean().detach(),
-            "policy_grad_norm": th.stack(norms).mean(),
-            "advantage_std": advantage.std(),
-            "weight_mean": w.mean(),
-            "weight_clipped_share": (exponent > a.weight_clip).float().mean(),
-        }
+            loss = -(total * data.taken_by(i, log_policy)).mean()
+            norm = self.descend(f"policy_{i}", loss, a.grad_norm_clip)
+            if sweep.logging:
+                sweep.note(policy_loss=loss, policy_grad_norm=norm)
 
-    def _mean_kl(self, data: AnnotatedTransitions, log_policies: list[th.Tensor]) -> th.Tensor:
+    def _mean_kl(self, sweep: Sweep) -> th.Tensor:
         """KL(pi_i || mu_i), the mean over agents that have a choice and over transitions."""
-        now = data.now
-        total = count = data.reward.new_zeros(())
-        for i, log_policy in enumerate(log_policies):
-            choosing = (data.avail[now, i].sum(-1) > 1).float()
-            kl = kl_divergence(log_policy.detach()[now], data.log_mu[now, i])
-            total, count = total + (kl * choosing).sum(), count + choosing.sum()
-        return total / count.clamp(min=1)
+        choosing, kl, _ = self._choices(sweep)
+        return (kl * choosing).sum() / choosing.sum().clamp(min=1)
+
+    def _choices(self, sweep: Sweep) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """1 where an agent has a choice, else 0; KL and entropy of the old policies. `[n, M]`."""
+        now = sweep.data.now
+        log_pi = sweep.log_pi[:, now]
+        choosing = (sweep.data.avail[now].sum(-1) > 1).T.float()
+        return choosing, kl_divergence(log_pi, sweep.log_mu[:, now]), entropy(log_pi)
 
     def _adapt_temperature(self, kl: th.Tensor) -> None:
         """Eq. 25 with the sign mended, on log alpha."""
@@ -384,59 +378,49 @@ class InSPOLearner(Learner):
         low, high = self.args.alpha_range
         self.temperature["log_alpha"].data.clamp_(math.log(low), math.log(high))
 
-    def _expected_advantages(
-        self, data: AnnotatedTransitions, log_policies: list[th.Tensor]
-    ) -> th.Tensor | None:
+    def _expected_advantages(self, sweep: Sweep) -> th.Tensor | None:
         """E|A_i| of each agent, `[n]`, where the order depends on it."""
         if self.args.agent_order != "semi_greedy":
             return None
-        expected = []
-        for i, log_policy in enumerate(log_policies):
-            with th.no_grad():
-                q_bar = self.target_critics[i](data.critic_inputs(i))
-            expected.append(data.advantage(i, q_bar, log_policy.detach()).abs().mean())
-        return th.stack(expected)
+        return self._advantages(slice(0, self.n_agents), sweep, sweep.q_bar).abs().mean(1)
 
     @th.no_grad()
-    def _diagnose(
-        self, i: int, data: AnnotatedTransitions, old: th.Tensor, full: th.Tensor, power: th.Tensor
-    ) -> dict[str, th.Tensor]:
-        """What a person looks at first when a run does not learn.
-
-        old: log pi_i `[R, A]`; full: the log-ratio of Eq. 14 `[M]`, and the `power` it was given.
-        """
-        now = data.now
+    def _diagnose(self, sweep: Sweep) -> None:
+        """What a person looks at first when a run does not learn."""
+        data, numbers = sweep.data, range(self.n_agents)
         returns = data.td_lambda(th.zeros_like(data.reward), self.args.gamma, 1.0)
-        q = self.critics[i](data.critic_inputs(i)[now])
-        q_taken = gather_actions(q, data.actions[:, i])
-        choosing = (data.avail[now, i].sum(-1) > 1).float()
-        n_choosing = choosing.sum().clamp(min=1)
-        kl = kl_divergence(old[now], data.log_mu[now, i])
-        return {
-            "ratio_mean": (power * full).clamp(max=80).exp().mean(),
-            "ratio_exponent": power,
-            "ess_share": effective_share(power * full),
-            "ess_share_full": effective_share(full),
-            "critic_bias": (q_taken - returns).mean(),
-            "critic_r2": explained_variance(q_taken, returns),
-            "kl_of_agent": (kl * choosing).sum() / n_choosing,
-            "entropy_of_agent": (entropy(old[now]) * choosing).sum() / n_choosing,
-        }
+        q_taken = gather_actions(each(self.critics, sweep.inputs)[:, data.now], data.actions.T)
+        choosing, kl, spread = self._choices(sweep)
+        n_choosing = choosing.sum(1).clamp(min=1)
+        full = th.stack([sweep.log_ratio[i] for i in numbers])
+        power = th.stack([sweep.power[i] for i in numbers])
+        given = power.unsqueeze(1) * full
+        sweep.note(
+            ratio_mean=given.clamp(max=80).exp().mean(1),
+            ratio_exponent=power,
+            ess_share=effective_share(given),
+            ess_share_full=effective_share(full),
+            critic_bias=(q_taken - returns).mean(1),
+            critic_r2=explained_variance(q_taken, returns),
+            kl_of_agent=(kl * choosing).sum(1) / n_choosing,
+            entropy_of_agent=(spread * choosing).sum(1) / n_choosing,
+        )
+        if sweep.improving:
+            sweep.note(weight_mean=sweep.weights.mean(1))
 
     def _log(
         self,
-        stats: dict[int, dict[str, th.Tensor]],
+        stats: dict[str, list[th.Tensor]],
         further: dict[str, th.Tensor | float],
         t_env: int,
     ) -> None:
-        """Means over the agents, and KL and entropy of each. stats: by agent."""
-        rows = list(stats.values())
-        means = {key: th.stack([row[key] for row in rows]).mean() for key in rows[0]}
+        """Means over the agents, and KL and entropy of each."""
+        means = {key: th.cat(values).mean() for key, values in stats.items()}
         means["entropy"] = means.pop("entropy_of_agent")
         del means["kl_of_agent"]  # `kl` weighs agents by how often they have a choice
         per_agent = {
-            f"{key}_agent{i}": of[f"{key}_of_agent"]
+            f"{key}_agent{i}": value
             for key in ("kl", "entropy")
-            for i, of in stats.items()
+            for i, value in enumerate(stats[f"{key}_of_agent"][0])
         }
         self.logger.log_stats(means | further | per_agent | {"updates": self.updates}, t_env)

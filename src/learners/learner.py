@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,8 +57,8 @@ class Learner:
         self.log_t = -args.log_interval - 1  # the first update is logged
         self.networks: dict[str, th.nn.Module] = {"agent": mac.agent}
         self.optimisers: dict[str, th.optim.Optimizer] = {}
-        # Name of the optimiser, number of the update, loss and norm of the gradient.
-        self._unchecked: list[tuple[str, int, th.Tensor, th.Tensor]] = []
+        # Names of the optimisers, number of the update, losses and norms of the gradients `[k]`.
+        self._unchecked: list[tuple[Sequence[str], int, th.Tensor, th.Tensor]] = []
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         raise NotImplementedError
@@ -96,19 +96,27 @@ class Learner:
         TrainingFailure if loss or gradient is not finite: at once on a CPU, on a GPU by the next
         `check_steps`.
         """
-        norm = optimise(loss, self.optimisers[name], clip)
-        self._unchecked.append((name, self.updates + 1, loss.detach(), norm))
-        if not norm.is_cuda or len(self._unchecked) == UNCHECKED_STEPS:
+        return self.descend_each([name], loss.unsqueeze(0), clip)[0]
+
+    def descend_each(self, names: Sequence[str], losses: th.Tensor, clip: float) -> th.Tensor:
+        """`descend` for several at once, losses `[k]`, each of its own optimiser's weights alone;
+        the norms `[k]`."""
+        norms = optimise(losses, [self.optimisers[name] for name in names], clip)
+        self._unchecked.append((names, self.updates + 1, losses.detach(), norms))
+        if norms.device.type == "cpu" or len(self._unchecked) == UNCHECKED_STEPS:
             self.check_steps()
-        return norm
+        return norms
 
     def check_steps(self) -> None:
         """TrainingFailure for the first step since the last call whose gradient was not finite."""
         steps, self._unchecked = self._unchecked, []
         if not steps:
             return
-        norms = th.stack([norm for *_, norm in steps]).tolist()
-        for (name, update, loss, _), norm in zip(steps, norms):
+        named = [
+            (name, update, losses[k]) for n, update, losses, _ in steps for k, name in enumerate(n)
+        ]
+        norms = th.cat([norms for *_, norms in steps]).tolist()
+        for (name, update, loss), norm in zip(named, norms):
             if not math.isfinite(norm):
                 groups = [g for opt in self.optimisers.values() for g in opt.param_groups]
                 rate = max(group["lr"] for group in groups)  # any one can spoil the others' losses
@@ -163,7 +171,7 @@ class Learner:
         th.save(self.state_dict(), Path(path) / "learner.th")
 
     def load_models(self, path: str | Path) -> None:
-        # On a GPU, Adam would have to wait for its counts of steps at every update.
+        # On a GPU, RMSprop would have to wait for its counts of steps at every update.
         state = th.load(Path(path) / "learner.th", map_location="cpu", weights_only=True)
         self.load_state_dict(state)
 
@@ -179,11 +187,26 @@ def _require_moments(optimiser: th.optim.Optimizer, name: str) -> None:
                 raise ValueError(f"optimisers.{name}.state: {key} has shape {list(value.shape)}")
 
 
-def optimise(loss: th.Tensor, optimiser: th.optim.Optimizer, clip: float) -> th.Tensor:
-    """One step down `loss`. Returns the norm of the gradient before it was clipped."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = th.nn.utils.clip_grad_norm_(parameters, clip)
-    optimiser.step()
-    return norm
+def adam(parameters: Any, rate: float = 1e-3) -> th.optim.Adam:
+    """Adam, whose step is one operation for all of its parameters."""
+    return th.optim.Adam(parameters, lr=rate, fused=True)
+
+
+def optimise(losses: th.Tensor, optimisers: Sequence[th.optim.Optimizer], clip: float) -> th.Tensor:
+    """One step of each optimiser down its own loss, `[k]`; the parameters of one are in none of the
+    others' losses. Returns the norms of the gradients before they were clipped, `[k]`."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    losses.sum().backward()
+    of_each = [
+        [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        for optimiser in optimisers
+    ]
+    norms = th.stack(th._foreach_norm([gradient for own in of_each for gradient in own]))
+    total = th.stack([own.norm() for own in norms.split([*map(len, of_each)])])
+    if clip < math.inf:
+        for own, scale in zip(of_each, (clip / (total + 1e-6)).clamp(max=1.0)):
+            th._foreach_mul_(own, scale)
+    for optimiser in optimisers:
+        optimiser.step()
+    return total

@@ -11,7 +11,7 @@ from torch import nn
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.modules.mlp import MLP
 from inspo.utils.rl_utils import cosine_rate, entropy, gather_actions, masked_log_softmax
 from inspo.utils.settings import Settings
@@ -73,8 +73,8 @@ class MAPPOLearner(Learner):
         self.critic = MLP(scheme["state"]["vshape"], args.critic_hidden_dim, 1)
         self.value_norm = ValueNorm()
         self.networks |= {"critic": self.critic, "value_norm": self.value_norm}
-        self.optimisers["actor"] = th.optim.Adam(mac.parameters(), lr=args.lr)
-        self.optimisers["critic"] = th.optim.Adam(self.critic.parameters(), lr=args.critic_lr)
+        self.optimisers["actor"] = adam(mac.parameters(), args.lr)
+        self.optimisers["critic"] = adam(self.critic.parameters(), args.critic_lr)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args

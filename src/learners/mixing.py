@@ -10,7 +10,7 @@ import torch as th
 
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.learners.targets import TargetSchedule
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.qmix import QMixer
@@ -35,7 +35,7 @@ class MixingLearner(Learner):
             "target_mixer": self.target_mixer,
         }
         parameters = [*mac.parameters(), *self.mixer.parameters()]
-        self.optimisers["all"] = th.optim.Adam(parameters, lr=args.lr)
+        self.optimisers["all"] = adam(parameters, args.lr)
 
     def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
         a = self.args

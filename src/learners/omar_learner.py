@@ -6,12 +6,11 @@ import copy
 from typing import Any
 
 import torch as th
-import torch.nn.functional as F
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.learners.targets import TargetSchedule
 from inspo.modules.critics import DuelingCritic
 from inspo.modules.module_list import ListOf
@@ -20,6 +19,7 @@ from inspo.utils.rl_utils import (
     gather_actions,
     masked_log_softmax,
     masked_logsumexp,
+    one_hot,
 )
 from inspo.utils.settings import Settings
 
@@ -84,11 +84,8 @@ class OMARLearner(Learner):
             "target_critics": self.target_critics,
             "target_agent": self.target_mac.agent,
         }
-        # Fused: many small steps, whose cost would else be that of starting each operation.
-        self.optimisers["critics"] = th.optim.Adam(
-            self.critics.parameters(), lr=args.critic_lr, fused=True
-        )
-        self.optimisers["policy"] = th.optim.Adam(mac.parameters(), lr=args.lr)
+        self.optimisers["critics"] = adam(self.critics.parameters(), args.critic_lr)
+        self.optimisers["policy"] = adam(mac.parameters(), args.lr)
 
     def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
         a = self.args
@@ -169,7 +166,7 @@ class OMARLearner(Learner):
         pi_taken = gather_actions(pi, data.actions)
         advantage = gather_actions(q, data.actions) - (pi.detach() * q).sum(-1)
         gradient_loss = -(advantage * (pi_taken + LOG_OFFSET).log()).mean()
-        omar_loss = (pi - F.one_hot(best, self.n_actions)).square().mean()
+        omar_loss = (pi - one_hot(best, self.n_actions)).square().mean()
         loss = (1 - a.omar_coef) * gradient_loss + a.omar_coef * omar_loss
         norm = self.descend("policy", loss, a.grad_norm_clip)
         return {

@@ -10,7 +10,7 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.learners.learner import Learner, StatsLogger
+from inspo.learners.learner import Learner, StatsLogger, adam
 from inspo.learners.targets import TargetSchedule
 from inspo.modules.mixers import REGISTRY as mixer_REGISTRY
 from inspo.modules.mixers.linear import LinearMixer, LinearWeights
@@ -78,7 +78,7 @@ class OMIGALearner(Learner):
             "q": [*self.q.parameters(), *self.mixer.parameters()],
             "v": self.v.parameters(),
         }
-        self.optimisers |= {name: th.optim.Adam(p, lr=args.lr) for name, p in groups.items()}
+        self.optimisers |= {name: adam(p, args.lr) for name, p in groups.items()}
 
     def target_schedule(self, updates: int, transitions: float) -> TargetSchedule:
         return TargetSchedule(updates, self.args.target_tau, 0.0)
@@ -109,13 +109,10 @@ class OMIGALearner(Learner):
             "q": (q_tot - targets).square().mean(),
             "v": value_loss(z, w * v, a.weight_clip),
         }
-        norms = {name: self.descend(name, loss, a.grad_norm_clip) for name, loss in losses.items()}
-        for target, online in (
-            (self.target_q, self.q),
-            (self.target_v, self.v),
-            (self.target_mixer, self.mixer),
-        ):
-            soft_update(target, online, a.target_tau)
+        every = th.stack([*losses.values()])
+        norms = dict(zip(losses, self.descend_each([*losses], every, a.grad_norm_clip)))
+        targets = self.target_q, self.target_v, self.target_mixer
+        soft_update(targets, (self.q, self.v, self.mixer), a.target_tau)
         self.updates += 1
 
         if self.log_due(t_env):

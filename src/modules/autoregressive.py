@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from inspo.modules.mlp import feed_forward
-from inspo.utils.rl_utils import gather_actions, kl_divergence, masked_log_softmax
+from inspo.utils.rl_utils import draw, gather_actions, kl_divergence, masked_log_softmax
 
 LOG_FLOOR = -23.0  # log 1e-10: no log-probability counts for less
 
@@ -80,7 +80,7 @@ class AutoregressivePolicy(nn.Module):
         state `[M, S]`, log_mu, avail and log_pi `[M, n, A]`; actions `[M, n]`, of which agent i's
         are read.
         """
-        drawn = th.multinomial(log_pi.exp().flatten(0, 1), 1).view_as(actions)
+        drawn = draw(log_pi.exp())
         drawn[:, i] = actions[:, i]
         conditional = self.log_policies(i, state, log_mu, avail, drawn)
         kl = kl_divergence(log_pi, conditional.clamp(min=LOG_FLOOR))

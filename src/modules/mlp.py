@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch as th
 import torch.nn.functional as F
 from torch import nn
@@ -49,4 +51,21 @@ class MLP(nn.Sequential):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """`[..., inputs]` -> `[..., outputs]`."""
-        return feed_forward(x, *(layer for layer in self if isinstance(layer, nn.Linear)))
+        return feed_forward(x, *self.layers())
+
+    def layers(self) -> list[nn.Linear]:
+        return [layer for layer in self if isinstance(layer, nn.Linear)]
+
+
+def each(networks: Sequence[MLP], x: th.Tensor) -> th.Tensor:
+    """Every network, all of one shape, on rows of its own: `[k, M, inputs]` -> `[k, M, outputs]`.
+
+    On a GPU a layer of all of them is one product; on a CPU the one that `feed_forward` chooses.
+    """
+    if x.device.type == "cpu":
+        return th.stack([network(rows) for network, rows in zip(networks, x)])
+    for k, layers in enumerate(zip(*(network.layers() for network in networks))):
+        weight = th.stack([layer.weight for layer in layers]).transpose(1, 2)
+        bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
+        x = th.baddbmm(bias, x.relu() if k else x, weight)
+    return x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from torch import nn
 
@@ -15,6 +15,9 @@ class ListOf(nn.ModuleList, Generic[M]):
 
     if TYPE_CHECKING:
 
-        def __getitem__(self, index: int) -> M: ...  # type: ignore[override]
+        @overload
+        def __getitem__(self, index: int) -> M: ...
+        @overload
+        def __getitem__(self, index: slice) -> ListOf[M]: ...
 
         def __iter__(self) -> Iterator[M]: ...

@@ -21,7 +21,6 @@ import numpy as np
 import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
-from inspo.components.packed import PackedEpisodes
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.offline.buffer import OfflineBuffer
@@ -287,10 +286,10 @@ class _Fit:
         with self.phase("evaluating behaviour policies", total, unit="episode") as phase:
             for first in range(0, total, BLOCK):
                 batch = self.buffer.batch(np.arange(first, min(first + BLOCK, total)))
-                packed = PackedEpisodes(batch["filled"])
-                avail = packed.pack(batch["avail_actions"])
-                log_policy = masked_log_softmax(mac.unroll(batch, packed), avail)
-                padded = packed.unpack(log_policy)  # back from time-major to the dataset's order
+                log_policy = masked_log_softmax(mac.unroll(batch), batch.rows("avail_actions"))
+                padded = batch.packed.unpack(
+                    log_policy
+                )  # back from time-major to the dataset's order
                 values.append(padded[batch["filled"].squeeze(-1) > 0])
                 phase.update(batch.batch_size)
         return th.cat(values)
@@ -351,9 +350,7 @@ class _Fit:
 
 def individual_nll(mac: BasicMAC, batch: EpisodeBatch) -> th.Tensor:
     """-log mu_i(a_i), the mean over transitions, `[n]`."""
-    packed = PackedEpisodes(batch["filled"])
-    now = packed.transitions
-    avail = packed.pack(batch["avail_actions"])[now]
-    actions = packed.pack(batch["actions"]).squeeze(-1)[now]
-    log_policy = masked_log_softmax(mac.unroll(batch, packed)[now], avail)
+    now = batch.packed.transitions
+    actions = batch.rows("actions").squeeze(-1)[now]
+    log_policy = masked_log_softmax(mac.unroll(batch)[now], batch.rows("avail_actions")[now])
     return -gather_actions(log_policy, actions).mean(0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
+from inspo.components.packed import to_device
 from inspo.offline.offline_dataset import OfflineDataset
 from inspo.offline.scratch import is_on_disk
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
@@ -35,8 +37,46 @@ class RowsOnDisk:
 
     def __getitem__(self, rows: th.Tensor) -> th.Tensor:
         """The rows of an index tensor, in its order."""
-        found = self._rows[rows.cpu()].to(self.device)
+        found = to_device(self._rows[rows.cpu()].numpy(), self.device)
         return found if self.moments is None else (found - self.moments[0]) / self.moments[1]
+
+
+class DrawnEpisodes(EpisodeBatch):
+    """Episodes of a dataset, whose filled steps are read as they are asked for.
+
+    `rows` takes them from the dataset at once; only who asks for `[B, T, ...]` gets padding.
+    """
+
+    def __init__(
+        self,
+        source: Mapping[str, th.Tensor | RowsOnDisk],
+        first: np.ndarray,
+        lengths: np.ndarray,
+        ended: np.ndarray,
+        device: th.device,
+    ):
+        """source: all rows of the dataset, by key; first: the first row of each episode, `[B]`."""
+        filled = np.arange(lengths.max() + 1) <= lengths[:, None]
+        data = {"filled": to_device(filled[..., None].astype(np.int64), device)}
+        super().__init__(data, lengths, ended)
+        self._source, self._first = source, first
+
+    @cached_property
+    def _places(self) -> th.Tensor:
+        """The row of the dataset that each packed row is, long `[R]`."""
+        packed = self.packed
+        return to_device(self._first[packed.episode_of_rows] + packed.time_of_rows, self.device)
+
+    def keys(self) -> Iterable[str]:
+        return self.data.keys() | self._source.keys()
+
+    def rows(self, key: str) -> th.Tensor:
+        return super().rows(key) if key in self.data else self._source[key][self._places]
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str) and item not in self.data:
+            self.data[item] = self.packed.unpack(self.rows(item))
+        return super().__getitem__(item)
 
 
 class OfflineBuffer:
@@ -59,6 +99,7 @@ class OfflineBuffer:
         }
         self.lengths = np.asarray(dataset.lengths)
         self.offsets = np.asarray(dataset.offsets)
+        self.ended = np.asarray(dataset.arrays["terminated"])[self.offsets[1:] - 2, 0] > 0
         self.originals = dataset.equal.originals  # `[E]`, see `EqualEpisodes`
         self.rng = np.random.default_rng(seed)
 
@@ -107,19 +148,9 @@ class OfflineBuffer:
 
     def batch(self, episodes: Sequence[int] | np.ndarray) -> EpisodeBatch:
         """The given episodes, `[len(episodes), longest + 1, ...]`."""
-        episodes = np.asarray(episodes)
-        filled = np.arange(self.lengths[episodes].max() + 1) <= self.lengths[episodes, None]
-        rows = (self.offsets[episodes, None] + np.arange(filled.shape[1]))[filled]
-        source = th.from_numpy(rows).to(self.device)
-        cells = th.from_numpy(np.flatnonzero(filled)).to(self.device)
-        data = {}
-        for key, values in self.rows.items():
-            chosen = values[source]
-            flat = chosen.new_zeros(filled.size, *values.shape[1:])
-            flat[cells] = chosen
-            data[key] = flat.unflatten(0, filled.shape)
-        data["filled"] = th.from_numpy(filled[..., None].astype(np.int64)).to(self.device)
-        return EpisodeBatch(data)
+        chosen = np.asarray(episodes)
+        of_chosen = self.offsets[chosen], self.lengths[chosen], self.ended[chosen]
+        return DrawnEpisodes(self.rows, *of_chosen, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rng": get_generator_state(self.rng)}

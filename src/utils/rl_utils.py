@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch as th
 import torch.nn.functional as F
 
@@ -21,6 +24,11 @@ def masked_logsumexp(values: th.Tensor, avail: th.Tensor) -> th.Tensor:
 def gather_actions(values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """values `[..., A]` at actions `[...]`."""
     return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def one_hot(index: th.Tensor, width: int) -> th.Tensor:
+    """0 and 1 as floats, `[...]` -> `[..., width]`; a negative index has no 1."""
+    return (index.unsqueeze(-1) == th.arange(width, device=index.device)).float()
 
 
 def kl_divergence(log_p: th.Tensor, log_q: th.Tensor) -> th.Tensor:
@@ -63,18 +71,30 @@ def td_lambda_targets(
 
 
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
-    """R^2 of `prediction` for `target`: 1 - Var(target - prediction) / Var(target)."""
-    return 1 - (target - prediction).var() / target.var().clamp(min=1e-8)
+    """R^2 of `prediction` for `target`: 1 - Var(target - prediction) / Var(target). `[..., M]`."""
+    return 1 - (target - prediction).var(-1) / target.var(-1).clamp(min=1e-8)
 
 
 @th.no_grad()
-def soft_update(target: th.nn.Module, online: th.nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online, all parameters in one fused call."""
-    th._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+def soft_update(
+    targets: Iterable[th.nn.Module], online: Iterable[th.nn.Module], tau: float
+) -> None:
+    """target <- (1 - tau) target + tau online, all parameters of all networks in one fused call."""
+    slow, fast = ([p for net in nets for p in net.parameters()] for nets in (targets, online))
+    th._foreach_lerp_(slow, fast, tau)
+
+
+def draw(probabilities: th.Tensor) -> th.Tensor:
+    """One action of each distribution, `[..., A]` -> long `[...]`.
+
+    The numbers that `multinomial` draws with the same seed, without its check, for which a GPU's
+    host would have to wait.
+    """
+    return (probabilities / th.empty_like(probabilities).exponential_()).argmax(-1)
 
 
 def cosine_rate(optimiser: th.optim.Optimizer, rate: float, progress: float) -> None:
     """Set the learning rate to `rate` (1 + cos(pi progress)) / 2, progress in [0, 1]."""
-    scaled = rate * 0.5 * (1 + th.cos(th.tensor(th.pi * min(progress, 1.0))).item())
+    scaled = rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     for group in optimiser.param_groups:
         group["lr"] = scaled

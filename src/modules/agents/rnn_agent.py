@@ -8,6 +8,7 @@ from torch import nn
 from inspo.components.packed import PackedEpisodes
 from inspo.modules.agents.agent import Agent
 from inspo.modules.agents.non_shared import NonSharedAgents
+from inspo.modules.gru import unroll_gru
 from inspo.utils.settings import Settings
 
 
@@ -31,11 +32,9 @@ class RNNAgent(Agent):
         return self.fc2(hidden[0]), hidden[0]
 
     def unroll(self, inputs: th.Tensor, packed: PackedEpisodes) -> th.Tensor:
-        n = inputs.shape[1]
-        x = packed.to_time_major(self.fc1(inputs).relu())  # [T, B, n, H]
-        features, _ = self.rnn(x.flatten(1, 2))
-        features = packed.from_time_major(th.unflatten(features, 1, (-1, n)))
-        return self.fc2.forward(features)
+        x = self.fc1(inputs).relu()  # [R, n, H]
+        features = unroll_gru(self.rnn, x.flatten(0, 1), [k * x.shape[1] for k in packed.sizes])
+        return self.fc2.forward(features.view_as(x))
 
 
 class RNNNSAgent(NonSharedAgents):
