@@ -21,8 +21,8 @@ class PackedEpisodes:
 
     Rows run over time first and over episodes second, the longest episode first, as in torch's
     `PackedSequence`: the rows of a step are followed by those of the next one, of as many episodes
-    or fewer. All of it is worked out on the host and copied to the device at once, so that an update
-    need not wait for the device to learn how much there is to do.
+    or fewer. All of it is worked out on the host and copied to the device at once: an update need
+    not wait for the device to learn how much there is to do.
 
     Attributes:
         sizes: the number of episodes that have a step t, for every t, `[longest + 1]`.

@@ -242,12 +242,13 @@ class AlberDICELearner(Learner):
         if self.log_due(t_env):
             means = {key: th.stack([of[key] for of in stats]).mean() for key in stats[0]}
             means |= {
-                "still_share": data.n_still / (len(data) + data.n_still),
                 "kl": kl_divergence(log_pi, log_mu.clamp(min=LOG_FLOOR)).mean(),
                 "data_loss": data_loss,
                 "entropy": entropy(log_pi).mean(),
             }
-            self.logger.log_stats(means | {"alpha": alpha, "updates": self.updates}, t_env)
+            still_share = data.n_still / (len(data) + data.n_still)
+            further = {"alpha": alpha, "still_share": still_share, "updates": self.updates}
+            self.logger.log_stats(means | further, t_env)
 
     def _log_policy(self, i: int, data: AbsorbingTransitions) -> th.Tensor:
         """log pi_i in every transition, `[M, A]`."""

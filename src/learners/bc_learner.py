@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch as th
-
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
 from inspo.controllers.basic_controller import BasicMAC

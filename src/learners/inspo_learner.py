@@ -217,8 +217,7 @@ class InSPOLearner(Learner):
         self.updates += 1
         if sweep.logging:
             self._diagnose(sweep)
-            further = {"alpha": self.alpha, "beta": beta, "kl": self._mean_kl(sweep)}
-            self._log(sweep.stats, further, t_env)
+            self._log(sweep, t_env)
 
     def _begin(
         self, data: AnnotatedTransitions, beta: float, improving: bool, logging: bool
@@ -335,7 +334,8 @@ class InSPOLearner(Learner):
         sweep.weights[agents] = weights
         if sweep.logging:
             clipped = (exponent > clip).float().mean(1)
-            sweep.note(advantage_std=advantage.std(1), weight_clipped_share=clipped)
+            spread = advantage.std(1, correction=min(1, len(data) - 1))  # one has no deviation
+            sweep.note(advantage_std=spread, weight_clipped_share=clipped)
 
     def _advantages(self, agents: slice, sweep: Sweep, q: th.Tensor) -> th.Tensor:
         """A_i = Q_i(s, a_i) - E_pi Q_i(s, .) of the actions in the data (Eq. 20), `[k, M]`."""
@@ -408,13 +408,9 @@ class InSPOLearner(Learner):
         if sweep.improving:
             sweep.note(weight_mean=sweep.weights.mean(1))
 
-    def _log(
-        self,
-        stats: dict[str, list[th.Tensor]],
-        further: dict[str, th.Tensor | float],
-        t_env: int,
-    ) -> None:
+    def _log(self, sweep: Sweep, t_env: int) -> None:
         """Means over the agents, and KL and entropy of each."""
+        stats = sweep.stats
         means = {key: th.cat(values).mean() for key, values in stats.items()}
         means["entropy"] = means.pop("entropy_of_agent")
         del means["kl_of_agent"]  # `kl` weighs agents by how often they have a choice
@@ -423,4 +419,5 @@ class InSPOLearner(Learner):
             for key in ("kl", "entropy")
             for i, value in enumerate(stats[f"{key}_of_agent"][0])
         }
+        further = {"alpha": self.alpha, "beta": sweep.beta, "kl": self._mean_kl(sweep)}
         self.logger.log_stats(means | further | per_agent | {"updates": self.updates}, t_env)

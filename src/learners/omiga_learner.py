@@ -111,8 +111,8 @@ class OMIGALearner(Learner):
         }
         every = th.stack([*losses.values()])
         norms = dict(zip(losses, self.descend_each([*losses], every, a.grad_norm_clip)))
-        targets = self.target_q, self.target_v, self.target_mixer
-        soft_update(targets, (self.q, self.v, self.mixer), a.target_tau)
+        slow = self.target_q, self.target_v, self.target_mixer
+        soft_update(slow, (self.q, self.v, self.mixer), a.target_tau)
         self.updates += 1
 
         if self.log_due(t_env):

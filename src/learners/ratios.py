@@ -76,7 +76,7 @@ def advantage_weights(
 ) -> tuple[th.Tensor, th.Tensor]:
     """exp((A - beta log mu(a)) / (alpha + beta)), Eq. 20, with the exponent cut at `clip`.
 
-    advantage and log_mu `[..., M]`, of the actions in the data. Returns (weights, exponents), alike.
+    advantage and log_mu `[..., M]`, of the actions in the data. Returns weights and exponents.
     """
     exponent = (advantage - beta * log_mu.clamp(min=LOG_MU_FLOOR)) / (alpha + beta)
     return exponent.clamp(max=clip).exp(), exponent

@@ -17,7 +17,7 @@ def unroll_gru(gru: nn.GRU, rows: th.Tensor, sizes: list[int]) -> th.Tensor:
     """
     if rows.device.type == "cpu":
         weights = gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
-        outputs: th.Tensor = _Unroll.apply(rows, *weights, sizes)
+        outputs: th.Tensor = _Unroll.apply(rows, *weights, sizes)  # type: ignore[no-untyped-call]
         return outputs
     return gru(PackedSequence(rows, th.tensor(sizes)))[0].data  # type: ignore[no-any-return]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch as th
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class MLP(nn.Sequential):
         return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
-def each(networks: Sequence[MLP], x: th.Tensor) -> th.Tensor:
+def each(networks: Iterable[MLP], x: th.Tensor) -> th.Tensor:
     """Every network, all of one shape, on rows of its own: `[k, M, inputs]` -> `[k, M, outputs]`.
 
     On a GPU a layer of all of them is one product; on a CPU the one that `feed_forward` chooses.

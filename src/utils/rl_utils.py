@@ -72,7 +72,9 @@ def td_lambda_targets(
 
 def explained_variance(prediction: th.Tensor, target: th.Tensor) -> th.Tensor:
     """R^2 of `prediction` for `target`: 1 - Var(target - prediction) / Var(target). `[..., M]`."""
-    return 1 - (target - prediction).var(-1) / target.var(-1).clamp(min=1e-8)
+    correction = min(1, target.shape[-1] - 1)  # one number has no variance
+    error = (target - prediction).var(-1, correction=correction)
+    return 1 - error / target.var(-1, correction=correction).clamp(min=1e-8)
 
 
 @th.no_grad()
@@ -80,8 +82,8 @@ def soft_update(
     targets: Iterable[th.nn.Module], online: Iterable[th.nn.Module], tau: float
 ) -> None:
     """target <- (1 - tau) target + tau online, all parameters of all networks in one fused call."""
-    slow, fast = ([p for net in nets for p in net.parameters()] for nets in (targets, online))
-    th._foreach_lerp_(slow, fast, tau)
+    slow: list[th.Tensor] = [p for network in targets for p in network.parameters()]
+    th._foreach_lerp_(slow, [p for network in online for p in network.parameters()], tau)
 
 
 def draw(probabilities: th.Tensor) -> th.Tensor:
