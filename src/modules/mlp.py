@@ -60,10 +60,15 @@ class MLP(nn.Sequential):
 def each(networks: Iterable[MLP], x: th.Tensor) -> th.Tensor:
     """Every network, all of one shape, on rows of its own: `[k, M, inputs]` -> `[k, M, outputs]`.
 
-    On a GPU a layer of all of them is one product; on a CPU the one that `feed_forward` chooses.
+    On a GPU a layer of all of them is one product; on a CPU the ones that `feed_forward` chooses.
     """
     if x.device.type == "cpu":
         return th.stack([network(rows) for network, rows in zip(networks, x)])
+    return at_once(networks, x)
+
+
+def at_once(networks: Iterable[MLP], x: th.Tensor) -> th.Tensor:
+    """`each`, whatever the device, by one product for a layer of all networks."""
     for k, layers in enumerate(zip(*(network.layers() for network in networks))):
         weight = th.stack([layer.weight for layer in layers]).transpose(1, 2)
         bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
