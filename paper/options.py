@@ -33,6 +33,7 @@ class Options:
     backend: str = "local"
     address: str | None = None
     gpus: float = 0.0
+    jobs_per_gpu: int | None = None
     fill: bool = False  # leave out the runs that the table's file holds already
 
 

@@ -18,7 +18,7 @@ from inspo.experiments.comparison import (
     write,
 )
 from inspo.experiments.entries import Comparison, Method
-from inspo.experiments.pool import make_pool
+from inspo.experiments.pool import make_pool, pool_options
 from inspo.experiments.records import Run
 from inspo.utils.config import offline_algorithms
 from paper.options import Options, changed, check_algorithms
@@ -124,7 +124,7 @@ def run_missing(
     on_finished: OnFinished | None = None,
 ) -> CampaignReport:
     """Run the cells that are not finished, where the options say."""
-    pool = make_pool(options.backend, options.jobs, options.address, options.gpus)
+    pool = make_pool(*pool_options(options))
     return run_cells(cells, pool, folder, on_finished, title=title)
 
 

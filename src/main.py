@@ -63,16 +63,16 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
     silence_third_parties()
     import torch
 
+    from inspo.utils.devices import choose_device
     from inspo.utils.logging import Logger, add_file, get_console_logger
     from inspo.utils.seeding import draw_seed, seed_everything
 
     values = dict(config.values)
     if values["seed"] is None:
         values["seed"] = resumed_seed(values) if values["resume"] else draw_seed()
-    settings = Settings(values).with_facts(
-        device="cuda" if values["use_cuda"] and torch.cuda.is_available() else "cpu",
-        unique_token=unique_token(values),
-    )
+    device, device_note = choose_device(values["use_cuda"])
+    facts = {"device": device, "unique_token": unique_token(values)}
+    settings = Settings(values).with_facts(**facts)
     experiment = make_experiment(values, sacred_folder(values))
     console = get_console_logger()
 
@@ -93,6 +93,8 @@ def run_experiment(config: Config, argv: Sequence[str]) -> Any:
             if settings.use_wandb:
                 logger.setup_wandb(settings)
             logger.info(f"{settings.unique_token} on {settings.device}; recorded in {run_folder}")
+            if device_note:
+                logger.warning(device_note)
             for note in config.notes:
                 logger.info(note)
             from inspo.run import run

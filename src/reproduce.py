@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run as a file of a checkout: src/ is the package inspo, paper/ lies beside it
     sys.path[:1] = [str(ROOT / "package"), str(ROOT)]
 
-from inspo.experiments.pool import add_options, check_options
+from inspo.experiments.pool import add_options, check_options, pool_options
 from inspo.utils.command_line import Parser, positive
 from inspo.utils.config import expand_user
 from inspo.utils.interrupts import exit_status
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     given["changes"] = read_changes(given["changes"])
     given["results"] = expand_user(given["results"], "--results").resolve()
     options = Options(**given)
-    check_options(options.backend, options.jobs, options.address, options.gpus)
+    check_options(*pool_options(options))
     return options
 
 

@@ -17,7 +17,7 @@ from inspo.experiments import tuning
 from inspo.experiments.campaign import CampaignReport, run_cells
 from inspo.experiments.cells import Cell, check_algorithms, check_data, check_game, finished_run_of
 from inspo.experiments.gridfile import FORMAT, Grid, read_grid, select_names
-from inspo.experiments.pool import add_options, check_options, make_pool
+from inspo.experiments.pool import add_options, check_options, make_pool, pool_options
 from inspo.experiments.records import public_command
 from inspo.experiments.tables import fixed, write_json
 from inspo.experiments.tuning import final_scores, fqe_scores
@@ -107,7 +107,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="print the command of each cell; run nothing"
     )
     options = parser.parse_args(argv)
-    check_options(options.backend, options.jobs, options.address, options.gpus)
+    check_options(*pool_options(options))
     options.grid = read_grid(options.grid)
     return options
 
@@ -169,7 +169,7 @@ def run(grid: Grid, cells: Sequence[Cell], folder: Path, options: argparse.Names
     """Run the cells that are not finished; whether none failed."""
     report = CampaignReport()
     print(f"{len(cells)} runs in {folder}; Ctrl-C saves, the same command goes on")
-    pool = make_pool(options.backend, options.jobs, options.address, options.gpus)
+    pool = make_pool(*pool_options(options))
     try:
         run_cells(cells, pool, folder, title=grid.name, report=report)
     except KeyboardInterrupt:

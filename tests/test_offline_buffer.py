@@ -8,7 +8,7 @@ from test_behaviour import fit, known_policy_data
 from test_dataset import make_dataset
 
 from inspo.offline import OfflineDataset, load_dataset, write_dataset
-from inspo.offline.buffer import OfflineBuffer
+from inspo.offline.buffer import OfflineBuffer, RowsElsewhere
 from inspo.offline.offline_dataset import FIELDS
 from inspo.offline.scratch import is_on_disk
 from inspo.utils.errors import DatasetError
@@ -136,9 +136,10 @@ def test_the_same_seed_gives_the_same_batches_from_memory_and_from_disk(stored):
         assert th.equal(on_disk.rows[key][some], held.rows[key][some])
     for _ in range(5):
         first, second = (buffer.sample(4) for buffer in buffers)
-        assert first.data.keys() == second.data.keys() >= {*FIELDS, "filled", "number"}
-        for key, values in first.data.items():
-            assert values.dtype == second[key].dtype and th.equal(values, second[key]), key
+        assert {*first.keys()} == {*second.keys()} == {*FIELDS, "filled", "number"}
+        for key in [*FIELDS, "filled", "number"]:
+            assert first[key].dtype == second[key].dtype and th.equal(first[key], second[key]), key
+            assert th.equal(first.rows(key), first.packed.pack(first[key])), key
 
 
 def test_rows_are_standardised_alike_in_memory_and_on_disk(stored):
@@ -156,6 +157,16 @@ def test_auto_takes_memory_only_while_there_is_enough(stored, monkeypatch):
         monkeypatch.setattr("inspo.offline.scratch.free_memory", lambda free=free: free)
         dataset = load_dataset(stored, in_memory="auto")
         assert all(is_on_disk(a) == expected for a in dataset.arrays.values()), free
+
+
+def test_what_a_gpu_has_no_room_for_stays_in_the_hosts_memory(stored, monkeypatch):
+    dataset, batches = load_dataset(stored), []
+    for free in (2 * dataset.nbytes, dataset.nbytes):
+        monkeypatch.setattr("inspo.offline.buffer.free_on", lambda device, free=free: free)
+        buffer = OfflineBuffer(dataset, 0)
+        assert isinstance(buffer.rows["obs"], RowsElsewhere) == (free == dataset.nbytes)
+        batches.append(buffer.sample(3))
+    assert all(th.equal(batches[0][key], batches[1][key]) for key in FIELDS)
 
 
 def test_the_scratch_file_has_no_name_and_a_full_disk_is_one_error(stored, monkeypatch):

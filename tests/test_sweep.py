@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import socket
 import sys
 import time
@@ -14,7 +15,7 @@ from inspo import sweep
 from inspo.experiments.campaign import Failure, run_cells
 from inspo.experiments.cells import Cell, finished_run_of, is_offline
 from inspo.experiments.gridfile import FORMAT, offline_algorithms, read_grid
-from inspo.experiments.pool import CellIsBusy, LocalPool, make_pool
+from inspo.experiments.pool import CellIsBusy, LocalPool, gpu_shares, make_pool
 from inspo.utils.errors import ConfigError, DatasetError, UserError
 from inspo.utils.paths import PROJECT_ROOT
 
@@ -136,6 +137,10 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, content, words,
         (small(qualities="bb"), [], DatasetError, "none of quality 'bb' can be made for matrix"),
         (small(overrides={"dataset.path": "/no/f.h5"}), [], DatasetError, "no such file or folder"),
         (small(), ["--jobs", "0"], ConfigError, "--jobs: expected at least 1, found 0"),
+        (small(), ["--jobs-per-gpu", "0"], ConfigError, "--jobs-per-gpu: expected at least 1"),
+        (small(), ["--jobs-per-gpu", "4"], ConfigError, "--jobs-per-gpu: torch sees no GPU"),
+        (small(), ["--jobs-per-gpu", "4", "--backend", "ray"], ConfigError, "--gpus 0.25"),
+        (small(), ["--jobs-per-gpu", "4", "--jobs", "2"], ConfigError, "one of them says"),
         (small(), ["--backend", "slurm"], ConfigError, "expected local or ray, found 'slurm'"),
         (small(), ["--address", "auto"], ConfigError, "--address belongs to --backend ray"),
         (small(), ["--only", "xor_c"], ConfigError, "no cell of"),
@@ -308,3 +313,29 @@ def test_the_local_pool_holds_the_folder(tmp_path):
     stubborn = pool.submit(["sleep", "600"], tmp_path)
     pool.close()
     assert stubborn.result(timeout=300) == -9
+
+
+SAY_SHARE = """
+import os, time
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), len(os.sched_getaffinity(0)), flush=True)
+print("ready", flush=True)
+"""
+
+
+def test_runs_share_gpus_and_cpus_evenly(tmp_path, monkeypatch):
+    shares = gpu_shares(["0", "1"], 4, range(16))
+    assert [share.gpu for share in shares] == ["0", "1"] * 4
+    assert [cpu for share in shares for cpu in share.cpus] == list(range(16))
+    assert [share.cpus for share in gpu_shares(["0"], 3, [5, 7])] == [(5,), (5,), (7,)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-x")
+    pool = make_pool("local", None, None, 0.0, 1)
+    assert pool.slots == 2
+    try:
+        for name in "ab":  # one after the other, both on a free share
+            pool.submit([*PYTHON, SAY_SHARE], tmp_path / name).result(timeout=300)
+        logs = [(tmp_path / name / "log.txt").read_text() for name in "ab"]
+    finally:
+        pool.close()
+    n_cpus = max(len(os.sched_getaffinity(0)) // 2, 1)
+    assert all(f"\n3 {n_cpus}\n" in log for log in logs)

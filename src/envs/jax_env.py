@@ -16,6 +16,7 @@ import numpy as np
 
 from inspo.envs.multiagentenv import VectorEnv, VectorStep, available
 from inspo.utils.paths import PROJECT_ROOT
+from inspo.utils.quiet import ENVIRONMENT
 
 CACHE_DIR = PROJECT_ROOT / ".jax_cache"
 
@@ -131,7 +132,8 @@ def import_jax() -> tuple[Any, Any]:
     Late, when the first environment is built: the import starts XLA's threads, and a process
     forked afterwards hangs, so programs without SMAX must not pay for it.
     """
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the GPU's memory belongs to torch
+    for name in ("JAX_PLATFORMS", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        os.environ.setdefault(name, ENVIRONMENT[name])
     with _quiet():
         import jax
         import jax.numpy as jnp

@@ -18,6 +18,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,9 +43,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="local", metavar="|".join(BACKENDS), help=where)
     add("--address", metavar="A", help="ray: the cluster to run on")
     add("--gpus", type=float, metavar="G", default=0.0, help="ray: a run's share of a GPU")
+    side_by_side = "this machine: so many runs on each of its GPUs, each on CPUs of its own"
+    add("--jobs-per-gpu", type=int, metavar="N", help=side_by_side)
 
 
-def check_options(backend: str, jobs: int | None, address: str | None, gpus: float) -> None:
+def check_options(
+    backend: str, jobs: int | None, address: str | None, gpus: float, jobs_per_gpu: int | None
+) -> None:
     """ConfigError if a command line asks for a pool that cannot be."""
     if backend not in BACKENDS:
         raise ConfigError(f"--backend: expected {' or '.join(BACKENDS)}, found '{backend}'")
@@ -54,47 +60,110 @@ def check_options(backend: str, jobs: int | None, address: str | None, gpus: flo
     for option, given in (("--address", address), ("--gpus", gpus)):
         if given and backend != "ray":
             raise ConfigError(f"{option} belongs to --backend ray; found --backend {backend}")
+    if jobs_per_gpu is None:
+        return
+    if backend == "ray":
+        raise ConfigError(
+            "--jobs-per-gpu belongs to --backend local; on Ray --gpus 0.25 puts four on a GPU"
+        )
+    if jobs_per_gpu < 1:
+        raise ConfigError(f"--jobs-per-gpu: expected at least 1, found {jobs_per_gpu}")
+    if jobs is not None:
+        raise ConfigError("--jobs and --jobs-per-gpu: one of them says how many run at a time")
+    if not visible_gpus():
+        raise ConfigError(
+            "--jobs-per-gpu: torch sees no GPU on this machine. Use --jobs N for runs on the CPU"
+        )
 
 
-def make_pool(backend: str, jobs: int | None, address: str | None, gpus: float) -> Pool:
+def pool_options(options: Any) -> tuple[Any, ...]:
+    """What `check_options` and `make_pool` take, from a command line's options."""
+    return options.backend, options.jobs, options.address, options.gpus, options.jobs_per_gpu
+
+
+def make_pool(
+    backend: str,
+    jobs: int | None,
+    address: str | None,
+    gpus: float,
+    jobs_per_gpu: int | None = None,
+) -> Pool:
     """The pool for options that have passed `check_options`.
 
     jobs: how many at a time; None: 2 here, on Ray one for each of the cluster's CPUs.
     """
-    return RayPool(jobs, address, gpus) if backend == "ray" else LocalPool(jobs or 2)
+    if backend == "ray":
+        return RayPool(jobs, address, gpus)
+    if jobs_per_gpu:
+        shares = gpu_shares(visible_gpus(), jobs_per_gpu, sorted(os.sched_getaffinity(0)))
+        return LocalPool(len(shares), shares)
+    return LocalPool(jobs or 2)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run may use: a GPU, as CUDA_VISIBLE_DEVICES names it, and CPUs; None: all."""
+
+    gpu: str | None = None
+    cpus: tuple[int, ...] | None = None
+
+
+def visible_gpus() -> list[str]:
+    """This machine's GPUs by the names of CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
+    return names if torch.cuda.is_available() else []
+
+
+def gpu_shares(gpus: Sequence[str], jobs_per_gpu: int, cpus: Sequence[int]) -> list[Share]:
+    """A share for each run: the GPUs in turn, the CPUs in equal parts, each at least one."""
+    n = len(gpus) * jobs_per_gpu
+    parts = [cpus[k * len(cpus) // n : (k + 1) * len(cpus) // n] for k in range(n)]
+    return [
+        Share(gpus[k % len(gpus)], tuple(part or [cpus[k % len(cpus)]]))
+        for k, part in enumerate(parts)
+    ]
 
 
 class LocalPool:
-    """Processes of this machine, `jobs` at a time."""
+    """Processes of this machine, `jobs` at a time, each on one of `shares` if there are any."""
 
-    def __init__(self, jobs: int):
+    def __init__(self, jobs: int, shares: Sequence[Share] = ()):
         self.slots = jobs
         self._threads = ThreadPoolExecutor(jobs)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._shares = shares or [Share()] * jobs
+        self._processes: list[tuple[int, subprocess.Popen[bytes]]] = []  # with their share
 
     def submit(self, command: Sequence[str], home: Path) -> Future[int]:
         """Start a command in the folder `home`, made if it is missing; its exit status to come.
 
         CellIsBusy, here or from the future, if another process runs in the folder.
         """
-        process = spawn(command, home)
-        self._processes = [p for p in self._processes if p.returncode is None] + [process]
+        self._processes = [(k, p) for k, p in self._processes if p.returncode is None]
+        taken = [k for k, _ in self._processes]
+        free = min(range(self.slots), key=taken.count)
+        process = spawn(command, home, self._shares[free])
+        self._processes.append((free, process))
         return self._threads.submit(process.wait)
 
     def stop(self) -> None:
         """Ask all processes to save and leave. To be called once: a second SIGTERM ends at once."""
-        for process in self._processes:
+        for _, process in self._processes:
             process.terminate()
 
     def close(self) -> None:
         """End what still runs, at once, and give back what the pool holds."""
-        for process in self._processes:
+        for _, process in self._processes:
             process.kill()
         self._threads.shutdown()
 
 
-def spawn(command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
-    """Start a command with one thread, its output appended to `{home}/log.txt`.
+def spawn(
+    command: Sequence[str], home: Path, share: Share | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command with one thread on its share, its output appended to `{home}/log.txt`.
 
     CellIsBusy if another process runs there: the child holds the folder's lock as long as it lives.
     """
@@ -104,11 +173,16 @@ def spawn(command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
         output.flush()
         # A session of its own: Ctrl-C in a terminal reaches all of its group, and a second
         # signal, ours, would make the child leave without saving.
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=PROJECT_ROOT, start_new_session=True, pass_fds=[lock.fileno()],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            | ({"CUDA_VISIBLE_DEVICES": share.gpu} if share and share.gpu else {}),
         )  # fmt: skip
+    if share and share.cpus:  # before it has started threads, which keep to them too
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, share.cpus)
+    return process
 
 
 def check_free(home: Path) -> None:

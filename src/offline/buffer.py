@@ -12,16 +12,18 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import to_device
 from inspo.offline.offline_dataset import OfflineDataset
-from inspo.offline.scratch import is_on_disk
+from inspo.offline.scratch import SHARE_OF_FREE_MEMORY, is_on_disk
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 from inspo.utils.errors import DatasetError
+from inspo.utils.memory import free_on
 
 BLOCK = 16384  # rows that are looked at together
 CONSTANT = 1e-9  # a smaller variance, relative to the squared mean, is rounding
 
 
-class RowsOnDisk:
-    """The rows of one key, `[rows, ...]`, of a memory-mapped array; what is read goes to `device`.
+class RowsElsewhere:
+    """The rows of one key, `[rows, ...]`, on disk or in the host's memory; what is read goes to
+    `device`.
 
     Indexed as the tensor that it stands for.
     """
@@ -49,7 +51,7 @@ class DrawnEpisodes(EpisodeBatch):
 
     def __init__(
         self,
-        source: Mapping[str, th.Tensor | RowsOnDisk],
+        source: Mapping[str, th.Tensor | RowsElsewhere],
         first: np.ndarray,
         lengths: np.ndarray,
         ended: np.ndarray,
@@ -62,16 +64,19 @@ class DrawnEpisodes(EpisodeBatch):
         self._source, self._first = source, first
 
     @cached_property
-    def _places(self) -> th.Tensor:
-        """The row of the dataset that each packed row is, long `[R]`."""
-        packed = self.packed
-        return to_device(self._first[packed.episode_of_rows] + packed.time_of_rows, self.device)
+    def _places(self) -> tuple[th.Tensor, th.Tensor]:
+        """The dataset's row that each packed row is, long `[R]`, on the host and the device."""
+        places = self._first[self.packed.episode_of_rows] + self.packed.time_of_rows
+        return th.from_numpy(places), to_device(places, self.device)
 
     def keys(self) -> Iterable[str]:
         return self.data.keys() | self._source.keys()
 
     def rows(self, key: str) -> th.Tensor:
-        return super().rows(key) if key in self.data else self._source[key][self._places]
+        if key in self.data:
+            return super().rows(key)
+        source, (on_host, on_device) = self._source[key], self._places
+        return source[on_host if isinstance(source, RowsElsewhere) else on_device]
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, str) and item not in self.data:
@@ -82,8 +87,9 @@ class DrawnEpisodes(EpisodeBatch):
 class OfflineBuffer:
     """The filled rows of all episodes, `[rows, ...]` under each key, on one device.
 
-    A dataset that was loaded with its rows on disk stays there, and each batch is read as it is
-    drawn; the same seed draws the same batches either way. What `add` attaches is in memory.
+    A dataset that was loaded with its rows on disk stays there, one that is too large for its GPU
+    stays in the host's memory, and each batch is read as it is drawn; the same seed draws the same
+    batches either way. What `add` attaches is on the device.
 
     Batches are trimmed to the longest of their episodes and padded with zeros. `add` attaches what
     has been computed once for every row (the behaviour policies' log-probabilities).
@@ -91,9 +97,11 @@ class OfflineBuffer:
 
     def __init__(self, dataset: OfflineDataset, seed: int, device: str | th.device = "cpu"):
         self.device = th.device(device)
-        self.rows: dict[str, th.Tensor | RowsOnDisk] = {
-            key: RowsOnDisk(array, self.device)
-            if is_on_disk(array)
+        free = free_on(self.device)
+        fits = free is None or dataset.nbytes <= SHARE_OF_FREE_MEMORY * free
+        self.rows: dict[str, th.Tensor | RowsElsewhere] = {
+            key: RowsElsewhere(array, self.device)
+            if is_on_disk(array) or not fits
             else th.from_numpy(array).to(self.device)
             for key, array in dataset.arrays.items()
         }
@@ -132,7 +140,7 @@ class OfflineBuffer:
         """Batches carry the rows of `key` less their mean, over their deviation, from now on."""
         mean, std = self.moments(key)
         rows = self.rows[key]
-        if isinstance(rows, RowsOnDisk):
+        if isinstance(rows, RowsElsewhere):
             rows.moments = mean, std
         else:
             self.rows[key] = (rows - mean) / std

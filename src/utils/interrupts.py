@@ -27,6 +27,13 @@ REFUSED |= {errno.EISDIR, errno.ENOTDIR}
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 
 
+def out_of_memory(error: BaseException) -> str:
+    """What an error says of memory that could not be had, in one line; empty for other errors."""
+    if not any(sign in f"{type(error)} {error}" for sign in OUT_OF_MEMORY):
+        return ""
+    return f"out of memory ({' '.join(str(error).split())[:200]})"
+
+
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop. `message` tells the user what was saved and how to go on.
 
@@ -122,10 +129,11 @@ def exit_status(command: Callable[[], int], stopped: str = "stopped by SIGINT") 
         print(printable(commands_here(f"error: {error}")), file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not any(sign in f"{type(error)} {error}" for sign in OUT_OF_MEMORY):
+        text = out_of_memory(error)
+        if not text:
             raise
-        text = f"error: out of memory ({' '.join(str(error).split())[:200]}). Choose smaller sizes"
-        print(f"{text}: batch_size, batch_size_run, buffer_size, hidden_dim", file=sys.stderr)
+        advice = "Choose smaller sizes: batch_size, batch_size_run, buffer_size, hidden_dim"
+        print(f"error: {text}. {advice}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(printable(f"interrupted: {stop}"), file=sys.stderr)

@@ -30,12 +30,18 @@ def free_memory() -> int | None:
     return min(known, default=None)
 
 
+def free_on(device: str | th.device) -> int | None:
+    """Bytes that are free on a GPU; None for the CPU."""
+    if th.device(device).type != "cuda":
+        return None
+    return int(th.cuda.mem_get_info(device)[0])
+
+
 def check_memory(n_bytes: int, device: str | th.device, what: str, advice: str) -> None:
     """ConfigError if `n_bytes` are more than `device` has free. what, advice: for the message."""
     if n_bytes <= SMALL:
         return
-    on_gpu = th.device(device).type == "cuda"
-    free = th.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
+    free = free_memory() if th.device(device).type == "cpu" else free_on(device)
     if free is not None and n_bytes > free:
         raise ConfigError(
             f"{what} need {n_bytes / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are "

@@ -12,6 +12,8 @@ import warnings
 ENVIRONMENT = {
     # JAX only steps small simulators here: on the CPU, and the GPU's memory is left to torch.
     "JAX_PLATFORMS": "cpu",
+    # Where the user lets JAX have the GPU: it takes what it needs, not most of it at once.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from inspo.utils.checkpoints import (
     Checkpoint,
@@ -22,8 +25,14 @@ from inspo.utils.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
-from inspo.utils.errors import CheckpointError, ConfigError, EnvironmentFailure, TrainingFailure
-from inspo.utils.interrupts import GracefulExit
+from inspo.utils.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentFailure,
+    TrainingFailure,
+    UserError,
+)
+from inspo.utils.interrupts import GracefulExit, out_of_memory
 from inspo.utils.keys import resume_differences, spread_over_t_max
 from inspo.utils.logging import Logger
 from inspo.utils.settings import Settings
@@ -134,7 +143,8 @@ class Saver:
         """What ends the run early says what is saved.
 
         A run whose environment keeps failing can go on from here; one whose numbers are no longer
-        finite saves nothing more, so that the checkpoints of before stand.
+        finite saves nothing more, so that the checkpoints of before stand. One that finds no memory
+        is saved; of an update that was cut short, what it had changed by then stays.
         """
         try:
             yield
@@ -150,6 +160,19 @@ class Saver:
             raise EnvironmentFailure(
                 f"{failure}\nSaved step {self.progress.t_env}; go on with resume={self.folder}"
             ) from failure
+        except (MemoryError, RuntimeError) as error:
+            said = out_of_memory(error)
+            if not said:
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what the update needed
+            if self.args.device != "cpu":
+                torch.cuda.empty_cache()
+            self.save()
+            raise UserError(
+                f"{said}. Saved step {self.progress.t_env}. Make room on {self.args.device}, then "
+                f"go on with resume={self.folder}; or start anew with a smaller batch_size, "
+                "hidden_dim or critic_hidden_dim"
+            ) from None
 
     def finish(self, stop: GracefulExit) -> None:
         """The last checkpoint, if there is one; raises Interrupted if the run was asked to stop."""
