@@ -100,10 +100,12 @@ def draw(path: Path, options, in_memory: bool) -> dict:
     buffer = OfflineBuffer(data, seed=0)
     del data
     size = min(options.batch_size, len(buffer))
-    buffer.sample(size)
+    keys = [*buffer.sample(size).keys()]
     start = time.perf_counter()
     for _ in range(options.batches):
-        buffer.sample(size)
+        batch = buffer.sample(size)
+        for key in keys:
+            batch.rows(key)
     return {"episodes_per_second": options.batches * size / (time.perf_counter() - start)}
 
 

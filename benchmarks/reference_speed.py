@@ -3,6 +3,7 @@
 
     git clone https://github.com/thu-rllab/CFCQL
     python benchmarks/reference_speed.py CFCQL --alg omar --map 5m_vs_6m
+    python benchmarks/reference_speed.py CFCQL --alg cfcql --device cuda
 
 CFCQL's repository has the public learners of CFCQL, OMAR and ICQ that ours are compared with. They
 are taken from the checkout as they are, with their own configuration and without its runners, which
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from learner_speed import MAPS, synthetic_batch
+from learner_speed import MAPS, require, synthetic_batch, wait_for
 
 ALGORITHMS = {  # configuration, module and class of the learner, module and class of the controller
     "cfcql": ("cql_qmix", "cq_learner", "CQLearner", "n_controller", "NMAC"),
@@ -41,10 +42,8 @@ PACKAGES = ("learners", "controllers", "modules", "components", "utils")  # of t
 class Batch:
     """What the public learners ask of a batch: its keys, `batch_size` and `max_seq_length`."""
 
-    device = "cpu"
-
-    def __init__(self, data: dict[str, th.Tensor], n_actions: int):
-        self.data = data
+    def __init__(self, data: dict[str, th.Tensor], n_actions: int, device: str = "cpu"):
+        self.data, self.device = {key: value.to(device) for key, value in data.items()}, device
         self.data["actions_onehot"] = F.one_hot(data["actions"].squeeze(-1), n_actions).float()
         self.batch_size, self.max_seq_length = data["filled"].shape[:2]
 
@@ -73,7 +72,7 @@ def use_checkout(source: Path) -> None:
     sys.modules["controllers"].REGISTRY = {"basic_mac": basic}
 
 
-def make_learner(source: Path, algorithm: str, map_name: str):
+def make_learner(source: Path, algorithm: str, map_name: str, device: str = "cpu"):
     """A learner of the checkout at `source`, with its own settings."""
     configuration, module, learner_class, controller, mac_class = ALGORITHMS[algorithm]
     n, n_actions, obs, state, *_ = MAPS[map_name]
@@ -81,7 +80,7 @@ def make_learner(source: Path, algorithm: str, map_name: str):
     for name in ("default", f"algs/{configuration}"):
         settings |= yaml.safe_load((source / f"config/{name}.yaml").read_text())
     settings |= {"n_agents": n, "n_actions": n_actions, "state_shape": state, "obs_shape": obs}
-    settings |= {"device": "cpu", "use_cuda": False, "learner_log_interval": 10**12}
+    settings |= {"device": device, "use_cuda": device == "cuda", "learner_log_interval": 10**12}
     args = SimpleNamespace(**settings)
     widths = {"state": state, "obs": obs, "actions_onehot": (n_actions,)}
     scheme = {key: {"vshape": width} for key, width in widths.items()}
@@ -92,6 +91,8 @@ def make_learner(source: Path, algorithm: str, map_name: str):
     learner = getattr(importlib.import_module(f"learners.{module}"), learner_class)
     learner = learner(mac(scheme, {"agents": n}, args), scheme, logger, args)
     learner.log_stats_t = 10**12  # logging costs what it costs once per interval, not here
+    if device == "cuda":
+        learner.cuda()
     return learner
 
 
@@ -104,7 +105,9 @@ def main() -> None:
     parser.add_argument("--map", default="5m_vs_6m", choices=[m for m in MAPS if m != "bridge"])
     parser.add_argument("--batch-size", type=int, default=128, help="episodes in an update")
     parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    require(options.device)
     source = options.checkout.resolve() / "discrete/src"
     if not (source / "learners/cq_learner.py").is_file():
         parser.error(f"{options.checkout}: expected a checkout of CFCQL's repository, found none")
@@ -115,14 +118,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     n_actions = MAPS[options.map][1]
     drawn = [synthetic_batch(options.map, options.batch_size, rng) for _ in range(3)]
-    batches = [Batch(dict(batch.data), n_actions) for batch in drawn]
+    batches = [Batch(batch.data, n_actions, options.device) for batch in drawn]
     use_checkout(source)
     with_prints, sys.stdout = sys.stdout, sys.stderr  # theirs
-    learner = make_learner(source, options.alg, options.map)
+    learner = make_learner(source, options.alg, options.map, options.device)
     wall, cpu = [], []
     for update in range(options.updates + 1):
         start = time.perf_counter(), time.process_time()
         learner.train(batches[update % len(batches)], 1, 0)
+        wait_for(options.device)
         wall.append(time.perf_counter() - start[0])
         cpu.append(time.process_time() - start[1])
     sys.stdout = with_prints
@@ -135,6 +139,7 @@ def main() -> None:
                 "alg": f"CFCQL's repository: {options.alg}",
                 "commit": commit.stdout.strip() or None,
                 "map": options.map,
+                "device": options.device,
                 "seconds_per_update": statistics.median(wall[1:]),
                 "cpu_seconds_per_update": statistics.median(cpu[1:]),
                 "updates": options.updates,

@@ -11,7 +11,7 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.packed import to_device
-from inspo.offline.offline_dataset import OfflineDataset
+from inspo.offline.offline_dataset import OfflineDataset, ends_terminated
 from inspo.offline.scratch import SHARE_OF_FREE_MEMORY, is_on_disk
 from inspo.utils.checkpoints import get_generator_state, set_generator_state
 from inspo.utils.errors import DatasetError
@@ -107,7 +107,7 @@ class OfflineBuffer:
         }
         self.lengths = np.asarray(dataset.lengths)
         self.offsets = np.asarray(dataset.offsets)
-        self.ended = np.asarray(dataset.arrays["terminated"])[self.offsets[1:] - 2, 0] > 0
+        self.ended = ends_terminated(dataset.arrays["terminated"], self.lengths)
         self.originals = dataset.equal.originals  # `[E]`, see `EqualEpisodes`
         self.rng = np.random.default_rng(seed)
 
