@@ -112,7 +112,8 @@ def draw_picture(lines: list[dict], path: Path) -> None:
         column[0].set_title({"episodes": "a draw: episodes"}.get(axis, f"an update: {axis}"))
         for panel, label in zip(column, ("seconds", "peak memory, MB")):
             panel.set(xscale="log", yscale="log", ylabel=label)
-            panel.legend()
+            if own:
+                panel.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
