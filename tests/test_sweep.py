@@ -62,6 +62,7 @@ def test_the_example_of_the_help(tmp_path):
     cell = next(cell for cell in grid.cells if "control/seed2" in cell.id)
     values = cell.config().values
     assert values["advantage_weighting"] is False and values["test_nepisode"] == 32
+    assert values["ratio"] == "geometric" and "ratio" not in grid.cells[0].config().values
     assert (values["map_name"], values["quality"], values["seed"]) == ("2s3z", "mixed", 2)
     varied = next(c for c in grid.cells if c.id == block("mixed", "inspo_alpha_0.3_td_lambda_0.0"))
     values = varied.config().values
@@ -107,6 +108,9 @@ def test_paths_are_of_the_project_and_names_do_not_depend_on_where_it_lies(tmp_p
         (small(seeds=0), "seeds: expected a number of seeds"),
         (small(seeds=[-1]), "found '[-1]'"),
         (small(maps=3), "maps: expected names, found '3'"),
+        (small(of_algorithm={"inspo": {}}), "of_algorithm: no algorithm of this grid 'inspo'"),
+        (small(of_algorithm={"bc": 3}), "bc: expected key: value lines, found '3'"),
+        (small(of_algorithm={"bc": {"ratio": "full"}}), "'ratio'"),
         (small(blocks=[]), "blocks: expected a list of blocks, found nothing"),
         (small(vary={"lr": 0.1}), "vary: lr: expected a list of values, found '0.1'"),
         (small(overrides={"test_nepisode": -1}), "test_nepisode: expected at least 0, found -1"),

@@ -40,6 +40,8 @@ qualities: [medium, mixed]  # quality of the data (default: the environment's ow
 seeds: 3                    # 0, 1 and 2; or a list, [0, 7]
 overrides:                  # keys of every cell, as after `with`; paths from the project's root
   test_nepisode: 32
+of_algorithm:               # keys of every cell of an algorithm
+  inspo: {ratio: geometric}
 blocks:                     # leave out for a grid that is one product. Each block is one; what it
   - {}                      # does not say, it takes from above, and its overrides come on top.
   - algorithms: inspo
@@ -53,7 +55,7 @@ blocks:                     # leave out for a grid that is one product. Each blo
 EVERY_OFFLINE = "offline"  # in place of a list of algorithms
 AXES = ("algorithms", "environments", "maps", "qualities", "seeds")
 BLOCK_KEYS = (*AXES, "overrides", "vary", "label", "about")
-FILE_KEYS = (*BLOCK_KEYS, "folder", "blocks", "budget", "tuning")
+FILE_KEYS = (*BLOCK_KEYS, "folder", "blocks", "budget", "of_algorithm", "tuning")
 # What has a place of its own in the file, or is the engine's to say.
 TAKEN = {
     "seed": "seeds",
@@ -114,8 +116,10 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
         )
     blocks = content.get("blocks", [{}])
     _expect(isinstance(blocks, list) and blocks, "blocks: expected a list of blocks", blocks)
-    stage = _tuning(path, content, blocks) if "tuning" in content else None
-    chosen = stage.chosen() if stage else {}
+    of_algorithm = _of_algorithm(content, blocks)
+    stage = _tuning(path, content, blocks, of_algorithm) if "tuning" in content else None
+    tuned = stage.chosen() if stage else {}
+    own_keys = {a: {**of_algorithm.get(a, {}), **tuned.get(a, {})} for a in {*of_algorithm, *tuned}}
     cells: list[Cell] = []
     about: dict[str, str] = {}
     for number, block in enumerate(blocks, 1):
@@ -125,7 +129,7 @@ def _grid(path: Path, content: dict[str, Any]) -> Grid:
             whole = {k: v for k, v in content.items() if k in (*BLOCK_KEYS, "budget")}
             whole |= block or {}
             common, own = (_mapping(part, "overrides") for part in (content, block or {}))
-            made = list(_cells(whole, common, own, chosen))
+            made = list(_cells(whole, common, own, own_keys))
         except UserError as error:
             where = f"block {number}: " if "blocks" in content else ""
             raise ConfigError(f"{where}{error}") from None
@@ -187,7 +191,28 @@ def _within_budget(cell: Cell, budget: tuple[int, float] | None) -> Cell:
     return replace(cell, overrides={**cell.overrides, "t_max": steps})
 
 
-def _tuning(path: Path, content: Mapping[str, Any], blocks: Sequence[Any]) -> Tuning:
+def _of_algorithm(content: Mapping[str, Any], blocks: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """The section `of_algorithm`: algorithm -> keys of all its cells."""
+    given = content.get("of_algorithm") or {}
+    _expect(isinstance(given, dict), "of_algorithm: expected algorithm: {key: value} lines", given)
+    if given:
+        known = _all_algorithms(content, blocks)
+        for name in given:
+            require_known(name, known, "of_algorithm: no algorithm of this grid")
+    return {name: _mapping(given, name) for name in given}
+
+
+def _all_algorithms(content: Mapping[str, Any], blocks: Sequence[Any]) -> list[str]:
+    whole = {key: value for key, value in content.items() if key in BLOCK_KEYS}
+    return sorted({name for block in blocks for name in _algorithms({**whole, **(block or {})})})
+
+
+def _tuning(
+    path: Path,
+    content: Mapping[str, Any],
+    blocks: Sequence[Any],
+    of_algorithm: Mapping[str, Mapping[str, Any]],
+) -> Tuning:
     """The section `tuning`, checked."""
     given = content["tuning"]
     _expect(isinstance(given, dict), "tuning: expected 'key: value' lines", given)
@@ -196,7 +221,7 @@ def _tuning(path: Path, content: Mapping[str, Any], blocks: Sequence[Any]) -> Tu
         _expect(key in given, f"tuning: expected the key {key}", None)
     configurations = _mapping_of_lists(given["configurations"])
     whole = {k: v for k, v in content.items() if k in BLOCK_KEYS and k != "vary"}
-    algorithms = {name for block in blocks for name in _algorithms({**whole, **(block or {})})}
+    algorithms = set(_all_algorithms(content, blocks))
     for name in sorted(algorithms - configurations.keys()):
         raise ConfigError(f"tuning: {name} has no configurations; every algorithm needs its own")
     for name in sorted(configurations.keys() - algorithms):
@@ -211,7 +236,9 @@ def _tuning(path: Path, content: Mapping[str, Any], blocks: Sequence[Any]) -> Tu
         block = whole | {k: given[k] for k in ("seeds", "maps", "qualities") if k in given}
         block |= {"algorithms": name, "budget": content.get("budget", "own")}
         cells[name] = [
-            tuple(_cells(block | {"label": f"{name}_tune{number}"}, common, overrides, {}))
+            tuple(
+                _cells(block | {"label": f"{name}_tune{number}"}, common, overrides, of_algorithm)
+            )
             for number, overrides in enumerate(tried)
         ]
     file = path.with_name(f"{path.stem}_tuned.yaml")
@@ -237,10 +264,10 @@ def _cells(
     block: Mapping[str, Any],
     common: Mapping[str, Any],
     own: Mapping[str, Any],
-    tuned: Mapping[str, Mapping[str, Any]],
+    of_algorithm: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Cell]:
-    """The product of one block. common: the file's overrides; tuned: what was chosen for each
-    algorithm; own: the block's overrides, above both."""
+    """The product of one block. common: the file's overrides; of_algorithm: an algorithm's own, and
+    what tuning chose for it; own: the block's overrides, above both."""
     algorithms, budget = _algorithms(block), _budget(block)
     places = ("maps", "qualities")
     maps, qualities = (_list(block, key) if key in block else [None] for key in places)
@@ -256,7 +283,7 @@ def _cells(
     ):
         place = {"map_name": map_name, "quality": quality}
         chosen = {key: value for key, value in place.items() if value is not None}
-        overrides = {**common, **tuned.get(algorithm, {}), **own}
+        overrides = {**common, **of_algorithm.get(algorithm, {}), **own}
         chosen |= _overrides(overrides, "overrides") | varied | {"seed": seed}
         method = (algorithm if label is None else str(label)) + suffix
         values = Cell("config", algorithm, environment, chosen).config().values
