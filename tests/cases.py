@@ -12,6 +12,7 @@ import torch as th
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.learners import REGISTRY as learner_REGISTRY
+from inspo.modules.autoregressive import AutoregressivePolicy
 from inspo.tabular import matrix_games
 from inspo.utils.config import load_config
 
@@ -44,7 +45,10 @@ def make_mac(args):
 def make_learner(args, logger=None):
     """(learner, logger); the global seed decides about the weights."""
     logger = logger or MemoryLogger()
-    return learner_REGISTRY[args.learner](make_mac(args), scheme_of(args), logger, args), logger
+    learner = learner_REGISTRY[args.learner](make_mac(args), scheme_of(args), logger, args)
+    if getattr(learner, "with_others", False):  # InSPO's, which `start_from` would bring
+        learner.others = AutoregressivePolicy(args.state_shape, args.n_agents, args.n_actions, 8)
+    return learner, logger
 
 
 def build(alg: str, **overrides):

@@ -21,14 +21,15 @@ from inspo.utils.errors import ConfigError
 
 
 def make_inspo(**overrides):
-    """Without randomness or minibatches, past the warm-up, at half of the schedule.
+    """Eq. 23 and Eq. 24 as printed; no randomness or minibatches, past the warm-up, at half of the
+    schedule.
 
     Returns learner, logger, args and a batch.
     """
     defaults = {
         "resample": "weight", "agent_order": "fixed", "critic_minibatch": 0, "critic_warmup": 0.0,
         "td_lambda": 0.0, "alpha": 0.5, "target_tau": 0.3, "beta": 0.2, "beta_hold": 2.0,
-        "beta_end": 3.0, "tune_alpha": False,
+        "beta_end": 3.0, "tune_alpha": False, "ratio": "geometric", "joint_kl_coef": 0.0,
     }  # fmt: skip
     learner, logger, args = cases.build("inspo", **(defaults | overrides))
     return learner, logger, args, cases.random_batch(cases.LENGTHS, args, pad=1)
@@ -401,7 +402,7 @@ def test_awr_is_inspo_without_ratio_and_sequence_and_needs_no_policy_of_the_othe
     after = []
     for algorithm, settings in (
         ("awr", {}),
-        ("inspo", {"ratio": "none", "blocks": 1, "resample": "weight"}),
+        ("inspo", {"ratio": "none", "joint_kl_coef": 0.0, "blocks": 1, "resample": "weight"}),
     ):
         learner, _, args = cases.build(algorithm, critic_warmup=0.0, **settings)
         batch = cases.random_batch(cases.LENGTHS, args)

@@ -70,7 +70,8 @@ def learn(
     settings = {
         "agent": "mlp_ns", "obs_last_action": False, "hidden_dim": 16, "critic_hidden_dim": 16,
         "resample": "weight", "agent_order": "fixed", "critic_minibatch": 0, "td_lambda": 0.0,
-        "cql_alpha": 0.0, "weight_clip": 1e9, "target_tau": 0.2, "critic_warmup": 0.2,
+        "ratio": "geometric", "joint_kl_coef": 0.0, "cql_alpha": 0.0, "weight_clip": 1e9,
+        "target_tau": 0.2, "critic_warmup": 0.2,
         "alpha": alpha, "beta": beta, "beta_hold": 2.0, "beta_end": 3.0, "gamma": gamma,
         "log_interval": 10**9, "t_max": calls,
     }  # fmt: skip
