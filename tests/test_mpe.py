@@ -1,13 +1,16 @@
 """Simple spread against its physics and rewards written out in numpy; its scripted teams."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from inspo.envs import conventions
 from inspo.envs.mpe import SpreadVectorEnv
-from inspo.offline import game_data, spread_data
-from inspo.utils.errors import ConfigError
+from inspo.offline import collect, game_data, spread_data, teams
+from inspo.utils.errors import ConfigError, DatasetError
 
 N_ENVS, LIMIT = 4, 25
 RADIUS, DT, DAMPING, ACCELERATION = 0.15, 0.1, 0.25, 5.0
@@ -94,43 +97,62 @@ def test_one_seed_gives_one_stream(env):
     assert np.array_equal(starts[0], starts[1]) and not np.array_equal(starts[0], starts[2])
 
 
-def test_teams_take_their_shares_and_the_cyclic_ones_agree_nowhere():
+@pytest.mark.parametrize("env", teams.SCRIPTS)
+def test_teams_take_their_shares(env):
     rng = np.random.default_rng(0)
+    map_name = {"mpe": "spread_3", "overcooked": "coord_ring"}[env]
     for quality, counts in (
-        ("one_team", [5000]),
-        ("conventions", [2500, 2500]),
-        ("conventions_60_40", [3000, 2000]),
-        ("conventions_4", [1250] * 4),
+        ("one_team", [1]),
+        ("conventions", [0.5, 0.5]),
+        ("conventions_60_40", [0.6, 0.4]),
+        ("conventions_4", [0.25] * 4),
     ):
-        teams = spread_data.teams_of_episodes("spread_3", quality, rng)
-        assert np.bincount(teams).tolist() == counts
+        found = np.bincount(teams.teams_of_episodes(env, map_name, quality, rng))
+        assert (found / teams.SCRIPTS[env].EPISODES).tolist() == counts
+
+
+def test_the_cyclic_assignments_agree_nowhere():
     six = spread_data.assignments(3, 6)
     assert len({tuple(one) for one in six}) == 6
     assert all((six[a] != six[b]).all() for a in range(3) for b in range(a))
 
 
 @pytest.mark.parametrize(
-    ("map_name", "quality", "message"),
+    ("env", "map_name", "quality", "message"),
     [
-        ("spread_3", "conventions_7", "6 assignments"),
-        ("spread_3", "conventions_1", "K from 2 to 6"),
-        ("spread_3", "convention", "Did you mean 'conventions'"),
-        ("spread_9", "one_team", "found 'spread_9'"),
+        ("mpe", "spread_3", "conventions_7", "6 teams"),
+        ("mpe", "spread_3", "conventions_1", "K from 2 to 6"),
+        ("mpe", "spread_3", "convention", "Did you mean 'conventions'"),
+        ("mpe", "spread_9", "one_team", "found 'spread_9'"),
+        ("overcooked", "coord_ring", "conventions_5", "4 teams"),
     ],
 )
-def test_what_there_is_not_is_one_error(map_name, quality, message):
+def test_what_there_is_not_is_one_error(env, map_name, quality, message):
     with pytest.raises(ConfigError, match=message):
-        spread_data.shares(map_name, quality)
+        teams.shares(env, map_name, quality)
 
 
-def test_a_team_covers_the_landmarks_and_two_teams_mixed_do_not(monkeypatch):
-    """Data of one team, and of agents that follow two: at least a quarter worse."""
+def test_conventions_k_can_be_had_from_the_command_line(tmp_path):
+    words = {
+        "env": "mpe",
+        "map_name": "spread_3",
+        "datasets_dir": tmp_path,
+        "dataset": {"path": None},
+    }
+    collect.check_obtainable(SimpleNamespace(**words, quality="conventions_6"))
+    for quality, error in (("conventions_7", ConfigError), ("conventions", None)):
+        with pytest.raises(error) if error else nullcontext():
+            collect.check_obtainable(SimpleNamespace(**words, quality=quality))
+    with pytest.raises(DatasetError, match="one_team, conventions"):
+        collect.check_obtainable(SimpleNamespace(**words, quality="medium"))
+
+
+def test_a_team_covers_the_landmarks(monkeypatch):
     monkeypatch.setattr(spread_data, "EPISODES", 64)
     team = game_data.make_dataset("mpe", "spread_3", "one_team", episode_limit=LIMIT)
     assert (team.lengths == LIMIT).all() and not team.arrays["terminated"].any()
     assert team.metadata.n_cut == 0 and team.metadata.simulator.endswith("MPE")
-    monkeypatch.setattr(
-        spread_data, "assignments", lambda n, k: np.array([[0, 2, 0], [1, 1, 0], [0, 1, 0]])[:k]
-    )
-    mixed = game_data.make_dataset("mpe", "spread_3", "conventions_3", episode_limit=LIMIT)
-    assert mixed.metadata.return_mean < 1.25 * team.metadata.return_mean
+    assert team.metadata.source == "generated, seed 0, team 0: 64"
+    state = team.arrays["state"].reshape(64, LIMIT + 1, -1)
+    found = conventions.labels("mpe", "spread_3", state, team.lengths)
+    assert (found == [0, 1, 2]).mean() > 0.9

@@ -27,6 +27,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {"sc2": partial(_make, "sc2", "SC2Env"
 VECTOR_REGISTRY: dict[str, Callable[..., Any]] = {
     "smax": partial(_make, "smax", "SMAXVectorEnv"),
     "mpe": partial(_make, "mpe", "SpreadVectorEnv"),
+    "overcooked": partial(_make, "overcooked", "OvercookedVectorEnv"),
     "matrix": partial(_make, "matrix", "MatrixVectorEnv"),
     "bridge": partial(_make, "bridge", "BridgeVectorEnv"),
 }

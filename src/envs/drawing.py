@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inspo.envs import bridge
+from inspo.envs.overcooked import DIRECTIONS, NOTHING, ONION, PLATE, SOUP
 from inspo.utils import files
 from inspo.utils.errors import ConfigError
 from inspo.utils.settings import Settings
@@ -253,9 +254,49 @@ def draw_spread(ax: Axes, env: Any, episode: Episode, t: int) -> None:
         ax.text(x, y, f"{i + 1}", color="white", ha="center", va="center_baseline")
 
 
+# ---- Overcooked ----------------------------------------------------------------------------------
+
+KITCHEN = {"W": "#b58b5a", "P": WALL, "O": "#e8c04c", "B": "#c9d3dd", "X": HEALTH}
+FOOD = {ONION: "#f3d774", PLATE: "white", SOUP: "#d97a3a"}
+
+
+def draw_kitchen(ax: Axes, env: Any, episode: Episode, t: int) -> None:
+    """The kitchen from above: the cooks, what they look at and hold, what lies about and cooks."""
+    from matplotlib.patches import Circle
+
+    kitchen = env.kitchen
+    seen = kitchen.read(episode["state"][t])
+    rows, columns = kitchen.grid.shape
+    ax.set(xlim=(0, columns), ylim=(rows, 0))
+    names = {"O": "onions", "B": "plates", "X": "out"}
+    for (row, column), letter in np.ndenumerate(kitchen.grid):
+        _cell(ax, row, column, facecolor=KITCHEN.get(letter, GROUND), edgecolor=LINE)
+        ax.text(column + 0.5, row + 0.5, names.get(letter, ""), ha="center", va="center")
+
+    def food(x: float, y: float, item: int, radius: float) -> None:
+        if item != NOTHING:
+            ax.add_patch(Circle((x, y), radius, facecolor=FOOD[item], edgecolor=INK, zorder=4))
+
+    for (row, column), item in zip(kitchen.counters, seen["lying"]):
+        food(column + 0.5, row + 0.5, item, 0.2)
+    for (row, column), (onions, left, done) in zip(kitchen.pots, seen["pots"]):
+        for k in range(onions):
+            food(column + 0.25 * (k + 1), row + 0.35, SOUP if done else ONION, 0.1)
+        label = "done" if done else f"{left}" if left else ""
+        ax.text(column + 0.5, row + 0.75, label, color="white", ha="center", va="center")
+    for i, (cell, facing, held) in enumerate(zip(seen["cell"], seen["facing"], seen["held"])):
+        (row, column), (down, right) = kitchen.floor[cell], DIRECTIONS[facing]
+        x, y = column + 0.5, row + 0.5
+        ax.add_patch(Circle((x, y), 0.34, facecolor=AGENTS[i], edgecolor="white", zorder=3))
+        ax.plot([x, x + 0.45 * right], [y, y + 0.45 * down], color=INK, linewidth=3, zorder=3)
+        ax.text(x, y + 0.05, f"{i + 1}", color="white", ha="center", va="center", zorder=5)
+        food(x + 0.3 * right, y + 0.3 * down, held, 0.16)
+
+
 DRAWINGS: dict[str, Drawing] = {
     "matrix": draw_matrix,
     "bridge": draw_bridge,
     "smax": draw_smax,
     "mpe": draw_spread,
+    "overcooked": draw_kitchen,
 }

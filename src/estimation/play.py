@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ from inspo.utils.seeding import seed_everything
 from inspo.utils.settings import Settings
 
 
+def game_of(env: str, map_name: str, env_args: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The configuration under which an environment is played; env_args on top of its own."""
+    argv = ["--config=bc", f"--env-config={env}", "with", f"map_name={map_name}", f"seed={seed}"]
+    values: dict[str, Any] = load_config(argv).values
+    values["env_args"] |= env_args
+    return values
+
+
 def play(
     policies: Sequence[Policy],
     facts: DatasetMetadata,
@@ -34,9 +42,7 @@ def play(
     the same seed. ConfigError if no simulator is known for the data's environment, or if it is of
     other shapes than the data.
     """
-    argv = ["--config=bc", f"--env-config={facts.env}", "with", f"map_name={facts.map_name}"]
-    values = load_config([*argv, f"seed={seed}"]).values
-    values["env_args"] |= json.loads(facts.env_args or "{}")
+    values = game_of(facts.env, facts.map_name, json.loads(facts.env_args or "{}"), seed)
     for policy in policies:
         acting = acting_settings(policy.settings)
         acting |= {"test_greedy": policy.greedy, "test_epsilon": policy.epsilon}

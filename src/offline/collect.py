@@ -20,7 +20,7 @@ import yaml
 
 from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
-from inspo.offline import game_data
+from inspo.offline import game_data, teams
 from inspo.offline.formats.canonical_writer import CanonicalWriter
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.offline.sources import known_sources
@@ -132,6 +132,9 @@ def check_obtainable(args: Any) -> None:
     made = qualities(env, map_name)
     if path.exists() or quality in made or recipe(env, map_name, quality) is not None:
         return
+    if env in teams.SCRIPTS and quality.startswith("conventions_"):
+        teams.shares(env, map_name, quality)
+        return
     published = [line for line in known_sources() if (line.env, line.map_name) == (env, map_name)]
     if env == "matrix" and not (made or published):
         matrix_games.parse(map_name)  # its error says which games there are
@@ -174,7 +177,7 @@ def ensure_dataset(
             collect([_part(folder, p) for p in parts], args, path, DATA_SEED, progress, check)
         else:
             log(f"{path} is not there: generating it")
-            names = ("episode_limit", "local_ratio")
+            names = ("episode_limit", "local_ratio", "shaping")
             options = {k: v for k, v in args.env_args.items() if k in names}
             game_data.generate(env, map_name, quality, path, DATA_SEED, **options)
     return path

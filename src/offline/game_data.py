@@ -1,9 +1,9 @@
-"""Datasets that are made in seconds: matrix games, Bridge, and teams of simple spread.
+"""Datasets that are made in seconds: matrix games, Bridge, and scripted teams (`teams`).
 
 `generate(env, map_name, quality, path, seed)` writes one; the same seed gives the same content.
 
 What is in them stands in docs/datasets.md; the recipes are InSPO's (arXiv 2412.07639, Figures 1 and
-2, Appendix C.2), Bridge is as in AlberDICE's published files, and `spread_data` has MPE's teams.
+2, Appendix C.2), and Bridge is as in AlberDICE's published files.
 
 `tabular.matrix_games` says which other matrix games and qualities there are. Their datasets are the
 smallest of at least 1,200 episodes (`m_ne`: 1,000) in which the proportions of the joint actions
@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from inspo.envs import VECTOR_REGISTRY
 from inspo.envs.bridge import BridgeVectorEnv
 from inspo.envs.bridge_boards import BOARDS, DOWN, LEFT, RIGHT, STAY, UP, Board
 from inspo.envs.matrix import MatrixVectorEnv
-from inspo.envs.mpe import SpreadVectorEnv
 from inspo.envs.multiagentenv import VectorEnv
-from inspo.offline import spread_data
+from inspo.offline import overcooked_data, teams
 from inspo.offline.formats.canonical_writer import write_dataset
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
 from inspo.tabular import matrix_games
@@ -47,8 +47,8 @@ def qualities(env: str, map_name: str) -> tuple[str, ...]:
     if env == "matrix":
         game = matrix_games.find(map_name)
         return matrix_games.QUALITIES[game.kind] if game else ()
-    if env == "mpe":
-        return spread_data.QUALITIES
+    if env == "mpe" or (env == "overcooked" and map_name in overcooked_data.TEAMS):
+        return teams.QUALITIES
     return BRIDGE_QUALITIES if env == "bridge" and map_name in BOARDS else ()
 
 
@@ -217,31 +217,38 @@ def make_dataset(
     seed: int = 0,
     episode_limit: int = 20,
     observation: str = "coordinates",
-    local_ratio: float = 0.5,
+    **options: Any,
 ) -> OfflineDataset:
-    """The dataset in memory. episode_limit and observation are Bridge's, local_ratio is MPE's."""
-    options: dict[str, Any] = {}
+    """The dataset in memory.
+
+    episode_limit: of all but matrix games. observation: Bridge's. options: further `env_args` of
+    the environments of scripted teams.
+    """
     # one stream for each kind of data, so that `mixed` contains exactly the episodes of `optimal`
     streams = [np.random.default_rng([seed, stream]) for stream in range(2)]
-    if env == "matrix":
+    source, env_args = f"generated, seed {seed}", ""
+    if env in teams.SCRIPTS:
+        script = teams.SCRIPTS[env]
+        team = teams.teams_of_episodes(env, map_name, quality, streams[0])
+        options["episode_limit"] = episode_limit
+        env_args = json.dumps(options, sort_keys=True)
+        source += f", {', '.join(f'team {t}: {n}' for t, n in enumerate(np.bincount(team)))}"
+        simulator: VectorEnv = VECTOR_REGISTRY[env](
+            map_name=map_name, n_envs=len(team), seed=seed, **options
+        )
+        members = np.tile(team[:, None], simulator.n_agents)
+        arrays, lengths = play(
+            simulator, lambda t, seen: script.act(map_name, members, seen["state"], streams[1])
+        )
+    elif env == "matrix":
         actions = joint_actions(map_name, quality, streams[0])
-        simulator: VectorEnv = MatrixVectorEnv(map_name, n_envs=len(actions))
-    elif env == "mpe":
-        options = {"episode_limit": episode_limit, "local_ratio": local_ratio}
-        n_envs = spread_data.EPISODES
-        simulator = SpreadVectorEnv(map_name, n_envs, seed, **options)
-        team = spread_data.teams_of_episodes(map_name, quality, streams[0])
-        assignment = spread_data.assignments(simulator.n_agents, team.max() + 1)[team]
+        simulator = MatrixVectorEnv(map_name, n_envs=len(actions))
+        arrays, lengths = play(simulator, lambda t, seen: actions[:, t])
     else:
         actions = bridge_actions(map_name, quality, episode_limit, streams)
         simulator = BridgeVectorEnv(
             map_name, len(actions), episode_limit=episode_limit, observation=observation
         )
-    if env == "mpe":
-        arrays, lengths = play(
-            simulator, lambda t, seen: spread_data.script(seen["state"], assignment, streams[1])
-        )
-    else:
         arrays, lengths = play(simulator, lambda t, seen: actions[:, t])
     info: dict[str, Any] = simulator.get_env_info()
     metadata = DatasetMetadata(
@@ -249,9 +256,9 @@ def make_dataset(
         map_name=map_name,
         quality=quality,
         simulator=getattr(simulator, "simulator", f"{env} 1"),
-        source=f"generated, seed {seed}",
+        source=source,
         created_by="offline.games",  # as it was called when the first were made
-        env_args=json.dumps(options, sort_keys=True) if options else None,
+        env_args=env_args or None,
         **info,
     )
     return OfflineDataset.build(arrays, lengths, metadata)

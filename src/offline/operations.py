@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from inspo.offline.formats.canonical_writer import (
 )
 from inspo.offline.formats.common import EXISTS
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset
+from inspo.offline.validation import differing_settings
 from inspo.utils.errors import DatasetError, UserError, nearest
 from inspo.utils.seeding import spawn_seeds
 
@@ -207,6 +209,8 @@ def mix(
             for name, a, b in both
             if getattr(a, name) != getattr(b, name)
         ]
+        _, first, other = both[0]
+        differing += differing_settings(first, json.loads(other.env_args or "{}"), str(paths[0]))
         if differing:
             raise DatasetError(
                 f"{path}: does not fit {paths[0]}: {'; '.join(differing)}. Mix datasets of one "

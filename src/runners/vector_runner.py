@@ -12,7 +12,7 @@ import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch, Scheme
 from inspo.controllers.basic_controller import BasicMAC
-from inspo.envs import VECTOR_REGISTRY
+from inspo.envs import VECTOR_REGISTRY, conventions
 from inspo.envs.drawing import DRAWINGS, write_gif
 from inspo.envs.multiagentenv import VectorEnv
 from inspo.utils.errors import ConfigError
@@ -39,7 +39,8 @@ class EpisodeStats:
     """What became of some episodes, in the order in which they were played.
 
     returns: sums of rewards. lengths: transitions. infos: name -> values, from the last step's
-    `info` (SMAC and SMAX: `battle_won`, `dead_allies`, `dead_enemies`). n_lost: episodes beside
+    `info` (SMAC and SMAX: `battle_won`, `dead_allies`, `dead_enemies`), and the convention of each
+    agent where there are such (`envs.conventions`). n_lost: episodes beside
     these that broke off because a simulator failed, and were played anew.
     """
 
@@ -72,7 +73,11 @@ class EpisodeStats:
             "return_std": float(np.std(self.returns)),
             "ep_length_mean": float(np.mean(self.lengths)),
         }
-        stats |= {f"{name}_mean": float(np.mean(values)) for name, values in self.infos.items()}
+        stats |= {
+            f"{name}_mean": float(np.mean(values))
+            for name, values in self.infos.items()
+            if not name.startswith(conventions.PREFIX)  # which are names, not amounts
+        }
         if self.n_lost:
             stats["episodes_lost"] = float(self.n_lost)
         return {prefix + key: value for key, value in stats.items()}
@@ -128,6 +133,10 @@ class VectorRunner:
             env.reset_lost()
             self._play(batch, again, infos, test_mode)
         lengths = batch["filled"].sum(1).flatten() - 1
+        name, state = str(self.args.env), batch["state"].numpy()
+        played = conventions.labels(name, getattr(env, "map_name", ""), state, lengths.numpy())
+        if played is not None:
+            infos |= {f"{conventions.PREFIX}{i}": column for i, column in enumerate(played.T)}
         self.last_stats = EpisodeStats(
             # Step by step, in double precision; what follows an episode is zero.
             batch["reward"].double().numpy().cumsum(1)[:, -1, 0].tolist(),
