@@ -28,6 +28,7 @@ COMMANDS = {
     "beyond_two_games": ("beyond_two", "matrix games of 2 to 8 agents, closed form and networks"),
     "beyond_two_bridge": ("beyond_two", "Bridge with 3 and 4 agents"),
     "beyond_two_battles": ("beyond_two", "SMAX 2s3z, medium and mixed_90_10"),
+    "conventions": ("conventions", "data of teams that clash (ours): simple spread, two kitchens"),
     "online": ("online", "MAPPO and QMIX with and without the head start of an offline run"),
     "copies": ("copies", "what copies of episodes do, on a file of SMAX 2s3z made so on purpose"),
     "selection": ("selection_study", "how good estimates from data are at choosing policies"),
@@ -42,7 +43,17 @@ ALL = ("table1", "table2", "table3", "figure3", "figure5", "paths", "bridge", "s
 # The options that are not for every command.
 OWN_OPTIONS = {
     "qualities": ("main_job", "bridge", "smax", "table4", "table5", "table6"),
-    "maps": ("smax", "online", "copies", "selection", "table4", "table5", "table6", "table7"),
+    "maps": (
+        "smax",
+        "online",
+        "copies",
+        "selection",
+        "table4",
+        "table5",
+        "table6",
+        "table7",
+        "conventions",
+    ),
     "on": ("table4", "table5", "table6", "table7"),
     "fill": (
         "table1",
@@ -58,6 +69,7 @@ OWN_OPTIONS = {
         "beyond_two_games",
         "beyond_two_bridge",
         "beyond_two_battles",
+        "conventions",
     ),
 }
 WITH_OWN_ALGORITHMS = (
@@ -101,6 +113,7 @@ what they write (under results/, or --results DIR):
     with --on smax            smax/MAP.md .csv .json .png (table4), smax/NAME.md ... (the others)
   paths, bridge     paper/paths.png .json, paper/bridge_QUALITY_ALG.gif .png .json
   online, copies    {smax,bridge}/online_MAP.png .json, {smax,bridge}/duplicates_MAP.json
+  conventions       paper/conventions.md .csv .json .png, paper/conventions_seeds.md .json
   runs       runs/{smax,sc2,paper}: a folder each with log.txt, Sacred's record, checkpoints
 
 Every command goes on where it was stopped: what is finished is not run again, what was

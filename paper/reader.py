@@ -8,7 +8,7 @@ A file has the fields of `Comparison` (title, caption, metric, unit, digits, sha
     runs: paper                    # the runs are in results/runs/paper (default: paper)
     files: paper                   # the table's files are in results/paper (default: paper)
     datasets:                      # in place of them: maps and qualities; or `grid`, a grid file
-      xor_a: {label: (a), map_name: xor, quality: a, data_mean: 0.5}
+      xor_a: {label: (a), map_name: xor, quality: a, data_mean: 0.5}  # perhaps an environment
     algorithm: inspo               # of methods that do not name theirs (default: their key)
     of_algorithm:                  # keys of every run of an algorithm
       inspo: {batch_size: 256}
@@ -147,7 +147,7 @@ def _datasets(content: Mapping[str, Any]) -> list[Data]:
         Data(
             key,
             data.get("label", f"{data['map_name']} {data['quality']}"),
-            content["environment"],
+            data.get("environment", content["environment"]),
             {k: data[k] for k in ("map_name", "quality")} | content.get("overrides", {}),
             {method: _mean_std(value) for method, value in printed.get(key, {}).items()},
             data.get("data_mean"),

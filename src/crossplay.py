@@ -19,15 +19,15 @@ from inspo.utils.paths import PROJECT_ROOT
 DESCRIPTION = """\
 Play every mixture of members of two teams, and write their returns as a matrix.
 
-TEAMS are policies: runs' model folders (results/models/RUN: its last step), folders of single steps,
-shipped policies (src/policies/ENV/MAP/NAME), or any folder below which such lie. --scripts adds the
-scripted teams of simple spread and Overcooked, whose data are called `conventions`.
+TEAMS are policies: runs' model folders (results/models/RUN: its last step), folders of single
+steps, shipped policies (src/policies/ENV/MAP/NAME), or any folder below which such lie. --scripts
+adds the scripted teams of simple spread and Overcooked, whose data are called `conventions`.
 """
 
 EPILOG = """\
-In the matrix, row a and column b, agent 0 is of team a and the others of a and b (two agents: of b).
-Teams that earn as much with each other's members as among themselves hold no conventions that
-clash. docs/conventions.md says more.
+In the matrix, row a and column b, agent 0 is of team a and the others of a and b (with two agents,
+of b). Teams that earn as much with each other's members as among themselves hold no conventions
+that clash. docs/conventions.md says more.
 
 examples:
   python src/crossplay.py --scripts 4 --env overcooked --map coord_ring

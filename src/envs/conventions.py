@@ -42,6 +42,7 @@ LABELS: dict[str, Callable[[str, np.ndarray, np.ndarray], np.ndarray]] = {
     "overcooked": rounds,
 }
 RINGS = ("coord_ring", "counter_circuit")
+NAMES = {"overcooked": "catb"}  # clockwise, anticlockwise, top, below; elsewhere numbers
 
 
 def labels(env: str, map_name: str, state: np.ndarray, last: np.ndarray) -> np.ndarray | None:
@@ -52,3 +53,8 @@ def labels(env: str, map_name: str, state: np.ndarray, last: np.ndarray) -> np.n
     if env not in LABELS or (env == "overcooked" and map_name not in RINGS):
         return None
     return LABELS[env](map_name, state, last)
+
+
+def name_of(env: str, label: int) -> str:
+    """A word for a label: a letter in a kitchen, the landmark's number in spread."""
+    return NAMES[env][label] if env in NAMES else str(label)

@@ -81,9 +81,8 @@ def load_policy(
     for key in ("env", "map_name"):
         if stored.get(key) != getattr(facts, key):
             raise CheckpointError(
-                f"{folder} is a policy of {stored.get('env')} {stored.get('map_name')}, but the "
-                f"data are of {facts.env} {facts.map_name}: a policy can only be estimated from "
-                "data of its own task"
+                f"{folder} is a policy of {stored.get('env')} {stored.get('map_name')}, but one of "
+                f"{facts.env} {facts.map_name} is wanted: a policy knows its own task alone"
             )
     values = config.get("agent_output_type") != "pi_logits"
     greedy = values or (bool(config.get("test_greedy", True)) if way == "run" else way == "greedy")
