@@ -9,7 +9,7 @@ import pytest
 
 from inspo.envs import conventions
 from inspo.envs.mpe import SpreadVectorEnv
-from inspo.offline import collect, game_data, spread_data, teams
+from inspo.offline import collect, game_data, inspection, spread_data, teams
 from inspo.utils.errors import ConfigError, DatasetError
 
 N_ENVS, LIMIT = 4, 25
@@ -156,3 +156,20 @@ def test_a_team_covers_the_landmarks(monkeypatch):
     state = team.arrays["state"].reshape(64, LIMIT + 1, -1)
     found = conventions.labels("mpe", "spread_3", state, team.lengths)
     assert (found == [0, 1, 2]).mean() > 0.9
+
+
+def test_inspect_counts_the_conventions_and_their_distance_from_the_product(monkeypatch):
+    """Two teams that agree nowhere: two conventions, each agent's tells all others', 2 log 2."""
+    monkeypatch.setattr(spread_data, "EPISODES", 64)
+    two = game_data.make_dataset("mpe", "spread_3", "conventions", episode_limit=LIMIT)
+    seen = np.tile([0.0, 0.0, 0.5, 0.5, -0.5, -0.5], (2, 1))  # the landmarks, where agents end
+    ends = np.zeros((64, 18))
+    teams_of = np.repeat([[0, 1, 2], [1, 2, 0]], 32, axis=0)
+    ends[:, 12:] = seen[0]
+    ends[:, :6] = seen[0].reshape(3, 2)[teams_of].reshape(64, 6)
+    two.arrays["state"][two.offsets[1:] - 1] = ends
+    found = inspection.inspect(two)
+    assert found.conventions.shares == {"0 1 2": 0.5, "1 2 0": 0.5}
+    assert found.conventions.number == pytest.approx(2)
+    assert found.conventions.total_correlation == pytest.approx(2 * math.log(2))
+    assert "0 1 2: 50.0%" in inspection.to_text(found)

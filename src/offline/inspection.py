@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from inspo.envs import conventions
 from inspo.offline.duplicates import EqualEpisodes
 from inspo.offline.offline_dataset import DatasetMetadata, OfflineDataset, ends_terminated
 
@@ -108,6 +109,40 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class Conventions:
+    """By which conventions the episodes were played (`envs.conventions`), agent by agent.
+
+    shares: joint convention -> its share of the episodes, falling. number: how many there are in
+    effect, exp of their entropy. total_correlation: nats between the joint conventions and the
+    product of the agents' own: 0 where agents choose theirs independently of each other.
+    """
+
+    shares: dict[str, float]
+    number: float
+    total_correlation: float
+
+    @classmethod
+    def of(cls, dataset: OfflineDataset) -> Conventions | None:
+        """None where none are known."""
+        env, map_name = dataset.metadata.env, dataset.metadata.map_name
+        found = []
+        for start, end in zip(dataset.offsets, dataset.offsets[1:]):
+            state = dataset.arrays["state"][start:end][None]
+            one = conventions.labels(env, map_name, state, np.array([end - start - 1]))
+            if one is None:
+                return None
+            found.append(one[0])
+        labels = np.array(found)
+        rows, counts = np.unique(labels, axis=0, return_counts=True)
+        names = [" ".join(conventions.name_of(env, int(x)) for x in row) for row in rows]
+        order = np.argsort(-counts, kind="stable")
+        joint = entropy(numbered(labels))
+        own = sum(entropy(column) for column in labels.T)
+        shares = {names[k]: float(counts[k] / len(labels)) for k in order}
+        return cls(shares, float(np.exp(joint)), max(own - joint, 0.0))
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that `inspect` shows. returns, lengths `[E]`; won `[E]` or None."""
 
@@ -116,6 +151,7 @@ class Inspection:
     dependence: Dependence
     coverage: Coverage
     equal: EqualEpisodes
+    conventions: Conventions | None
     returns: np.ndarray
     lengths: np.ndarray
     won: np.ndarray | None
@@ -133,6 +169,7 @@ class Inspection:
                 for key, value in asdict(self.dependence).items()
             },
             "coverage": coverage,
+            "conventions": None if self.conventions is None else asdict(self.conventions),
             "equal_episodes": self.equal.as_dict(),
         }
 
@@ -162,6 +199,7 @@ def inspect(dataset: OfflineDataset) -> Inspection:
             forced=_forced(dataset, rows),
         ),
         equal=dataset.equal,
+        conventions=Conventions.of(dataset),
         returns=dataset.episode_returns(),
         lengths=dataset.lengths,
         won=dataset.battle_won,
@@ -338,4 +376,10 @@ def to_text(inspection: Inspection) -> str:
         f"{cov.cell_actions / cov.cells:.1f} joint actions in each",
         f"forced              {cov.forced:.1%} of all choices had a single action available",
     ]
+    if (played := inspection.conventions) is not None:
+        most = ", ".join(f"{name}: {share:.1%}" for name, share in [*played.shares.items()][:6])
+        lines.append(
+            f"conventions         {most}; in effect {played.number:.2f}, "
+            f"{played.total_correlation:.3f} nats from the product of the agents"
+        )
     return "\n".join(lines)
