@@ -149,7 +149,7 @@ class Ending:
 
 def ending_of(run: Run) -> Ending | None:
     """None for a run that does not say."""
-    columns = []
+    columns: list[list[str]] = []
     while (key := f"{conventions.PREFIX}{len(columns)}") in run.raw:
         columns.append([conventions.name_of(run.environment, int(x)) for x in run.raw[key]])
     if not columns:

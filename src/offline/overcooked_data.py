@@ -186,4 +186,5 @@ class _Member:
         return self.ring[(self.ring.index(here) + turn) % len(self.ring)]
 
     def _step(self, here: Cell, to: Cell) -> int:
-        return DIRECTIONS.tolist().index([to[0] - here[0], to[1] - here[1]])
+        ways: list[list[int]] = DIRECTIONS.tolist()
+        return ways.index([to[0] - here[0], to[1] - here[1]])
