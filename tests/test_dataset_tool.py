@@ -387,6 +387,18 @@ def test_maps_do_not_mix(capsys, tmp_path, file):
     assert "map_name '2s3z' and '3m'" in error and not (tmp_path / "x.h5").exists()
 
 
+def test_rewards_do_not_mix(capsys, tmp_path, data):
+    """Of one map, collected under other settings of the reward."""
+    parts = []
+    for share in (0.5, 0.1):
+        facts = replace(data.metadata, env_args=json.dumps({"local_ratio": share, "seed": share}))
+        parts.append(f"{tmp_path / f'{share}.h5'}:2")
+        write_dataset(tmp_path / f"{share}.h5", replace(data, metadata=facts))
+    error = refused(capsys, "mix", *parts, tmp_path / "x.h5")
+    assert "env_args.local_ratio was 0.5 and is 0.1" in error and "seed was" not in error
+    assert not (tmp_path / "x.h5").exists()
+
+
 # ------------------------------------------------------------------------------ subsample, split
 
 

@@ -18,6 +18,7 @@ from inspo.envs import drawing
 from inspo.envs.bridge import encode
 from inspo.envs.bridge_boards import BOARD_OF, LEFT
 from inspo.envs.matrix import MatrixVectorEnv
+from inspo.envs.overcooked import ONION, PLATE, SOUP, Kitchen
 from inspo.runners import REGISTRY
 from inspo.utils.errors import ConfigError
 
@@ -59,6 +60,31 @@ def test_bridge_shows_the_agents_the_goals_and_the_moves(cells):
         arrows = [text for text in ax.texts if not text.get_text()]
         assert len(arrows) == 1 - t  # the others stay, and in the last board nothing is played
         assert t or (arrows[0].xy[0] < cells[0, 0, 1] and arrows[0].xy[1] == cells[0, 0, 0] + 0.5)
+
+
+def test_a_kitchen_shows_the_cooks_what_they_hold_and_what_cooks():
+    kitchen = Kitchen("coord_ring")
+    state = np.zeros(kitchen.width)
+    for i, (cell, facing, item) in enumerate([(1, 3, PLATE), (7, 0, None)]):
+        own = state[i * kitchen.agent_width :][: kitchen.agent_width]
+        own[cell] = own[len(kitchen.floor) + facing] = 1
+        if item:
+            own[len(kitchen.floor) + 3 + item] = 1
+    pots = state[2 * kitchen.agent_width :]
+    pots[:6] = [1, 0.35, 0, 2 / 3, 0, 0]  # one cooks, seven steps to go; one has two onions
+    pots[6 + 3 * 3 + SOUP - 1] = 1  # on the fourth counter
+    env = SimpleNamespace(kitchen=kitchen, map_name="coord_ring")
+    ax = drawn(drawing.draw_kitchen, env, {"state": np.stack([state])}, 0)
+    circles = [(p.center, to_hex(p.get_facecolor())) for p in ax.patches if isinstance(p, Circle)]
+    for i, cell in enumerate((1, 7)):
+        row, column = kitchen.floor[cell]
+        assert ((column + 0.5, row + 0.5), drawing.AGENTS[i]) in circles
+    colours = [colour for _, colour in circles]
+    food = {item: to_hex(colour) for item, colour in drawing.FOOD.items()}
+    assert colours.count(food[PLATE]) == 1 and colours.count(food[ONION]) == 3 + 2
+    row, column = kitchen.counters[3]
+    assert ((column + 0.5, row + 0.5), food[SOUP]) in circles
+    assert {"7", "onions", "plates", "out", "1", "2"} <= {text.get_text() for text in ax.texts}
 
 
 @pytest.mark.parametrize(
