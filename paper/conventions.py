@@ -246,7 +246,6 @@ def draw(path: Path, entries: Sequence[Entry], found: Mapping[str, Reference]) -
             label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())
         }
         figure.legend(list(handles.values()), list(handles), loc="outside right center")
-        figure.subplots_adjust(right=0.86)
         return save(figure, path)
 
 
