@@ -400,7 +400,7 @@ def test_the_committed_tables_can_be_gone_on_with(name):
         (["table1", "--maps", "2s3z"], "--maps belongs to"),
         (["smax", "--algs", "controll"], "Did you mean 'control'"),
         (["bridge", "--qualities", "medium"], "Bridge has optimal, mixed; found 'medium'"),
-        (["figure5", "--fill"], "--fill belongs to"),
+        (["paths", "--fill"], "--fill belongs to"),
         (["table4", "--address", "auto"], "--address belongs to --backend ray"),
     ],
 )
