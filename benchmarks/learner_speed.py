@@ -105,8 +105,8 @@ def make_learner(algorithm, shape, changes=(), device="cpu", bridge=False):
         "episode_limit": limit,
     }
     vars(args).update(info)
-    if "behaviour" in config.values:
-        args.behaviour = SimpleNamespace(**args.behaviour)
+    for group in {"behaviour", "retention"} & config.values.keys():
+        setattr(args, group, SimpleNamespace(**config.values[group]))
     args.log_interval = 10**12  # logging costs what it costs once per log_interval, not here
     scheme = build_scheme(info)
     mac = mac_REGISTRY[args.mac](scheme, {"agents": n}, args)

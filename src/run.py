@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from inspo.components.episode_batch import EpisodeBatch, build_scheme
 from inspo.components.replay_buffer import ReplayBuffer
 from inspo.controllers import REGISTRY as mac_REGISTRY
@@ -409,21 +407,12 @@ def test(
         stats = runner.test(n_episodes, phase.update)
     summary = stats.summary("test_")
     if hasattr(runner.env, "exact_statistics"):  # a matrix game needs no sampling
-        summary |= runner.env.exact_statistics(first_policies(runner))
+        batch = runner.run(test_mode=True)
+        summary |= runner.env.exact_statistics(runner.mac.joint_policy(batch))
     logger.log_stats(summary, progress.t_env)
     progress.last_test = progress.t_env
     progress.history.append({"t_env": progress.t_env, **summary})
     return stats
-
-
-def first_policies(runner: VectorRunner) -> list[np.ndarray]:
-    """What tests draw every agent's first action of an episode from, `[A]` each."""
-    batch = runner.run(test_mode=True)
-    runner.mac.init_hidden(batch.batch_size)
-    outputs = runner.mac.forward(batch, t=0, test_mode=True)[:1]
-    avail = batch["avail_actions"][:1, 0].to(outputs.device)
-    probabilities = runner.mac.action_selector.probabilities(outputs, avail)
-    return list(probabilities[0].double().cpu().numpy())
 
 
 def final_test(

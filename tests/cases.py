@@ -24,8 +24,8 @@ def make_args(alg: str, env: str = "matrix_offline", **overrides) -> SimpleNames
     """The configuration of `alg` without presets, narrow networks, SHAPES, `overrides` on top."""
     values = load_config([f"--config={alg}", f"--env-config={env}", "with", "use_presets=False"])
     args = SimpleNamespace(**values.values, **SHAPES)
-    if "behaviour" in vars(args):
-        args.behaviour = SimpleNamespace(**args.behaviour)
+    for group in {"behaviour", "retention"} & vars(args).keys():
+        setattr(args, group, SimpleNamespace(**getattr(args, group)))
     vars(args).update(
         {"seed": 3, "device": "cpu", "hidden_dim": 8, "log_interval": 1, "t_max": 100}
         | {"critic_hidden_dim": 8}

@@ -1,11 +1,25 @@
 """CFCQL and MACQL: losses by loops, what lambda does, and what the penalty alone converges to."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch as th
-from cases import LENGTHS, build, random_batch, train_on_game, without_choice
+from cases import (
+    LENGTHS,
+    assert_close_weights,
+    available,
+    build,
+    descend,
+    descend_plainly,
+    play_agent,
+    random_batch,
+    td_lambda_loop,
+    train_on_game,
+    transitions_of,
+    without_choice,
+)
 from test_qmix import Literal
 
 from inspo.learners.cfcql_learner import agent_weights
@@ -137,11 +151,12 @@ def test_the_published_hyperparameters_are_chosen_by_map_and_quality(map_name):
 # MACQL
 
 
-@pytest.mark.parametrize("td_lambda", [0.0, 0.6])
-def test_loss_and_step_of_macql_are_those_of_the_loops(td_lambda):
-    learner, logger, args = build(
-        "macql", td_lambda=td_lambda, raw_sample_actions=7, global_cql_alpha=3.0
-    )
+@pytest.mark.parametrize(
+    ("td_lambda", "include"), [(0.0, False), (0.6, False), (0.6, True)]
+)  # fmt: skip
+def test_loss_and_step_of_macql_are_those_of_the_loops(td_lambda, include):
+    draws = {"raw_sample_actions": 7, "cql_include_data": include}
+    learner, logger, args = build("macql", td_lambda=td_lambda, global_cql_alpha=3.0, **draws)
     batch = random_batch(LENGTHS, args, pad=2)
     literal = Literal(learner, batch, args)
     cells = literal.cells  # in the order in which the learner draws for them
@@ -151,11 +166,66 @@ def test_loss_and_step_of_macql_are_those_of_the_loops(td_lambda):
     for (e, t), joints in zip(cells, drawn.transpose(1, 2).tolist(), strict=True):
         for joint in joints:
             assert all(a in literal.possible(e, t, i) for i, a in enumerate(joint))
+        joints = [*joints, literal.played(e, t)] if include else joints
         total = sum(th.exp(literal.q_tot(e, t, joint)) for joint in joints)
         penalty += th.log(total) - literal.q_tot(e, t, literal.played(e, t))
     td_loss, cql_loss = literal.td_loss(), penalty / len(cells)
     th.manual_seed(4)
     literal.assert_trained_as(logger, td_loss + 3 * cql_loss, td_loss=td_loss, cql_loss=cql_loss)
+
+
+@pytest.mark.parametrize(("mixer", "draws"), [("independent", 0), ("vdn", 5), ("independent", 5)])
+def test_loss_of_independent_and_added_values_is_that_of_the_loops(mixer, draws):
+    learner, logger, args = build(
+        "idqn_cql", mixer=mixer, raw_sample_actions=draws, td_lambda=0.6, cql_include_data=True
+    )
+    batch = random_batch(LENGTHS, args, pad=2)
+    nets = {name: copy.deepcopy(net).double() for name, net in learner.networks.items()}
+    cells = transitions_of(batch)
+    q = [play_agent(nets["agent"], batch, args, i) for i in range(3)]
+    target_q = [play_agent(nets["target_agent"], batch, args, i) for i in range(3)]
+    th.manual_seed(4)
+    drawn = draw_available(
+        th.stack([batch["avail_actions"][e, t] for e, t in cells]), max(draws, 1)
+    )
+
+    def total(values):
+        return [sum(values)] if mixer == "vdn" else values
+
+    following = {}
+    for e, t in cells:
+        best = [
+            max(available(batch, e, t + 1, i), key=lambda a, i=i: float(q[i][e, t + 1][a].detach()))
+            for i in range(3)
+        ]
+        following[e, t] = total([target_q[i][e, t + 1][a].detach() for i, a in enumerate(best)])
+    td, penalty = [], []
+    for k in range(len(following[cells[0]])):
+        values = {c: of[k] for c, of in following.items()}
+        y = td_lambda_loop(batch, values, args.gamma, args.td_lambda)
+        for m, (e, t) in enumerate(cells):
+            joint = batch["actions"][e, t, :, 0].tolist()
+            taken = total([q[i][e, t][a] for i, a in enumerate(joint)])[k]
+            td.append(0.5 * (taken - y[e, t]) ** 2)
+            others = [[*row, a] for row, a in zip(drawn[m].tolist(), joint)]
+            if draws == 0:
+                others = [available(batch, e, t, i) for i in range(3)]
+                rows = [th.stack([q[k][e, t][b] for b in others[k]])]
+            elif mixer == "vdn":
+                rows = [
+                    th.stack([sum(q[i][e, t][a] for i, a in enumerate(b)) for b in zip(*others)])
+                ]
+            else:
+                rows = [th.stack([q[k][e, t][b] for b in others[k]])]
+            penalty.append(th.log(rows[0].exp().sum()) - taken)
+    td_loss, cql_loss = sum(td) / len(td), sum(penalty) / len(penalty)
+    descend_plainly(learner, 0.02)
+    descend(nets["agent"].parameters(), td_loss + args.global_cql_alpha * cql_loss, 0.02)
+    th.manual_seed(4)
+    learner.train(batch, 0, 8)
+    assert logger.stats["td_loss"] == [pytest.approx(td_loss.item(), rel=1e-4)]
+    assert logger.stats["cql_loss"] == [pytest.approx(cql_loss.item(), rel=1e-4)]
+    assert_close_weights(learner.networks["agent"], nets["agent"])
 
 
 def test_draws_are_uniform_over_the_available_actions_and_independent():

@@ -7,8 +7,8 @@ import cases
 import pytest
 import torch as th
 
+from inspo.learners import REGISTRY
 from inspo.learners.learner import optimise
-from inspo.utils.config import names
 from inspo.utils.errors import TrainingFailure
 
 RATES = {"lr": 0.0011, "critic_lr": 0.0023, "nu_lr": 0.0047, "alpha_lr": 0.0095, "data_lr": 0.0007}
@@ -21,15 +21,20 @@ OPTIMISERS = {  # name -> the key of the rate of each group of parameters
     "macql": {"all": ["lr"]},
     "omiga": {"policy": ["lr"], "q": ["lr"], "v": ["lr"]},
     "icq": {"critic": ["critic_lr"], "policy": ["lr"]},
+    "comadice": {"policy": ["lr"], "q": ["lr"], "v": ["lr"]},
+    "oryx": {"all": ["lr"]},
+    "iql": {"critics": ["critic_lr"], "value": ["critic_lr"], "policy": ["lr"]},
+    "td3bc": {"critics": ["critic_lr"], "policy": ["lr"]},
+    "idqn_cql": {"all": ["lr"]},
     "alberdice": {"data": ["data_lr"]}
     | {f"agent_{i}": ["nu_lr", "lr", "data_lr"] for i in range(3)},
     "inspo": {f"critic_{i}": ["critic_lr"] for i in range(3)}
     | {f"policy_{i}": ["lr"] for i in range(3)}
     | {"alpha": ["alpha_lr"]},
 }
-# AWR and cloning of the best have another's learner.
-LEARNERS = [name for name in names("algs") if cases.make_args(name).learner == f"{name}_learner"]
-OF_VALUES = {"qmix", "cfcql", "macql"}  # the others train policies
+LEARNERS = list(OPTIMISERS)  # the other algorithms are one of these with other keys
+OF_VALUES = {"qmix", "cfcql", "macql", "idqn_cql"}  # the others train policies
+assert {cases.make_args(name).learner for name in LEARNERS} == set(REGISTRY)
 every_algorithm = pytest.mark.parametrize("algorithm", LEARNERS)
 
 
@@ -41,7 +46,12 @@ def keys_of(algorithm, **values):
 
 def apart(algorithm):
     """A network without memory for each agent, or for all of them where values are mixed."""
-    return "mlp" if algorithm in OF_VALUES else "mlp_ns"
+    return "oryx" if algorithm == "oryx" else "mlp" if algorithm in OF_VALUES else "mlp_ns"
+
+
+def last_layers(agent):
+    """Those whose outputs are an agent's policy or values."""
+    return [agent.policy[-1], agent.value[-1]] if hasattr(agent, "policy") else [agent.net[-1]]
 
 
 # Steps: their rates, their clipping
@@ -263,14 +273,16 @@ def test_unavailable_actions_do_not_matter(algorithm):
         batch["behaviour_log_probs"][..., 2] = -1e10
         with th.no_grad():
             for agent in getattr(learner.mac.agent, "agents", [learner.mac.agent]):
-                agent.net[-1].bias[2] += rise
+                for layer in last_layers(agent):
+                    layer.bias[2] += rise
         th.manual_seed(1)
         learner.train(batch, 50, 8)
         stats.append(logger.stats)
     assert stats[0] == stats[1] and any("loss" in key for key in stats[0])
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(LEARNERS) - OF_VALUES))
+# Oryx has one network for all.
+@pytest.mark.parametrize("algorithm", sorted(set(LEARNERS) - OF_VALUES - {"oryx"}))
 def test_an_agent_without_a_choice_learns_nothing(algorithm):
     learner, logger, args = cases.build(
         algorithm, agent="mlp_ns", **keys_of(algorithm, critic_warmup=0)

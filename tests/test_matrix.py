@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_expected_return_is_the_sum_over_all_joint_actions(game):
     value = sum(payoff[joint] * share for joint, share in shares.items())
     env = MatrixVectorEnv("custom", payoff=payoff.tolist())
     for each in (policies, [np.append(p, [0.0, 0.0]) for p in policies]):  # exact, and padded
-        told = env.exact_statistics(each)
+        told = env.exact_statistics(functools.reduce(np.multiply.outer, each))
         assert told.pop("test_expected_return") == pytest.approx(value)
         if payoff.size > 81:
             assert len(told) == sum(payoff.shape)
@@ -131,7 +132,8 @@ def test_expected_return_is_the_sum_over_all_joint_actions(game):
 
 def test_large_games_are_told_by_agent_and_small_ones_by_joint_action_too():
     def told(name, policies):
-        return MatrixVectorEnv(name).exact_statistics([np.array(p) for p in policies])
+        joint = functools.reduce(np.multiply.outer, map(np.array, policies))
+        return MatrixVectorEnv(name).exact_statistics(joint)
 
     large = told("m_ne_5", [[0.5, 0.5, 0.0]] * 4 + [[0.2, 0.3, 0.5]])
     assert large.pop("test_expected_return") == pytest.approx(
@@ -264,7 +266,7 @@ def test_the_closed_form_has_what_is_too_rare_to_generate():
     uniform = [np.full((1, 3), 1 / 3)] * 8
     value = expected_return(paper_games.game("m_ne_8"), uniform)
     assert value == pytest.approx(-20 + (25 + 30 + 40) / 3**8)
-    told = MatrixVectorEnv("m_ne_8").exact_statistics([policy[0] for policy in uniform])
+    told = MatrixVectorEnv("m_ne_8").exact_statistics(np.full([3] * 8, 1 / 3**8))
     assert told["test_expected_return"] == pytest.approx(value)
 
 

@@ -55,6 +55,12 @@ class Transitions:
         return gather_actions(values[self.now], self.actions)
 
     @cached_property
+    def goes_on(self) -> th.Tensor:
+        """Whether the step that a transition leads to begins another one, bool `[M]`."""
+        begins = th.zeros_like(self.packed.time, dtype=th.bool).index_fill(0, self.now, True)
+        return begins[self.then]
+
+    @cached_property
     def obs(self) -> th.Tensor:
         """`[R, n, O]`."""
         return self._observed(self.batch.rows("obs"))

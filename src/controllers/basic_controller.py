@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 
 from inspo.components.action_selectors import REGISTRY as action_REGISTRY
@@ -21,7 +22,11 @@ class BasicMAC:
     """Agents that act on their own observations, and optionally last action and identity.
 
     Which networks they have, shared or one each, is the agent's matter (`args.agent`).
+
+    Attributes: acts_alone, whether each agent's policy depends on its own history alone.
     """
+
+    acts_alone: bool = True
 
     def __init__(self, scheme: Scheme, groups: dict[str, int], args: Settings):
         self.args = args
@@ -29,12 +34,16 @@ class BasicMAC:
         last = args.n_actions if args.obs_last_action else 0
         identity = args.n_agents if args.obs_agent_id else 0
         self.input_shape: int = scheme["obs"]["vshape"] + last + identity
-        self.agent: Agent = named(agent_REGISTRY, args.agent, "agent")(self.input_shape, args)
+        self.agent: Agent = self._make_agent()
         if args.standardise:
             for name, value in (("obs_mean", 0.0), ("obs_std", 1.0)):
                 self.agent.register_buffer(name, th.full((scheme["obs"]["vshape"],), value))
         self.action_selector = named(action_REGISTRY, args.action_selector, "action_selector")(args)
         self.hidden_states = th.empty(0)  # see init_hidden
+
+    def _make_agent(self) -> Agent:
+        make = named(agent_REGISTRY, self.args.agent, "agent")
+        return make(self.input_shape, self.args)
 
     # Acting
 
@@ -51,11 +60,7 @@ class BasicMAC:
         TrainingFailure if the agents' outputs are not finite.
         """
         outputs = self.forward(ep_batch, t_ep, test_mode)[bs]
-        if not outputs.isfinite().all():
-            raise TrainingFailure(
-                "the outputs of the agents' networks are not finite, so that there is nothing to "
-                "act by: their weights are too large, most likely by a learning rate that is"
-            )
+        require_finite(outputs)
         avail = ep_batch["avail_actions"][bs, t_ep].to(outputs.device)
         return self.action_selector.select(outputs, avail, t_env, test_mode)
 
@@ -80,6 +85,17 @@ class BasicMAC:
         """Forget; `batch_size` episodes begin."""
         hidden = self.agent.init_hidden()
         self.hidden_states = hidden.expand(batch_size * self.n_agents, -1).contiguous()
+
+    def joint_policy(self, batch: EpisodeBatch) -> np.ndarray:
+        """What tests draw the first joint action of episode 0 of `batch` from, `[A, ..., A]`."""
+        self.init_hidden(batch.batch_size)
+        outputs = self.forward(batch, t=0, test_mode=True)[:1]
+        avail = batch["avail_actions"][:1, 0].to(outputs.device)
+        policies = self.action_selector.probabilities(outputs, avail)[0].double().cpu().numpy()
+        joint = np.ones(())
+        for policy in policies:
+            joint = np.multiply.outer(joint, policy)
+        return joint
 
     # Learning
 
@@ -142,3 +158,12 @@ class BasicMAC:
     def load_models(self, path: str | Path) -> None:
         state = th.load(Path(path) / "agent.th", map_location=self.device, weights_only=True)
         self.agent.load_state_dict(state)
+
+
+def require_finite(outputs: th.Tensor) -> None:
+    """TrainingFailure if the agents' outputs are not finite."""
+    if not outputs.isfinite().all():
+        raise TrainingFailure(
+            "the outputs of the agents' networks are not finite, so that there is nothing to "
+            "act by: their weights are too large, most likely by a learning rate that is"
+        )

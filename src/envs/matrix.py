@@ -92,23 +92,16 @@ class MatrixVectorEnv(VectorEnv):
         self.n_actions = self._avail.shape[1]
         self._finished = np.zeros(self.n_envs, dtype=bool)
 
-    def exact_statistics(self, policies: Sequence[np.ndarray]) -> dict[str, float]:
+    def exact_statistics(self, joint: np.ndarray) -> dict[str, float]:
         """The expected return, and what is played how often, without sampling.
 
-        policies: one distribution per agent, `[A_i]` or padded `[A]`. Keys: test_expected_return;
-        test_joint_00, _01, ..., the share of each joint action, if there are at most 81 of them;
-        and test_policy_agent0_0, ..., the probability of each action of each agent, if there are
-        more, or more than two agents.
+        joint: the probability of every joint action, `[A_1, ..., A_n]` or padded `[A, ..., A]`.
+        Keys: test_expected_return; test_joint_00, _01, ..., the share of each joint action, if
+        there are at most 81 of them; and test_policy_agent0_0, ..., the probability of each action
+        of each agent, if there are more, or more than two agents.
         """
-        own = [
-            np.asarray(policy, dtype=np.float64)[:n_actions]
-            for policy, n_actions in zip(policies, self.payoff.shape)
-        ]
-        value, joint = self.payoff, np.ones(())
-        for policy in own:
-            value = np.tensordot(policy, value, axes=(0, 0))  # sums the leading agent out
-            joint = np.multiply.outer(joint, policy)
-        told = {"test_expected_return": float(value)}
+        joint = np.asarray(joint, dtype=np.float64)[tuple(map(slice, self.payoff.shape))]
+        told = {"test_expected_return": float((joint * self.payoff).sum())}
         many = joint.size > MAX_JOINT_SHARES
         if not many:
             told |= {
@@ -116,11 +109,12 @@ class MatrixVectorEnv(VectorEnv):
                 for index, share in np.ndenumerate(joint)
             }
         if many or self.n_agents > 2:
-            told |= {
-                f"test_policy_agent{agent}_{action}": float(share)
-                for agent, policy in enumerate(own)
-                for action, share in enumerate(policy)
-            }
+            for agent in range(self.n_agents):
+                others = tuple(i for i in range(self.n_agents) if i != agent)
+                told |= {
+                    f"test_policy_agent{agent}_{action}": float(share)
+                    for action, share in enumerate(joint.sum(others))
+                }
         return told
 
     def reset(self) -> None:

@@ -14,7 +14,7 @@ from inspo.components.episode_batch import build_scheme
 from inspo.controllers import REGISTRY as mac_REGISTRY
 from inspo.controllers.basic_controller import BasicMAC
 from inspo.estimation.logged import Logged
-from inspo.offline.collect import ACTING, read_policy
+from inspo.offline.collect import acting_of, read_policy
 from inspo.offline.offline_dataset import DatasetMetadata
 from inspo.utils.checkpoints import MANIFEST, find_checkpoint, load_checkpoint, put_back
 from inspo.utils.errors import CheckpointError, named
@@ -65,7 +65,7 @@ def load_policy(
     folder = Path(path)
     if (folder / "policy.json").is_file():
         stored, weights = read_policy(folder)
-        config: dict[str, Any] = {key: stored["settings"][key] for key in ACTING}
+        config: dict[str, Any] = acting_of(stored["settings"])
         config |= {"test_greedy": True, "test_epsilon": 0.0}
         step, algorithm, seed = int(stored["t_env"]), str(stored["algorithm"]), stored["seed"]
     else:
@@ -91,6 +91,11 @@ def load_policy(
     settings = Settings(config, {**facts.env_info(), "device": "cpu"})
     scheme = build_scheme(facts.env_info())
     mac = named(mac_REGISTRY, settings.mac, "mac")(scheme, {"agents": facts.n_agents}, settings)
+    if not mac.acts_alone:
+        raise CheckpointError(
+            f"{folder} is a policy whose agents act on each other's observations and actions. What "
+            "is estimated from data are agents that act alone; train it with decentralised=True"
+        )
     note = f" (a checkpoint of {stored.get('env')} {stored.get('map_name')})"
     put_back(mac.agent, weights, folder / "agent.th", note)
     return Policy(

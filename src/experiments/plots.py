@@ -32,6 +32,13 @@ COLOURS = {
     "omiga": "#3a9c97",
     "icq": "#b08968",
     "macql": "#5c677d",
+    "iql": "#c77dba",
+    "awac": "#9c6644",
+    "td3bc": "#4f8a8b",
+    "qmix_cql": "#a3a847",
+    "idqn_cql": "#6d597a",
+    "comadice": "#457b9d",
+    "oryx": "#3d405b",
 }
 PAPER_GREY = "#c9cdd4"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#f6c7a4", "#d1495b", "#6b1d3a"])

@@ -21,6 +21,8 @@ from inspo.utils.errors import ConfigError, UserError, nearest, require_known
 NAMES = {
     "bc": "BC", "omar": "OMAR", "alberdice": "AlberDICE", "cfcql": "CFCQL", "omiga": "OMIGA",
     "inspo": "InSPO", "awr": "AWR", "bc_filter": "BC, best", "icq": "ICQ", "macql": "MACQL",
+    "iql": "IQL", "awac": "AWAC", "td3bc": "TD3+BC", "qmix_cql": "QMIX+CQL", "idqn_cql": "IDQN+CQL",
+    "comadice": "ComaDICE", "oryx": "Oryx (central)",
 }  # fmt: skip
 # In which runs must agree before their methods are compared with each other.
 PROTOCOL = ("final_test_nepisode", "test_greedy", "test_epsilon")

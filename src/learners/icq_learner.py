@@ -163,8 +163,7 @@ class ICQLearner(Learner):
         q = self.target_critic.evaluate(state, data.obs[then])
         taken = gather_actions(q, data.all_actions[then])
         expected = (log_pi[then].exp() * q).sum(-1)
-        last = th.ones_like(packed.time, dtype=th.bool).index_fill(0, data.now, False)[then]
-        q_tot = self.target_mixer(th.where(last.unsqueeze(-1), expected, taken), state)
+        q_tot = self.target_mixer(th.where(data.goes_on.unsqueeze(-1), taken, expected), state)
         weight = step_weights(
             q_tot.unsqueeze(-1) / a.target_temperature,
             data.terminated == 0,

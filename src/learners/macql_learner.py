@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 
 from inspo.components.episode_batch import EpisodeBatch
 from inspo.components.transitions import Transitions
+from inspo.controllers.basic_controller import BasicMAC
+from inspo.learners.learner import StatsLogger
 from inspo.learners.mixing import MixingLearner
+from inspo.utils.errors import ConfigError
+from inspo.utils.rl_utils import masked_logsumexp
+from inspo.utils.settings import Settings
 
 
 def draw_available(avail: th.Tensor, n_samples: int) -> th.Tensor:
@@ -31,29 +38,50 @@ class MACQLLearner(MixingLearner):
     `target_update_interval` updates. Less the constant log K, which has no gradient, the first term
     of the penalty is the soft maximum log E exp Q_tot over the available joint actions.
 
+    `mixer` vdn adds the agents' values; `independent` leaves each a learner of the team's return,
+    and the means run over agents too. OG-MARL's two baselines are this learner: `qmix_cql` puts
+    the data's joint action among those drawn (`cql_include_data`), `idqn_cql` is independent and
+    sums over all available actions of an agent (`raw_sample_actions` 0).
+
     The batch carries EPyMARL's keys alone.
 
     Otherwise than in CFCQL's authors' code, where actions are drawn from all and the Q_tot of a
     joint action with an unavailable part is multiplied by 0: with SMAC's masks nearly every draw is
     of that kind and puts exp(0) into the sum, and the penalty loses most of its gradient. Here
     every joint action drawn can be played. The mixing network's weights are computed once per
-    state.
+    state. What is otherwise than in OG-MARL's code stands in docs/baselines.md.
     """
+
+    def __init__(
+        self, mac: BasicMAC, scheme: dict[str, Any], logger: StatsLogger, args: Settings
+    ) -> None:
+        if args.mixer == "central":
+            raise ConfigError(
+                "mixer: expected qmix, vdn or independent, found central: it values joint actions, "
+                "and from those no agent can tell which of its own actions is best. To learn "
+                "policies from them, take --config=iql, awac or td3bc with decomposition=central"
+            )
+        if args.raw_sample_actions == 0 and args.mixer != "independent":
+            raise ConfigError(
+                f"raw_sample_actions: expected at least 1 with mixer={args.mixer}, found 0: all "
+                "joint actions are too many to sum over. All of an agent's own are summed with "
+                "mixer=independent"
+            )
+        super().__init__(mac, scheme, logger, args)
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
         data = Transitions(batch, self.mac)
         q = self.mac.agent.unroll(data.inputs, data.packed)  # [R, n, A]
-        weights = self.mixer.weights(data.state[data.now])
-        q_tot = weights.mix(data.taken(q))  # [M]
+        mixing = self.mixer.weights(data.state[data.now])
+        q_tot = mixing.mix(data.taken(q))  # [M], or [M, n] if independent
         next_values = self.double_q_values(data, q)
-        targets = data.td_lambda(next_values, a.gamma, a.td_lambda)
+        # Agents first: transitions are the last axis of what TD(lambda) reads.
+        targets = data.td_lambda(next_values.movedim(0, -1), a.gamma, a.td_lambda).movedim(-1, 0)
         error = q_tot - targets
         td_loss = 0.5 * error.square().mean()
 
-        drawn = draw_available(data.avail[data.now], a.raw_sample_actions)  # [M, n, K]
-        q_drawn = q[data.now].gather(-1, drawn).transpose(1, 2)  # [M, K, n]
-        cql_loss = (weights.mix_many(q_drawn).logsumexp(-1) - q_tot).mean()
+        cql_loss = (self._soft_maximum(data, q, mixing, q_tot) - q_tot).mean()
         loss = td_loss + a.global_cql_alpha * cql_loss
         norm = self.descend("all", loss, a.grad_norm_clip)
         self.updates += 1
@@ -75,3 +103,17 @@ class MACQLLearner(MixingLearner):
                 },
                 t_env,
             )
+
+    def _soft_maximum(
+        self, data: Transitions, q: th.Tensor, mixing: Any, q_tot: th.Tensor
+    ) -> th.Tensor:
+        """The penalty's first term, shaped as q_tot. q `[R, n, A]`."""
+        q, avail = q[data.now], data.avail[data.now]
+        if self.args.raw_sample_actions == 0:
+            return masked_logsumexp(q, avail)
+        drawn = draw_available(avail, self.args.raw_sample_actions)  # [M, n, K]
+        values = mixing.mix_many(q.gather(-1, drawn).transpose(1, 2))  # [M, K], or [M, K, n]
+        if self.args.cql_include_data:
+            values = th.cat([values, q_tot.unsqueeze(1)], dim=1)
+        soft: th.Tensor = values.logsumexp(1)
+        return soft

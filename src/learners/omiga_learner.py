@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 
@@ -18,6 +18,21 @@ from inspo.modules.mlp import MLP
 from inspo.utils.errors import named
 from inspo.utils.rl_utils import gather_actions, masked_log_softmax, soft_update
 from inspo.utils.settings import Settings
+
+
+class Values(NamedTuple):
+    """What the networks say of the transitions of a batch; `[M, n]` but for q_loss and stats.
+
+    v has its graph, and q_loss, 0-d. q and w, the weights of the mixer, are without.
+    """
+
+    q_loss: th.Tensor
+    v: th.Tensor
+    q: th.Tensor
+    w: th.Tensor
+    target_q: th.Tensor
+    target_w: th.Tensor
+    stats: dict[str, th.Tensor]
 
 
 class OMIGALearner(Learner):
@@ -85,30 +100,7 @@ class OMIGALearner(Learner):
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         a = self.args
-        data = Transitions(batch, self.mac)
-        now, then = data.now, data.then
-        seen = with_identity(data.obs)  # [R, n, O + n]
-        seen_now = seen[now]
-
-        q_taken = gather_actions(self.q(seen_now), data.actions)  # [M, n]
-        q_tot = self.mixer(q_taken, data.state[now])
-        v = self.v(seen_now).squeeze(-1)
-        with th.no_grad():
-            mixing = self.target_mixer.weights(data.state)
-            next_v = self.target_v(seen[then]).squeeze(-1)
-            next_v_tot = LinearWeights(mixing.w[then], mixing.b[then]).mix(next_v)
-            targets = data.reward + a.gamma * (1 - data.terminated) * next_v_tot
-            target_q = gather_actions(self.target_q(seen_now), data.actions)
-            w = mixing.w[now] / a.alpha
-        z = w * (target_q - v)
-        log_pi = masked_log_softmax(self.mac.agent.unroll(data.inputs, data.packed), data.avail)
-        weight = z.detach().clamp(max=a.weight_clip).exp()
-
-        losses = {
-            "policy": -(weight * data.taken(log_pi)).mean(),
-            "q": (q_tot - targets).square().mean(),
-            "v": value_loss(z, w * v, a.weight_clip),
-        }
+        losses, stats = self.losses(Transitions(batch, self.mac))
         every = th.stack([*losses.values()])
         norms = dict(zip(losses, self.descend_each([*losses], every, a.grad_norm_clip)))
         slow = self.target_q, self.target_v, self.target_mixer
@@ -116,16 +108,51 @@ class OMIGALearner(Learner):
         self.updates += 1
 
         if self.log_due(t_env):
-            stats = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+            stats |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
             stats |= {f"{name}_grad_norm": norm for name, norm in norms.items()}
-            stats |= {
-                "target_mean": targets.mean(),
-                "v_mean": v.detach().mean(),
-                "mixing_weight_mean": mixing.w.mean(),
-                "weight_mean": weight.mean(),
-                "weight_clipped_share": (z.detach() > a.weight_clip).float().mean(),
-            }
             self.logger.log_stats(stats, t_env)
+
+    def losses(self, data: Transitions) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """One loss for each optimiser, and what is logged beside them."""
+        a = self.args
+        values = self.evaluate(data, data.reward)
+        w = values.target_w / a.alpha
+        z = w * (values.target_q - values.v)
+        log_pi = masked_log_softmax(self.mac.agent.unroll(data.inputs, data.packed), data.avail)
+        weight = z.detach().clamp(max=a.weight_clip).exp()
+        losses = {
+            "policy": -(weight * data.taken(log_pi)).mean(),
+            "q": values.q_loss,
+            "v": value_loss(z, w * values.v, a.weight_clip),
+        }
+        stats = values.stats | {
+            "weight_mean": weight.mean(),
+            "weight_clipped_share": (z.detach() > a.weight_clip).float().mean(),
+        }
+        return losses, stats
+
+    def evaluate(self, data: Transitions, reward: th.Tensor) -> Values:
+        """reward `[M]`: what Q is of."""
+        a, now, then = self.args, data.now, data.then
+        seen = with_identity(data.obs)  # [R, n, O + n]
+        seen_now = seen[now]
+        q = gather_actions(self.q(seen_now), data.actions)  # [M, n]
+        mixing = self.mixer.weights(data.state[now])
+        v = self.v(seen_now).squeeze(-1)
+        with th.no_grad():
+            target_mixing = self.target_mixer.weights(data.state)
+            next_v = self.target_v(seen[then]).squeeze(-1)
+            next_v_tot = LinearWeights(target_mixing.w[then], target_mixing.b[then]).mix(next_v)
+            targets = reward + a.gamma * (1 - data.terminated) * next_v_tot
+            target_q = gather_actions(self.target_q(seen_now), data.actions)
+        stats = {
+            "target_mean": targets.mean(),
+            "v_mean": v.detach().mean(),
+            "mixing_weight_mean": target_mixing.w.mean(),
+        }
+        q_loss = (mixing.mix(q) - targets).square().mean()
+        w, target_w = mixing.w.detach(), target_mixing.w[now]
+        return Values(q_loss, v, q.detach(), w, target_q, target_w, stats)
 
 
 def with_identity(obs: th.Tensor) -> th.Tensor:

@@ -1,4 +1,4 @@
-"""Critics with the action as output (DuelingCritic, for all agents) or as input."""
+"""Critics with the action as output (DuelingCritic, for all agents) or as input (the others)."""
 
 from __future__ import annotations
 
@@ -67,3 +67,44 @@ class StateActionCritic(nn.Module):
         of_state, of_action = th.split(self.first.weight, sizes, dim=1)
         x = F.linear(state, of_state, self.first.bias).unsqueeze(1) + of_action.T  # [M, A, H]
         return feed_forward(x.relu_(), self.hidden, self.out).squeeze(-1)
+
+
+class JointCritic(nn.Module):
+    """Q(s, a_1, ..., a_n) of a joint action: three linear layers on the state and all agents'
+    one-hot actions, one output. The first layer is written as the sum of its parts."""
+
+    def __init__(self, state_dim: int, n_agents: int, n_actions: int, hidden: int):
+        super().__init__()
+        self.n_actions = n_actions
+        self.state = nn.Linear(state_dim, hidden)
+        self.actions = nn.Embedding(n_agents * n_actions, hidden)
+        nn.init.uniform_(self.actions.weight, -(state_dim**-0.5), state_dim**-0.5)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def _parts(self, state: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """The first layer's shares of the state `[M, H]` and of each action `[M, n, H]`."""
+        agents = th.arange(actions.shape[1], device=actions.device)
+        return self.state(state), self.actions(actions + agents * self.n_actions)
+
+    def forward(self, state: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """state `[M, S]`, actions `[M, n]` -> `[M]`."""
+        of_state, of_actions = self._parts(state, actions)
+        x = of_state + of_actions.sum(1)
+        return feed_forward(x.relu(), self.hidden, self.out).squeeze(-1)
+
+    @th.no_grad()
+    def own_values(self, state: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Q(s, b, a_{-i}) for every agent i and action b of it, the others doing what they did.
+
+        state `[M, S]`, actions `[M, n]` -> `[M, n, A]`, without a way back.
+        """
+        each = self.actions.weight.unflatten(0, (-1, self.n_actions))  # [n, A, H]
+        size = BLOCK if state.device.type == "cpu" else len(state)
+        values = []
+        for s, a in zip(state.split(size), actions.split(size)):
+            of_state, of_actions = self._parts(s, a)
+            others = (of_state + of_actions.sum(1)).unsqueeze(1) - of_actions
+            x = (others.unsqueeze(2) + each).relu_()
+            values.append(feed_forward(x, self.hidden, self.out).squeeze(-1))
+        return th.cat(values)

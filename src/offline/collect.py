@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ ACTING = (  # the settings that a policy's weights were made with
     "hidden_dim",
     "standardise",
 )
+ACTING_OF_SOME = ("retention", "decentralised")  # Oryx's
 RECIPE_KEYS = {"policy", "episodes", "epsilon", "greedy"}
 
 
@@ -191,7 +192,7 @@ def _part(folder: Path, entry: dict[str, Any]) -> Part:
     facts, weights = read_policy(folder / entry["policy"])
     epsilon, greedy = float(entry.get("epsilon", 0.0)), bool(entry.get("greedy", True))
     return Part(
-        settings={key: facts["settings"][key] for key in ACTING},
+        settings=acting_of(facts["settings"]),
         weights=weights,
         episodes=int(entry["episodes"]),
         epsilon=epsilon,
@@ -280,4 +281,10 @@ def _collect_part(
 
 def acting_settings(args: Settings) -> dict[str, Any]:
     """The ACTING settings of a configuration."""
-    return {key: getattr(args, key) for key in ACTING}
+    return acting_of(args.as_dict())
+
+
+def acting_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that a policy acts by. KeyError if one that all have is missing."""
+    some = [key for key in ACTING_OF_SOME if key in settings]
+    return {key: settings[key] for key in [*ACTING, *some]}

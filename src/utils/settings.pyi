@@ -32,10 +32,13 @@ class Settings(Mapping[str, Any]):
     beta_hold: float
     blocks: int
     buffer_size: int
+    cap_targets: bool
     checkpoint_path: str
     collect: CollectSettings
     cql_alpha: float
     cql_coeff: float
+    cql_include_data: bool
+    critic_coef: float
     critic_epochs: int
     critic_hidden_dim: int
     critic_lr: float
@@ -45,7 +48,10 @@ class Settings(Mapping[str, Any]):
     data_policies: str
     dataset: DatasetSettings
     datasets_dir: str
+    decentralised: bool
+    decomposition: str
     device: str
+    divergence: str
     ending: str
     entropy_coef: float
     env: str
@@ -59,6 +65,8 @@ class Settings(Mapping[str, Any]):
     epsilon_finish: float
     epsilon_start: float
     evaluate: bool
+    expectile: float
+    extraction: str
     final_test_nepisode: int
     gae_lambda: float
     gamma: float
@@ -67,10 +75,12 @@ class Settings(Mapping[str, Any]):
     hidden_dim: int
     hypernet_embed: int
     init_from_behaviour: bool
+    inverse_temperature: float
     joint_kl_coef: float
     keep_checkpoints: int
     kl_coef: float
     label: str
+    largest_weight: float
     learner: str
     load_step: int
     local_results_path: str
@@ -91,8 +101,10 @@ class Settings(Mapping[str, Any]):
     obs_shape: int
     offline: bool
     omar_coef: float
+    on_total: bool
     optim_alpha: float
     optim_eps: float
+    policy_delay: int
     policy_temperature: float
     quality: str | None
     ratio: str
@@ -102,6 +114,8 @@ class Settings(Mapping[str, Any]):
     record: str | None
     resample: str
     resume: str
+    retention: RetentionSettings
+    rewards: str
     runner: str
     save_model: bool
     save_model_interval: int
@@ -112,6 +126,7 @@ class Settings(Mapping[str, Any]):
     state_shape: int
     support: float
     t_max: int
+    target: str
     target_kl: float
     target_tau: float
     target_temperature: float
@@ -125,6 +140,7 @@ class Settings(Mapping[str, Any]):
     train_interval: int
     tune_alpha: bool
     turn_steps: int
+    twin: bool
     unique_token: str
     use_cuda: bool
     use_presets: bool
@@ -132,6 +148,8 @@ class Settings(Mapping[str, Any]):
     use_ratio: bool
     use_tensorboard: bool
     use_wandb: bool
+    value_loss: str
+    value_normalisation: bool
     wandb_mode: str
     wandb_project: str
     wandb_team: str | None
@@ -169,3 +187,11 @@ class BehaviourSettings(Mapping[str, Any]):
     others_updates: int
     patience: int
     updates: int
+
+class RetentionSettings(Mapping[str, Any]):
+    def __getitem__(self, key: str) -> Any: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+    decay_scale: float
+    feed_forward: bool
+    heads: int
