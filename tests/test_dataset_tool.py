@@ -488,6 +488,7 @@ def test_list(capsys, tmp_path, data):
     assert known["smax", "2s3z", "medium"].here and known["smax", "2s3z", "medium"].size
     assert "damaged" in known["smax", "broken", ""].source
     assert "main.py" in known["smax", "2s3z", "expert"].how
+    assert "overcooked_offline" in known["overcooked", "coord_ring", "conventions"].how
     assert known["sc2", "5m_vs_6m", "medium"].how.endswith("download cfcql/5m_vs_6m")
 
 

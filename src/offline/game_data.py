@@ -26,6 +26,7 @@ from inspo.envs import VECTOR_REGISTRY
 from inspo.envs.bridge import BridgeVectorEnv
 from inspo.envs.bridge_boards import BOARDS, DOWN, LEFT, RIGHT, STAY, UP, Board
 from inspo.envs.matrix import MatrixVectorEnv
+from inspo.envs.mpe import AGENTS
 from inspo.envs.multiagentenv import VectorEnv
 from inspo.offline import overcooked_data, teams
 from inspo.offline.formats.canonical_writer import write_dataset
@@ -39,7 +40,12 @@ BRIDGE_EPISODES = {2: 500, 3: 600, 4: 600}  # of each kind; 600 = 100 x 3! = 25 
 BRIDGE_QUALITIES = ("optimal", "mixed")
 
 # (env, map) that `dataset.py list` names; for other numbers of agents the data are made likewise.
-LISTED = [*(("matrix", name) for name in matrix_games.QUALITIES), *(("bridge", b) for b in BOARDS)]
+LISTED = [
+    *(("matrix", name) for name in matrix_games.QUALITIES),
+    *(("bridge", board) for board in BOARDS),
+    *(("mpe", f"spread_{n}") for n in AGENTS),
+    *(("overcooked", layout) for layout in overcooked_data.TEAMS),
+]
 
 
 def qualities(env: str, map_name: str) -> tuple[str, ...]:
