@@ -58,9 +58,12 @@ EXPECTED: list[tuple[str, str, str, str]] = [
 # `main ALG ENV OUT KEY=VALUE ...` is a run of main.py with a short test, its results in OUT;
 # MODEL:OUT is the model folder in there; STOP: with SIGTERM once a checkpoint stands; a|b: each.
 
-OFFLINE = ("inspo", "bc", "omar", "cfcql", "macql", "omiga", "alberdice", "icq")
+OFFLINE = (
+    "inspo", "awr", "bc", "bc_filter", "omar", "cfcql", "macql", "omiga", "alberdice", "icq",
+    "iql", "awac", "td3bc", "qmix_cql", "idqn_cql", "comadice", "oryx",
+)  # fmt: skip
 FIT = "behaviour.updates=10"
-SHORT_FITS = {"inspo": f"{FIT} behaviour.others_updates=10", "cfcql": FIT}
+SHORT_FITS = {"inspo": f"{FIT} behaviour.others_updates=10", "awr": FIT, "cfcql": FIT}
 SHORT_TESTS = "test_nepisode=8 final_test_nepisode=8"
 TRAINING = {
     "matrix": "t_max=512 batch_size=64 log_interval=128 test_interval=256",
