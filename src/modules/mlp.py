@@ -69,8 +69,9 @@ def each(networks: Iterable[MLP], x: th.Tensor) -> th.Tensor:
 
 def at_once(networks: Iterable[MLP], x: th.Tensor) -> th.Tensor:
     """`each`, whatever the device, by one product for a layer of all networks."""
+    x = x.transpose(1, 2)  # columns, so that the gradients of weights lie as the weights do
     for k, layers in enumerate(zip(*(network.layers() for network in networks))):
-        weight = th.stack([layer.weight for layer in layers]).transpose(1, 2)
-        bias = th.stack([layer.bias for layer in layers]).unsqueeze(1)
-        x = th.baddbmm(bias, x.relu() if k else x, weight)
-    return x
+        weight = th.stack([layer.weight for layer in layers])
+        bias = th.stack([layer.bias for layer in layers]).unsqueeze(2)
+        x = th.baddbmm(bias, weight, x.relu() if k else x)
+    return x.transpose(1, 2)
