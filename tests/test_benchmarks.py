@@ -36,8 +36,9 @@ def test_an_update_starts_so_many_operations():
 
     shape = learner_speed.MAPS["5m_vs_6m"]
     batch = learner_speed.synthetic_batch(shape, 128, np.random.default_rng(0))
-    for algorithm, most in (("inspo", 1050), ("bc", 65), ("cfcql", 245)):
-        count = learner_speed.count_operators(algorithm, shape, (), batch, bridge=False)
+    printed = ["ratio=geometric", "joint_kl_coef=0.0"]
+    for algorithm, keys, most in (("inspo", printed, 1050), ("bc", [], 65), ("cfcql", [], 245)):
+        count = learner_speed.count_operators(algorithm, shape, keys, batch, bridge=False)
         assert most // 2 < count <= most, algorithm
 
 
