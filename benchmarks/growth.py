@@ -89,18 +89,26 @@ def draws(episodes: int, options: argparse.Namespace) -> dict:
     return {"seconds": statistics.median(seconds[1:]), "data_mb": dataset.nbytes / 2**20}
 
 
+def seconds_of(line: dict) -> float:
+    """Of the processor where that does the work: other programs do not count."""
+    return line.get("cpu_seconds" if line["device"] == "cpu" else "seconds", line["seconds"])
+
+
 def draw_picture(lines: list[dict], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(2, len(VALUES), figsize=(14, 6), sharex="col")
-    for column, axis in zip(panels.T, VALUES):
+    axes = [axis for axis in VALUES if any(line["axis"] == axis for line in lines)]
+    size = {"figsize": (3.5 * len(axes), 6), "sharex": "col", "squeeze": False}
+    figure, panels = plt.subplots(2, len(axes), **size)
+    for column, axis in zip(panels.T, axes):
         own = [line for line in lines if line["axis"] == axis and "seconds" in line]
+        values = sorted({line["value"] for line in own})
         for name in sorted({(line["alg"], line["on_disk"]) for line in own}):
             rows = sorted(
-                (line["value"], line["seconds"], line["peak_memory_mb"])
+                (line["value"], seconds_of(line), line["peak_memory_mb"])
                 for line in own
                 if (line["alg"], line["on_disk"]) == name
             )
@@ -112,6 +120,8 @@ def draw_picture(lines: list[dict], path: Path) -> None:
         column[0].set_title({"episodes": "a draw: episodes"}.get(axis, f"an update: {axis}"))
         for panel, label in zip(column, ("seconds", "peak memory, MB")):
             panel.set(xscale="log", yscale="log", ylabel=label)
+            panel.set_xticks(values, [str(value) for value in values])
+            panel.minorticks_off()
             if own:
                 panel.legend()
     figure.tight_layout()

@@ -134,7 +134,9 @@ def wait_for(device: str) -> None:
         th.cuda.synchronize()
 
 
-FREE = {getattr(th.ops.aten, name) for name in "detach empty empty_like new_empty_strided".split()}
+FREE = {
+    getattr(th.ops.aten, name) for name in ["detach", "empty", "empty_like", "new_empty_strided"]
+}
 
 
 class Counter(TorchDispatchMode):
