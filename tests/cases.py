@@ -47,7 +47,9 @@ def make_learner(args, logger=None):
     logger = logger or MemoryLogger()
     learner = learner_REGISTRY[args.learner](make_mac(args), scheme_of(args), logger, args)
     if getattr(learner, "with_others", False):  # InSPO's, which `start_from` would bring
-        learner.others = AutoregressivePolicy(args.state_shape, args.n_agents, args.n_actions, 8)
+        with th.random.fork_rng():  # what is drawn next is the same with and without it
+            shape = args.state_shape, args.n_agents, args.n_actions, 8
+            learner.others = AutoregressivePolicy(*shape)
     return learner, logger
 
 
