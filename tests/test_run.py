@@ -23,8 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "inspo": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
               "behaviour.others_updates=4", "critic_hidden_dim=8"],
+    "awr": ["batch_size=8", "behaviour.updates=4", "behaviour.eval_interval=2",
+            "critic_hidden_dim=8"],
     "alberdice": ["batch_size=8", "critic_hidden_dim=8"],
     "bc": ["batch_size=8"],
+    "bc_filter": ["batch_size=8"],
     "icq": ["batch_size=8", "critic_hidden_dim=8"],
     "omar": ["batch_size=8", "critic_hidden_dim=8"],
     "omiga": ["batch_size=8", "critic_hidden_dim=8"],
@@ -57,12 +60,16 @@ def learns_online(algorithm: str) -> bool:
     )
 
 
+# A learner sees batches alone: all of them on the small games, one of each kind elsewhere.
+SMALL_GAMES = ("matrix", "bridge")
+OF_EACH_KIND = {"inspo", "bc", "cfcql", "alberdice", "oryx", "qmix", "mappo"}
 PAIRS = [
     (algorithm, environment)
     for environment in names("envs")
     for algorithm in names("algs")
     if is_offline(environment) != learns_online(algorithm)
     and not environment.startswith(("smax", "sc2"))
+    and (environment.startswith(SMALL_GAMES) or algorithm in OF_EACH_KIND)
 ]
 
 
