@@ -52,7 +52,7 @@ class ValuesLearner(Learner):
     `target`: with :math:`V` as in one of
 
     .. math::
-        y &= r + \gamma (1 - d) V(s') \quad \text{(or the TD($\lambda$) return on V)}, \qquad
+        y &= r + \gamma (1 - d) V(s') \quad (\text{or the TD}(\lambda) \text{ return on } V), \qquad
         L_Q = \operatorname{mean} (Q(s, a) - y)^2 \\
         \text{expectile:} \quad L_V &= \operatorname{mean} |\tau - 1(u < 0)| u^2, \quad
             u = \bar Q(s, a) - V \\
