@@ -63,9 +63,9 @@ def reproduce(options: Options) -> bool:
         require_known(name, set(maps.values()), "--maps: unknown map")
     wanted = {key for key, name in maps.items() if not options.maps or name in options.maps}
     found = {
-        data.key: reference(data, options.results / "crossplay")
+        data.key: reference(data, options.results / "conventions")
         for data in table.comparison.datasets
-        if data.key in wanted or (options.results / "crossplay" / _file(data)).exists()
+        if data.key in wanted or (options.results / "conventions" / _file(data)).exists()
     }
     comparison = replace(table.comparison, picture=lambda entries, path: draw(path, entries, found))
     table = replace(table, comparison=comparison)

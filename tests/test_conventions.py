@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
         n_agents = int(task.map_name[-1]) if task.env == "mpe" else 2
         values = {"alone": 40.0, "together": 0.0} if task.env == "overcooked" else {}
         n_teams = 6 if task.map_name == "spread_3" else 4
-        pages.write(tmp_path / "crossplay", measured(task, n_teams, n_agents, **values), {})
+        pages.write(tmp_path / "conventions", measured(task, n_teams, n_agents, **values), {})
     return tmp_path
 
 
@@ -51,10 +51,10 @@ def test_every_run_of_the_table_can_be_asked_for():
 def test_a_dataset_is_seen_beside_a_single_team_and_cross_play(folder, monkeypatch):
     monkeypatch.setattr(page, "cross_play", None)  # all is measured
     datasets = {data.key: data for data in read_table("conventions").comparison.datasets}
-    found = page.reference(datasets["spread_3_conventions_3"], folder / "crossplay")
+    found = page.reference(datasets["spread_3_conventions_3"], folder / "conventions")
     assert found == page.Reference(-12.0, -18.0, 3, 3)
     assert found.share(-12.0) == 1 and found.share(-15.0) == 0.5
-    alone = page.reference(datasets["coord_ring_one_team"], folder / "crossplay")
+    alone = page.reference(datasets["coord_ring_one_team"], folder / "conventions")
     assert alone.team == 40.0 and math.isnan(alone.cross)
 
 
