@@ -44,6 +44,8 @@ class CentralMAC(BasicMAC):
         bs: Any = slice(None),
         test_mode: bool = False,
     ) -> th.Tensor:
+        """Actions of step t_ep for the episodes `bs`, drawn by one agent after the other, long
+        `[len(bs), n_agents]`. TrainingFailure if an agent's probabilities are not finite."""
         chosen: list[th.Tensor] = []
 
         def choose(i: int, probabilities: th.Tensor, avail: th.Tensor) -> th.Tensor:
